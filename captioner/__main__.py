@@ -1,0 +1,71 @@
+"""`caption PATH ...`: image paths -> captions, a line each."""
+
+import argparse
+import glob
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns 0; 1 if a picture could not be captioned; 2 if nothing could start."""
+    parser = argparse.ArgumentParser("caption", description="Caption pictures, a line each.")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="files, folders, globs, or - for a list on stdin"
+    )
+    parser.add_argument(
+        "--model", default=os.environ.get("CAPTIONER_MODEL"), metavar="DIR",
+        help="a model directory, as train.py writes it (default: $CAPTIONER_MODEL)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="JSON lines {path, caption, score}")
+    parser.add_argument("--beam", type=int, default=5, metavar="K", help="beam width (default 5)")
+    parser.add_argument("--batch", type=int, default=16, metavar="N", help="pictures at a time")
+    options = parser.parse_args(argv)
+    if options.model is None:
+        parser.error("no model: give --model DIR or set CAPTIONER_MODEL (`make demo` trains one)")
+
+    from captioner.model import load  # after the arguments are known to be right: seconds
+    from captioner.search import Beam
+    from captioner.types import InputError
+
+    failures = 0
+    try:
+        model, beam = load(options.model), Beam(width=options.beam)
+        for result in model.caption_stream(_expand(options.paths), beam, options.batch):
+            if result.error is not None:
+                failures += 1
+                print(result.error, file=sys.stderr)
+            if options.json:
+                keys = ("path", "caption", "score") if result.error is None else ("path", "error")
+                record = {key: getattr(result, key) for key in keys}
+                print(json.dumps(record, ensure_ascii=False), flush=True)
+            elif result.error is None:
+                print(f"{result.path}: {result.caption}", flush=True)
+    except InputError as error:
+        print(f"caption: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `caption ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1 if failures else 0
+
+
+def _expand(paths: Sequence[str]) -> Iterator[str]:
+    """Every file that is meant. What does not exist is handed on, to be reported by name."""
+    for path in paths:
+        if path == "-":
+            yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
+        elif os.path.isdir(path):
+            inside = (file for file in Path(path).rglob("*") if file.suffix.lower() in SUFFIXES)
+            yield from map(str, sorted(inside))
+        elif not os.path.exists(path) and glob.has_magic(path):
+            yield from sorted(glob.glob(path, recursive=True)) or [path]
+        else:
+            yield path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""Records -> batches. Order and every draw are pure functions of (seed, epoch, index).
+
+So nothing random needs to be saved: epoch e's batch b is the same in every run, for any number of
+workers, and going on in the middle of an epoch is skipping to a batch number.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from captioner import images
+from captioner.cache import FeatureCache
+from captioner.records import Record
+from captioner.tokenizers import Tokenizer
+from captioner.types import BOS, EOS, Batch, Features, InputError
+
+
+class Source(Protocol):
+    """Where the pictures of a batch come from: (indices, draws) -> pixels or features.
+
+    A draw is a random integer that chooses crop and colours, or one of the cached views; None asks
+    for the picture as it is.
+    """
+
+    def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> Tensor | Features: ...
+
+
+class Pixels:
+    """Opens the pictures: for an encoder that trains."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        preprocess: images.Preprocess,
+        augment: images.Augment | None = None,
+    ):
+        self.paths, self.preprocess, self.augment = paths, preprocess, augment
+
+    def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> Tensor:
+        augment = None if draw is None else self.augment
+        return torch.stack(
+            [
+                images.view(images.read(self.paths[i]), self.preprocess, augment, seed)
+                for i, seed in zip(index, draw or [0] * len(index))
+            ]
+        )
+
+
+class Cached:
+    """Looks features up: for a frozen encoder."""
+
+    def __init__(self, cache: FeatureCache, paths: Sequence[Path], workers: int = 1):
+        self.cache, self.row_IV = cache, cache.rows(paths, workers=workers)
+
+    def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> Features:
+        rows_BV = self.row_IV[list(index)]
+        view = 0 if draw is None else np.array(draw) % rows_BV.shape[1]
+        return self.cache[rows_BV[np.arange(len(rows_BV)), view]]
+
+
+class TrainBatches(Dataset):
+    """The batches of one epoch, by number: `batch_size` pictures with C captions each.
+
+    Pictures whose captions have similar lengths stand in one batch: they are sorted by length
+    within shuffled chunks of CHUNK batches. A picture with more than C captions draws anew each
+    epoch; one with fewer leaves rows of length 0. With several processes each takes every
+    `world`-th batch, and the last ones are filled up from the first.
+    """
+
+    CHUNK = 20
+
+    def __init__(
+        self,
+        source: Source,
+        token_ids: Sequence[Sequence[Sequence[int]]],
+        batch_size: int,
+        captions: int,
+        seed: int,
+        epoch: int,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.source, self.token_ids, self.captions = source, token_ids, captions
+        self.seed, self.epoch = seed, epoch
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(token_ids))
+        length = np.array([np.mean([len(ids) for ids in image]) for image in token_ids])
+        batches: list[np.ndarray] = []
+        for start in range(0, len(order), batch_size * self.CHUNK):
+            chunk = order[start : start + batch_size * self.CHUNK]
+            chunk = chunk[np.argsort(length[chunk], kind="stable")]
+            batches += np.split(chunk, range(batch_size, len(chunk), batch_size))
+        batches = [batches[b] for b in rng.permutation(len(batches))]
+        batches += batches[: -len(batches) % world]
+        self.batches = batches[rank::world]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Batch:
+        draws, rows = [], []
+        for i in self.batches[number].tolist():
+            rng = np.random.default_rng([self.seed, self.epoch, i])
+            draws.append(int(rng.integers(2**31)))
+            ids = self.token_ids[i]
+            if len(ids) > self.captions:
+                ids = [ids[k] for k in np.sort(rng.permutation(len(ids))[: self.captions])]
+            rows.append(ids)
+        return make_batch(self.source, self.batches[number].tolist(), draws, rows, self.captions)
+
+
+class EvalBatches(Dataset):
+    """All pictures in order, as they are, with their first C captions; shared among processes."""
+
+    def __init__(
+        self,
+        source: Source,
+        token_ids: Sequence[Sequence[Sequence[int]]],
+        batch_size: int,
+        captions: int,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.source, self.token_ids, self.captions = source, token_ids, captions
+        mine = list(range(len(token_ids)))[rank::world]
+        self.batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Batch:
+        index = self.batches[number]
+        rows = [self.token_ids[i][: self.captions] for i in index]
+        return make_batch(self.source, index, None, rows, self.captions)
+
+
+def make_batch(
+    source: Source,
+    index: Sequence[int],
+    draw: Sequence[int] | None,
+    ids_BC: Sequence[Sequence[Sequence[int]]],
+    captions: int,
+) -> Batch:
+    """Pictures `index` with these captions' ids (at most `captions` each) as a Batch."""
+    ids_N = [row for ids in ids_BC for row in [*ids, *[None] * (captions - len(ids))]]
+    length_N = torch.tensor([0 if ids is None else len(ids) + 1 for ids in ids_N])
+    token_NT = torch.zeros(len(ids_N), int(length_N.max()) + 1, dtype=torch.long)
+    for row, ids in enumerate(ids_N):
+        if ids is not None:
+            token_NT[row, : len(ids) + 2] = torch.tensor([BOS, *ids, EOS])
+    return Batch(source(index, draw), token_NT, length_N, torch.tensor(index))
+
+
+class CaptionData(pl.LightningDataModule):
+    """Train and validation loaders over records that are already read.
+
+    batch_size: pictures a step, of all processes' own; captions: C, rows per picture in training.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Record],
+        val: Sequence[Record],
+        train_source: Source,
+        val_source: Source,
+        tokenizer: Tokenizer,
+        batch_size: int = 32,
+        captions: int = 5,
+        workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("captions", captions)):
+            if value < 1:
+                raise InputError(f"data.{name}={value}: give 1 or more")
+        self.sources = {"train": train_source, "val": val_source}
+        self.token_ids = {
+            "train": [[tokenizer.encode(caption) for caption in r.captions] for r in train],
+            "val": [[tokenizer.encode(caption) for caption in r.captions] for r in val],
+        }
+        self.batch_size, self.captions, self.workers, self.seed = (
+            batch_size,
+            captions,
+            workers,
+            seed,
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        """This epoch's batches; Lightning asks anew each epoch."""
+        assert self.trainer is not None
+        batches = TrainBatches(
+            self.sources["train"],
+            self.token_ids["train"],
+            self.batch_size,
+            self.captions,
+            self.seed,
+            self.trainer.current_epoch,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
+        return self._loader(batches)
+
+    def val_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        batches = EvalBatches(
+            self.sources["val"],
+            self.token_ids["val"],
+            self.batch_size,
+            self.captions,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
+        return self._loader(batches)
+
+    def _loader(self, batches: Dataset) -> DataLoader:
+        return DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=self.workers,
+            generator=torch.Generator(),  # its own: the workers' seeds leave the model's alone
+        )

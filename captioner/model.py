@@ -1,0 +1,225 @@
+"""CaptionModel: encoder, decoder and tokenizer together; built from JSON, saved, loaded, used.
+
+A model directory holds `config.json`, `tokenizer.json` and `model.safetensors`, nothing else is
+read, and nothing in it is executed: classes are those of `captioner.encoders` and
+`captioner.decoders`, weights are plain tensors.
+"""
+
+import importlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from captioner import images, search, tokenizers
+from captioner.decoders.base import Decoder
+from captioner.encoders import CNN
+from captioner.types import UNK, Features, InputError
+
+FORMAT = 1
+FILES = ("config.json", "tokenizer.json", "model.safetensors")
+
+
+class Caption(NamedTuple):
+    """What became of one picture: a caption and its score, or the error that prevented it."""
+
+    path: str
+    caption: str | None
+    score: float | None
+    error: str | None = None
+
+
+class CaptionModel(nn.Module):
+    """encoder -> decoder.start -> decoder.step -> decoder.step -> ... -> END.
+
+    config: what `build` made it from; saved with it.
+    """
+
+    def __init__(
+        self,
+        encoder: CNN,
+        decoder: Decoder,
+        tokenizer: tokenizers.Tokenizer,
+        config: dict[str, Any],
+    ):
+        super().__init__()
+        self.encoder, self.decoder, self.tokenizer = encoder, decoder, tokenizer
+        self.config = config
+
+    def encode(self, images: Tensor | Features) -> Features:
+        """Pixels (B, 3, S, S) -> Features; features from a cache are handed on."""
+        if isinstance(images, Features):
+            return images
+        return self.encoder(images, grid=self.decoder.uses_grid)
+
+    def generate(self, images: Tensor | Features, strategy: search.Strategy) -> search.Captions:
+        """Captions of B images as ids. The unknown word is never said."""
+        with torch.inference_mode():
+            features = self.encode(images)
+            memory, state = self.decoder.start(
+                features, rows=len(features.pooled_BD) * strategy.rows
+            )
+            return strategy(self.decoder.step, memory, state, rules=[search.forbid(UNK)])
+
+    def texts(self, captions: search.Captions) -> list[tuple[str, float]]:
+        """The best caption of each image as text, with its score."""
+        best_BT, score_B = captions.token_BKT[:, 0].tolist(), captions.score_BK[:, 0].tolist()
+        return [(self.tokenizer.decode(ids), score) for ids, score in zip(best_BT, score_B)]
+
+    def caption(
+        self,
+        paths: Iterable[str | Path],
+        strategy: search.Strategy | None = None,
+        batch_size: int = 16,
+    ) -> list[Caption]:
+        """One Caption for each path, in their order; a bad picture gives one with `error` set."""
+        return list(self.caption_stream(paths, strategy, batch_size))
+
+    def caption_stream(
+        self,
+        paths: Iterable[str | Path],
+        strategy: search.Strategy | None = None,
+        batch_size: int = 16,
+    ) -> Iterator[Caption]:
+        """The same one by one, as they are made, for any number of paths."""
+        self.eval()
+        strategy = strategy or search.Beam()
+        device = next(self.decoder.parameters()).device
+        todo = iter(paths)
+        with ThreadPoolExecutor(4) as pool:
+            while batch := [str(path) for path in islice(todo, batch_size)]:
+                pixels = list(pool.map(self._open, batch))
+                good = [p for p in pixels if isinstance(p, Tensor)]
+                said = iter(
+                    self.texts(self.generate(torch.stack(good).to(device), strategy))
+                    if good
+                    else []
+                )
+                for path, picture in zip(batch, pixels):
+                    if isinstance(picture, Tensor):
+                        yield Caption(path, *next(said))
+                    else:
+                        yield Caption(path, None, None, str(picture))
+
+    def _open(self, path: str) -> Tensor | InputError:
+        try:
+            return self.encoder.preprocess(images.read(path))
+        except InputError as error:
+            return error
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model directory; an existing one is replaced file by file."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "format": FORMAT,
+            **self.config,
+            "preprocess": asdict(self.encoder.preprocess),
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / "tokenizer.json").write_text(self.tokenizer.to_json(), encoding="utf-8")
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors")
+
+
+def build(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> CaptionModel:
+    """{"encoder": {"_target_": .., ..}, "decoder": {..}} -> a model with fresh decoder weights.
+
+    Raises InputError for a class outside captioner.encoders and captioner.decoders, and for an
+    option that the class does not have.
+    """
+    encoder = make(config["encoder"], "captioner.encoders", CNN)
+    decoder = make(
+        config["decoder"],
+        "captioner.decoders",
+        Decoder,
+        vocab_size=len(tokenizer),
+        feature_size=encoder.size,
+    )
+    return CaptionModel(encoder, decoder, tokenizer, config)
+
+
+def load(folder: str | Path) -> CaptionModel:
+    """Reads what `CaptionModel.save` wrote, in evaluation mode.
+
+    Raises InputError naming the file and the key, where one is missing, foreign or broken.
+    """
+    folder = Path(folder)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder}: not a model directory, it has no {' and no '.join(missing)}")
+    path = folder / "config.json"
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved["format"] != FORMAT:
+            raise InputError(f"{path}: format {saved['format']}, this version reads {FORMAT}")
+        config = {"encoder": dict(saved["encoder"]), "decoder": dict(saved["decoder"])}
+        preprocess = images.Preprocess(**saved["preprocess"])
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not readable as JSON: {error}") from error
+    except KeyError as error:
+        raise InputError(f"{path}: the key {error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from error
+    source = {"pretrained": False, "weights": None}  # the weights are in this directory
+    encoder = {k: source.get(k, v) for k, v in config["encoder"].items()}
+    model = build(
+        {"encoder": encoder, "decoder": config["decoder"]}, tokenizers.load(folder / FILES[1])
+    )
+    model.config = config
+    model.encoder.preprocess = preprocess
+    _load_tensors(model, folder / "model.safetensors")
+    return model.eval()
+
+
+def _load_tensors(model: nn.Module, path: Path) -> None:
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a whole safetensors file: {error}") from error
+    wanted = model.state_dict()
+    wrong = [f"{key} is missing" for key in wanted if key not in tensors]
+    wrong += [f"{key} is foreign" for key in tensors if key not in wanted]
+    wrong += [
+        f"{key} has shape {tuple(tensor.shape)}, not {tuple(wanted[key].shape)}"
+        for key, tensor in tensors.items()
+        if key in wanted and tensor.shape != wanted[key].shape
+    ]
+    if wrong:
+        raise InputError(
+            f"{path}: does not fit its config.json: {'; '.join(wrong[:5])}"
+            + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        )
+    model.load_state_dict(tensors)
+
+
+def make(config: dict[str, Any], package: str, kind: type | Sequence[type], **given: Any) -> Any:
+    """{"_target_": "captioner.x.Class", option: value} -> the object.
+
+    Only a class that `package` or a module in it defines, and that is a `kind`. Raises InputError
+    for any other target, before anything is imported from outside, and for a wrong option.
+    """
+    options = {key: value for key, value in config.items() if key != "_target_"}
+    target = config.get("_target_")
+    module, _, name = str(target).rpartition(".")
+    Class = None
+    if module == package or module.startswith(package + "."):
+        try:
+            Class = getattr(importlib.import_module(module), name, None)
+        except ModuleNotFoundError:
+            pass
+    kinds = tuple(kind) if isinstance(kind, Sequence) else (kind,)
+    if not (isinstance(Class, type) and issubclass(Class, kinds)):
+        raise InputError(f"_target_={target}: not a class of {package}")
+    try:
+        return Class(**options, **given)
+    except TypeError as error:
+        raise InputError(f"{target}: {error}") from error

@@ -1,0 +1,144 @@
+"""Text <-> ids. Saved as JSON beside the weights, so that they cannot be parted.
+
+Ids 0 to 3 are pad, bos, eos and unk (types.py); the words follow, most frequent first.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from captioner.metrics import tokenize
+from captioner.types import InputError
+
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+CLITIC = re.compile(r" ('s|'re|'ve|'ll|'d|'m|n't)\b")
+
+
+class Tokenizer:
+    """A vocabulary of `units` (words or characters) and the way text is cut into them.
+
+    max_length: units kept of a training caption; what lies behind is cut off.
+    """
+
+    kind: str
+    version: str
+
+    def __init__(self, units: Sequence[str], max_length: int):
+        if not units:
+            raise InputError("the vocabulary is empty: lower tokenizer.min_count, or add captions")
+        if len(set(units)) != len(units) or set(units) & set(SPECIAL):
+            raise InputError("the vocabulary holds a unit twice, or a special token's name")
+        if max_length < 1:
+            raise InputError(f"tokenizer.max_length={max_length}: give 1 or more")
+        self.units, self.max_length = [*SPECIAL, *units], max_length
+        self.ids = {unit: i for i, unit in enumerate(self.units)}
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @classmethod
+    def train(cls, captions: Iterable[str], min_count: int = 1, max_length: int = 40):
+        """The vocabulary of these captions (training captions only): units seen `min_count` times.
+
+        Raises InputError where none is.
+        """
+        counts = Counter(unit for caption in captions for unit in cls.split(caption))
+        kept = [unit for unit, count in counts.items() if count >= min_count]
+        return cls(sorted(kept, key=lambda unit: (-counts[unit], unit)), max_length)
+
+    @staticmethod
+    def split(text: str) -> list[str]:
+        """Text -> units."""
+        raise NotImplementedError
+
+    @staticmethod
+    def join(units: Sequence[str]) -> str:
+        """Units -> text; `split` gives the same units back."""
+        raise NotImplementedError
+
+    def encode(self, text: str) -> list[int]:
+        """Text -> at most max_length ids, unk (3) for what is not in the vocabulary."""
+        unk = self.ids[SPECIAL[3]]
+        return [self.ids.get(unit, unk) for unit in self.split(text)[: self.max_length]]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Ids -> text, up to the first eos; pad and bos are left out."""
+        units = []
+        for i in ids:
+            if self.units[i] == "<eos>":
+                break
+            if self.units[i] not in ("<pad>", "<bos>"):
+                units.append(self.units[i])
+        return self.join(units)
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "kind": self.kind,
+                "version": self.version,
+                "max_length": self.max_length,
+                "units": self.units[len(SPECIAL) :],
+            },
+            ensure_ascii=False,
+            indent=0,
+        )
+
+
+class Word(Tokenizer):
+    """Lower-case words, split by the metrics' own tokenizer, so that rewards and words agree."""
+
+    kind, version = "word", tokenize.VERSION
+
+    @staticmethod
+    def split(text: str) -> list[str]:
+        return tokenize.tokenize(text)
+
+    @staticmethod
+    def join(units: Sequence[str]) -> str:
+        return CLITIC.sub(r"\1", " ".join(units))
+
+
+class Char(Tokenizer):
+    """Single characters, as they are."""
+
+    kind, version = "char", "1"
+
+    @staticmethod
+    def split(text: str) -> list[str]:
+        return list(text)
+
+    @staticmethod
+    def join(units: Sequence[str]) -> str:
+        return "".join(units)
+
+
+KINDS: dict[str, type[Tokenizer]] = {"word": Word, "char": Char}
+
+
+def train(captions: Iterable[str], kind: str = "word", **options: int) -> Tokenizer:
+    """A tokenizer of this kind. Raises InputError for a kind there is not."""
+    if kind not in KINDS:
+        raise InputError(f"tokenizer.kind={kind}: give one of {', '.join(KINDS)}")
+    return KINDS[kind].train(captions, **options)
+
+
+def load(path: Path) -> Tokenizer:
+    """Reads what `to_json` wrote. Raises InputError naming the file and what is wrong in it."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        kind = KINDS[saved["kind"]]
+        units, max_length = saved["units"], saved["max_length"]
+        if not all(isinstance(unit, str) for unit in units) or not isinstance(max_length, int):
+            raise InputError(f"{path}: units must be strings and max_length an integer")
+        if saved["version"] != kind.version:
+            raise InputError(
+                f"{path}: made by version {saved['version']} of the {kind.kind} tokenizer, this is "
+                f"version {kind.version}: the words would not mean the same; train again"
+            )
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not a readable tokenizer file: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a tokenizer of captioner: {error!r}") from error
+    return kind(units, max_length)

@@ -1,0 +1,136 @@
+"""The training loop: Lightning drives, this module says what a step and a validation are."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, nn
+
+from captioner import images
+from captioner.metrics import score
+from captioner.model import CaptionModel
+from captioner.objectives import CrossEntropy
+from captioner.records import Record
+from captioner.search import Strategy
+from captioner.types import Batch, InputError
+
+
+class Training(pl.LightningModule):
+    """Trains a CaptionModel with an objective; validates by captions and their CIDEr.
+
+    optimizer: parameter groups -> optimiser, with the decoder's learning rate in it.
+    encoder_lr: the learning rate of a trainable encoder.
+    warmup: the share of all steps in which the learning rate rises linearly; from there on it falls
+    to 0 along a cosine.
+    """
+
+    def __init__(
+        self,
+        model: CaptionModel,
+        objective: CrossEntropy,
+        strategy: Strategy,
+        val: Sequence[Record],
+        optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer],
+        encoder_lr: float = 1e-5,
+        warmup: float = 0.1,
+        seed: int = 0,
+        pictures: int = 8,
+    ):
+        super().__init__()
+        if not 0 <= warmup < 1:
+            raise InputError(
+                f"schedule.warmup={warmup}: give 0 <= warmup < 1, a share of all steps"
+            )
+        self.model, self.objective, self.strategy, self.val = model, objective, strategy, val
+        self.optimizer, self.encoder_lr, self.warmup = optimizer, encoder_lr, warmup
+        self.seed, self.pictures = seed, pictures
+        self.said: dict[int, str] = {}  # record number -> caption, of this validation
+
+    def configure_optimizers(self):
+        groups = [{"params": list(_trainable(self.model.decoder))}]
+        if encoder := list(_trainable(self.model.encoder)):
+            groups.append({"params": encoder, "lr": self.encoder_lr})
+        optimizer = self.optimizer(groups)
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        rise = max(1, round(total * self.warmup))
+
+        def factor(step: int) -> float:
+            if step < rise:
+                return (step + 1) / rise
+            fallen = (step - rise) / max(1, total - rise)
+            return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(1.0, fallen)))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Everything random in a step is a function of (seed, rank, epoch, batch number)."""
+        place = [self.seed, self.global_rank, self.current_epoch, batch_idx]
+        generator = torch.Generator().manual_seed(0)
+        for number in place:
+            mixed = int(torch.randint(2**62, (), generator=generator)) ^ (number + 1)
+            generator.manual_seed(mixed)
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss, logs = self.objective(self.model, batch, self.global_step)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/nll", logs["nll"])
+        return loss
+
+    def configure_gradient_clipping(
+        self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
+    ) -> None:
+        """If |g| > threshold: g *= threshold / |g| (Pascanu 2013, the lecture's rule). Logs |g|."""
+        limit = gradient_clip_val or torch.inf
+        norm = nn.utils.clip_grad_norm_(_trainable(self.model), limit)
+        self.log("train/grad_norm", norm)
+
+    def on_validation_epoch_start(self) -> None:
+        self.said = {}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        features = self.model.encode(batch.images)
+        _, logs = self.objective(self.model, batch._replace(images=features), self.global_step)
+        words = int(logs["words"])
+        self.log("val/nll", logs["nll"], batch_size=words, sync_dist=True)
+        captions = self.model.texts(self.model.generate(features, self.strategy))
+        for index, (text, _) in zip(batch.index_B.tolist(), captions):
+            self.said[index] = text
+
+    def on_validation_epoch_end(self) -> None:
+        said = self.said
+        if self.trainer.world_size > 1:
+            parts: list[dict[int, str] | None] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, self.said)
+            said = {index: text for part in parts if part for index, text in part.items()}
+        references = {index: list(self.val[index].captions) for index in said}
+        scores = score.score(references, said)["corpus"]
+        for name in ("CIDEr", "Bleu_4"):
+            self.log(f"val/{name}", scores[name], prog_bar=name == "CIDEr", rank_zero_only=False)
+        self._show(said)
+
+    def _show(self, said: dict[int, str]) -> None:
+        """The first pictures, their captions and references, to TensorBoard."""
+        for logger in self.loggers:
+            if not isinstance(logger, TensorBoardLogger) or not self.trainer.is_global_zero:
+                continue
+            for index in sorted(said)[: self.pictures]:
+                record = self.val[index]
+                lines = [f"**{said[index]}**", "", *(f"- {text}" for text in record.captions)]
+                board, tag = logger.experiment, f"val/{record.id}"
+                board.add_text(tag, "\n".join(lines), self.global_step)
+                if self.current_epoch == 0:
+                    picture = images.read(record.image)
+                    picture.thumbnail((448, 448))
+                    board.add_image(tag, np.asarray(picture), dataformats="HWC")
+
+
+def _trainable(module: nn.Module) -> Iterable[nn.Parameter]:
+    return (parameter for parameter in module.parameters() if parameter.requires_grad)

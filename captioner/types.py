@@ -1,0 +1,61 @@
+"""The words that every other file uses.
+
+Shape letters, as suffixes of names (`logits_NV` is a tensor of N rows and V columns):
+
+    B  images                       V  vocabulary
+    C  captions per image           E  embedding
+    K  beams per image              H  hidden units
+    N  rows: captions or beams      G  gates * H
+    P  real (not padded) positions  D  image feature
+    T  time steps                   R  regions (grid cells of the CNN, or detected boxes)
+
+Row n belongs to image n // (N / B): the rows of one image stand together.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+PAD, BOS, EOS, UNK = 0, 1, 2, 3
+"""Ids of the special tokens, the same in every vocabulary. pad and bos are never generated."""
+
+State = dict[str, Tensor]
+"""What changes from step to step: tensors whose first dimension is the row."""
+
+Memory = dict[str, Tensor]
+"""What stays the same for an image: tensors whose first dimension is the image."""
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong. The message names the file or value and the way out.
+
+    The commands print the message without a traceback and exit with code 2.
+    """
+
+
+class Features(NamedTuple):
+    """What an encoder makes of B pictures.
+
+    pooled_BD: one vector per picture, the `v` of the lecture.
+    grid_BRD: one vector per region, or None where no decoder asks for it.
+    mask_BR: True where a region exists; None when all do.
+    """
+
+    pooled_BD: Tensor
+    grid_BRD: Tensor | None = None
+    mask_BR: Tensor | None = None
+
+
+class Batch(NamedTuple):
+    """B pictures with C captions each, for training; N = B * C rows.
+
+    images: pixels (B, 3, S, S), or Features where they come from a cache.
+    token_NT: bos, words, eos, then pad. length_N: how many tokens are read (words + 1, so that
+    the last target is eos); 0 for a row that stands in for a caption an image does not have.
+    index_B: which records these are.
+    """
+
+    images: Tensor | Features
+    token_NT: Tensor
+    length_N: Tensor
+    index_B: Tensor

@@ -1,0 +1,49 @@
+"""Scores a captioner: python eval.py model=DIR data=flickr8k data.root=DIR split=val search=beam
+or a predictions file: python eval.py predictions=FILE references=COCO.json"""
+
+from pathlib import Path
+
+import hydra
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from captioner import config, evaluation, model, records
+from captioner.types import InputError
+
+config.register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="eval")
+@config.command
+def main(cfg: DictConfig) -> float:
+    """Writes predictions.json and scores.json into `run_dir`, prints the table, returns CIDEr."""
+    if (cfg.model is None) == (cfg.predictions is None):
+        raise InputError("give either model=DIR, or predictions=FILE and references=COCO.json")
+    if cfg.predictions is not None:
+        if cfg.references is None:
+            raise InputError("predictions=FILE needs references=COCO.json")
+        predictions = evaluation.read_predictions(Path(cfg.predictions))
+        some = records.read_references(Path(cfg.references))
+        title = f"{cfg.predictions}, {len(some)} images"
+    else:
+        strategy = config.make_strategy(cfg.search)
+        captioner = model.load(cfg.model)
+        captioner.to("cuda" if torch.cuda.is_available() else "cpu")
+        some = config.read_records(cfg.data, cfg.split)
+        source = config.make_source(
+            cfg.data, captioner.encoder, captioner.decoder, some, train=False
+        )
+        predictions = evaluation.predict(captioner, some, source, strategy, workers=0)
+        title = f"{cfg.model} on {cfg.data.root} {cfg.split}, {len(some)} images"
+    scores = evaluation.evaluate(some, predictions)
+    run_dir = Path(cfg.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    evaluation.write(run_dir, predictions, scores)
+    Console().print(evaluation.table(scores["corpus"], title))
+    print(f"predictions.json and scores.json are in {run_dir}")
+    return float(scores["corpus"]["CIDEr"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Trains a captioner: python train.py data=flickr8k data.root=DIR [group=choice] [key=value]"""
+
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from rich.console import Console
+
+from captioner import config, evaluation, model, objectives, tokenizers
+from captioner.data import CaptionData
+from captioner.training import Training
+
+config.register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@config.command
+def main(cfg: DictConfig) -> float:
+    """One run, from data to scores, all in `run_dir`. Returns val CIDEr, for sweeps."""
+    run_dir = Path(cfg.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    pl.seed_everything(cfg.seed, verbose=False)
+
+    train = config.read_records(cfg.data, cfg.data.train_split)
+    val = config.read_records(cfg.data, cfg.data.val_split)
+    tokenizer = tokenizers.train(
+        (caption for record in train for caption in record.captions),
+        **config.plain(cfg.tokenizer),
+    )
+    captioner = model.build(
+        {"encoder": config.plain(cfg.encoder), "decoder": config.plain(cfg.decoder)}, tokenizer
+    )
+    objective = model.make(
+        config.plain(cfg.objective), "captioner.objectives", objectives.CrossEntropy
+    )
+    strategy = config.make_strategy(cfg.search)
+    sources = [
+        config.make_source(
+            cfg.data, captioner.encoder, captioner.decoder, some, train=some is train
+        )
+        for some in (train, val)
+    ]
+    data = CaptionData(
+        train,
+        val,
+        *sources,
+        tokenizer,
+        batch_size=cfg.data.batch_size,
+        captions=cfg.data.captions,
+        workers=0 if captioner.encoder.frozen else cfg.data.workers,
+        seed=cfg.seed,
+    )
+    training = Training(
+        captioner,
+        objective,
+        strategy,
+        val,
+        config.make_allowed(cfg.optimizer, _partial_=True),
+        encoder_lr=cfg.encoder_lr,
+        warmup=cfg.warmup,
+        seed=cfg.seed,
+    )
+    best = ModelCheckpoint(
+        run_dir / "checkpoints",
+        filename="best-{epoch}-{step}",
+        monitor="val/CIDEr",
+        mode="max",
+        save_last=True,
+    )
+    trainer = pl.Trainer(
+        **config.plain(cfg.trainer),
+        default_root_dir=run_dir,
+        callbacks=[
+            best,
+            EarlyStopping("val/CIDEr", mode="max", patience=cfg.patience),
+            RichProgressBar(),
+        ],
+        logger=[
+            CSVLogger(run_dir, name="", version=""),
+            TensorBoardLogger(run_dir, name="", version="tensorboard"),
+        ],
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+    )
+    if trainer.is_global_zero:
+        OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
+        (run_dir / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    trainer.fit(training, data)
+
+    if trainer.is_global_zero:
+        weights = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+        training.load_state_dict(weights["state_dict"])
+        captioner.save(run_dir / "model")
+        predictions = evaluation.predict(captioner, val, sources[1], strategy)
+        scores = evaluation.evaluate(val, predictions)
+        evaluation.write(run_dir, predictions, scores)
+        Console().print(
+            evaluation.table(scores["corpus"], f"{cfg.data.val_split}, {len(val)} images")
+        )
+        print(
+            f"everything is in {run_dir}; caption pictures with\n"
+            f"  caption --model {run_dir / 'model'} PATH ..."
+        )
+    return float(best.best_model_score)
+
+
+if __name__ == "__main__":
+    main()
