@@ -31,9 +31,7 @@ def main(cfg: DictConfig) -> float:
         captioner = model.load(cfg.model)
         captioner.to("cuda" if torch.cuda.is_available() else "cpu")
         some = config.read_records(cfg.data, cfg.split)
-        source = config.make_source(
-            cfg.data, captioner.encoder, captioner.decoder, some, train=False
-        )
+        source = config.make_source(cfg.data, captioner, some, train=False)
         predictions = evaluation.predict(captioner, some, source, strategy, workers=0)
         title = f"{cfg.model} on {cfg.data.root} {cfg.split}, {len(some)} images"
     scores = evaluation.evaluate(some, predictions)

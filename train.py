@@ -38,16 +38,14 @@ def main(cfg: DictConfig) -> float:
         config.plain(cfg.objective), "captioner.objectives", objectives.CrossEntropy
     )
     strategy = config.make_strategy(cfg.search)
-    sources = [
-        config.make_source(
-            cfg.data, captioner.encoder, captioner.decoder, some, train=some is train
-        )
-        for some in (train, val)
-    ]
+    train_source, val_source = (
+        config.make_source(cfg.data, captioner, some, train=some is train) for some in (train, val)
+    )
     data = CaptionData(
         train,
         val,
-        *sources,
+        train_source,
+        val_source,
         tokenizer,
         batch_size=cfg.data.batch_size,
         captions=cfg.data.captions,
@@ -96,7 +94,7 @@ def main(cfg: DictConfig) -> float:
         weights = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         training.load_state_dict(weights["state_dict"])
         captioner.save(run_dir / "model")
-        predictions = evaluation.predict(captioner, val, sources[1], strategy)
+        predictions = evaluation.predict(captioner, val, val_source, strategy)
         scores = evaluation.evaluate(val, predictions)
         evaluation.write(run_dir, predictions, scores)
         Console().print(
@@ -106,7 +104,7 @@ def main(cfg: DictConfig) -> float:
             f"everything is in {run_dir}; caption pictures with\n"
             f"  caption --model {run_dir / 'model'} PATH ..."
         )
-    return float(best.best_model_score)
+    return float(best.best_model_score or 0)
 
 
 if __name__ == "__main__":

@@ -161,6 +161,7 @@ class FeatureCache:
     def _append(self, names: Sequence[str], features: Features) -> None:
         """Data first, then the names that make it count."""
         for kind, tensor in zip(self.shapes, features):
+            assert tensor is not None
             half = tensor.to("cpu", torch.float16)
             if not half.isfinite().all():
                 raise InputError(f"the encoder's {kind} features do not fit into float16")
@@ -206,13 +207,12 @@ class _Pictures(Dataset):
             data = images.read_bytes(path)
             digest = hashlib.sha256(data).hexdigest()
             missing = [v for v in range(self.views) if f"{digest} {v}" not in self.index]
-            picture = images.decode(data, str(path)) if missing else None
-            pixels = {
-                v: images.view(
-                    picture, self.preprocess, self.augment if v else None, _seed(digest, v)
-                )
-                for v in missing
-            }
+            pixels = {}
+            if missing:
+                picture = images.decode(data, str(path))
+                for v in missing:
+                    augment = self.augment if v else None
+                    pixels[v] = images.view(picture, self.preprocess, augment, _seed(digest, v))
         except OSError as error:
             return InputError(f"{path}: {error.strerror}")
         except InputError as error:

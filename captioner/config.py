@@ -19,8 +19,6 @@ from omegaconf.errors import MissingMandatoryValue
 
 from captioner import data, images, model, records, search
 from captioner.cache import FeatureCache
-from captioner.decoders.base import Decoder
-from captioner.encoders import CNN
 from captioner.types import InputError
 
 ALLOWED = ("torch.optim.", "pytorch_lightning.callbacks.", "pytorch_lightning.loggers.")
@@ -149,10 +147,10 @@ def read_records(config: DictConfig, split: str) -> list[records.Record]:
 
 
 def make_source(
-    config: DictConfig, encoder: CNN, decoder: Decoder, some: Sequence[records.Record], train: bool
+    config: DictConfig, captioner: model.CaptionModel, some: Sequence[records.Record], train: bool
 ) -> data.Source:
     """Where the pictures of these records come from: the cache of a frozen encoder, or files."""
-    paths = [record.image for record in some]
+    encoder, paths = captioner.encoder, [record.image for record in some]
     augment = images.Augment(**plain(config.augment)) if config.augment else None
     if not encoder.frozen:
         if config.views != 1:
@@ -160,5 +158,5 @@ def make_source(
         return data.Pixels(paths, encoder.preprocess, augment if train else None)
     views, augment = (config.views, augment) if train else (1, None)
     folder = os.path.expanduser(config.cache)
-    cache = FeatureCache(folder, encoder, decoder.uses_grid, views, augment)
+    cache = FeatureCache(folder, encoder, captioner.decoder.uses_grid, views, augment)
     return data.Cached(cache, paths, config.workers)

@@ -126,13 +126,14 @@ class Timm(CNN):
             _load_by_order(trunk, _pip_weights(name))
         elif weights:
             _load_by_name(trunk, Path(weights))
-        trunk.reset_classifier(0)
+        trunk.reset_classifier(0)  # type: ignore[operator]
         named = dict(trunk.named_parameters())
-        groups = sorted(group_parameters(trunk, trunk.group_matcher(coarse=True)).items())
+        matcher = trunk.group_matcher(coarse=True)  # type: ignore[operator]
+        groups = sorted(group_parameters(trunk, matcher).items())
         data = resolve_model_data_config(trunk)
         super().__init__(
             trunk,
-            trunk.num_features,
+            int(trunk.num_features),  # type: ignore[arg-type]
             [[named[key] for key in names] for _, names in groups],
             Preprocess(
                 size=image_size or data["input_size"][-1],

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -15,7 +14,7 @@ from captioner.metrics import score
 from captioner.model import CaptionModel
 from captioner.records import Record
 from captioner.search import Strategy
-from captioner.types import Features, InputError
+from captioner.types import InputError
 
 Prediction = dict[str, Any]  # {"image_id": .., "caption": ..}, the official COCO results format
 
@@ -35,14 +34,7 @@ def predict(
     loader = DataLoader(batches, batch_size=None, num_workers=workers)
     predictions: list[Prediction] = []
     for batch in tqdm(loader, "captions", unit=" batches"):
-        some = batch.images
-        some = (
-            Features(*(t if t is None else t.to(device) for t in some))
-            if isinstance(some, Features)
-            else some.to(device)
-        )
-        with torch.inference_mode():
-            texts = model.texts(model.generate(some, strategy))
+        texts = model.texts(model.generate(batch.images.to(device), strategy))
         for index, (text, _) in zip(batch.index_B.tolist(), texts):
             predictions.append({"image_id": records[index].id, "caption": text})
     return predictions

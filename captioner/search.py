@@ -230,7 +230,7 @@ class Beam:
             state = {name: entry[row_bK.flatten()] for name, entry in state.items()}
         _check(
             bool((score_BK[:, 0] > -torch.inf).all()),
-            f"the rules {', '.join(str(rule) for rule in rules)} leave an image without any caption",
+            f"the rules {', '.join(map(str, rules))} leave an image without any caption",
         )
         return Captions(token_BKT[:, : self.n], score_BK[:, : self.n], log_prob_BK[:, : self.n])
 

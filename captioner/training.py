@@ -50,7 +50,7 @@ class Training(pl.LightningModule):
         self.said: dict[int, str] = {}  # record number -> caption, of this validation
 
     def configure_optimizers(self):
-        groups = [{"params": list(_trainable(self.model.decoder))}]
+        groups: list[dict[str, Any]] = [{"params": list(_trainable(self.model.decoder))}]
         if encoder := list(_trainable(self.model.encoder)):
             groups.append({"params": encoder, "lr": self.encoder_lr})
         optimizer = self.optimizer(groups)

@@ -14,6 +14,7 @@ Row n belongs to image n // (N / B): the rows of one image stand together.
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
@@ -44,6 +45,10 @@ class Features(NamedTuple):
     pooled_BD: Tensor
     grid_BRD: Tensor | None = None
     mask_BR: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Features":
+        """The same on another device."""
+        return Features(*(tensor if tensor is None else tensor.to(device) for tensor in self))  # type: ignore[arg-type]
 
 
 class Batch(NamedTuple):

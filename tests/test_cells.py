@@ -51,18 +51,14 @@ def test_step_is_the_equation_with_the_image_term_in_every_gate(Cell):
 def test_analytic_gradients_equal_numeric_ones(Cell):
     cell, x, state = random_cell(Cell)
     names = [name for name, _ in cell.named_parameters()]
+    cell.forward = lambda x, *state: cell.step(cell.inputs(x), state)
 
     def run(x, *rest):
-        weights, state = rest[: len(names)], rest[len(names) :]
-        for _ in range(2):
-            # inputs and step, as functions of the weights too
-            pre = torch.func.functional_call(cell, dict(zip(names, weights)), (x, state))
-            state = pre
-        return state
+        weights, state = dict(zip(names, rest)), rest[len(names) :]
+        return torch.func.functional_call(cell, weights, (x, *state))
 
-    cell.forward = lambda x, state: cell.step(cell.inputs(x), state)
-    leaves = [x, *cell.parameters(), *state]
-    assert torch.autograd.gradcheck(run, [leaf.detach().requires_grad_() for leaf in leaves])
+    leaves = [leaf.detach().requires_grad_() for leaf in (x, *cell.parameters(), *state)]
+    assert torch.autograd.gradcheck(run, leaves)
 
 
 def test_lstm_equals_torch_with_copied_weights():

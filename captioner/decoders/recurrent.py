@@ -37,6 +37,9 @@ class Recurrent(Decoder):
     the vocabulary. Raises InputError for a value outside these.
     """
 
+    cells: Sequence[cells.Cell]
+    never_V: Tensor
+
     def __init__(
         self,
         vocab_size: int,
@@ -60,7 +63,7 @@ class Recurrent(Decoder):
         self.vocab_size, self.hidden_size, self.inject = vocab_size, hidden_size, inject
         Cell: type[cells.Cell] = getattr(cells, cell)
         sizes = [embed_size] + [hidden_size] * (layers - 1)
-        self.cells = nn.ModuleList(Cell(size, hidden_size) for size in sizes)
+        self.cells = nn.ModuleList(Cell(size, hidden_size) for size in sizes)  # type: ignore
         self.dropout = nn.Dropout(dropout)
         self.embed = nn.Embedding(vocab_size, embed_size)
         nn.init.uniform_(self.embed.weight, -0.1, 0.1)
@@ -79,7 +82,7 @@ class Recurrent(Decoder):
         self.register_buffer("never_V", never_V, persistent=False)
 
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
-        states = [cell.zeros(rows) for cell in self.cells]  # type: ignore[operator]
+        states = [cell.zeros(rows) for cell in self.cells]
         memory: Memory = {}
         state: State = {}
         if features is not None:
@@ -89,7 +92,7 @@ class Recurrent(Decoder):
             elif self.inject == "first":
                 state["image"] = _to_rows(image, rows)
             elif self.inject == "pre":
-                states = [cell.zeros(len(image)) for cell in self.cells]  # type: ignore[operator]
+                states = [cell.zeros(len(image)) for cell in self.cells]
                 _, states = self._layers_step(image, None, states)
                 states = [tuple(_to_rows(s, rows) for s in entry) for entry in states]
             elif self.inject == "init":

@@ -1,0 +1,58 @@
+"""The house has floors: a module imports from lower floors only, and heavy things stay on top."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FLOORS = [
+    {"types"},
+    {"cells", "search", "images", "scenes", "metrics"},
+    {"tokenizers", "encoders", "decoders", "records"},
+    {"model", "objectives", "cache", "data"},
+    {"training", "evaluation"},
+    {"report"},
+    {"__main__", "__init__", "config", "runs"},
+]
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+LIGHTNING = {"captioner/data.py", "captioner/training.py", "captioner/config.py", "train.py"}
+HYDRA = {"captioner/config.py", "train.py", "eval.py"}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_modules_import_downwards_only():
+    for path in (ROOT / "captioner").rglob("*.py"):
+        room = path.relative_to(ROOT / "captioner").parts[0].removesuffix(".py")
+        assert room in FLOOR, f"{path}: give it a floor"
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "captioner" and len(parts) > 1 and parts[1] != room:
+                assert FLOOR[parts[1]] <= FLOOR[room], f"{path} imports {name}, from above"
+
+
+def test_lightning_and_hydra_stay_where_they_belong():
+    for path in [*(ROOT / "captioner").rglob("*.py"), *ROOT.glob("*.py")]:
+        name = path.relative_to(ROOT).as_posix()
+        packages = {module.split(".")[0] for module in imports(path)}
+        assert "pytorch_lightning" not in packages or name in LIGHTNING, name
+        assert not packages & {"hydra", "omegaconf"} or name in HYDRA, name
+
+
+def test_captioning_does_not_import_what_only_training_needs():
+    code = (
+        "import sys, captioner, captioner.__main__, captioner.encoders; "
+        "captioner.encoders.Timm(weights='pip'); "
+        "heavy = {'pytorch_lightning', 'hydra', 'omegaconf', 'tensorboard', 'pycocotools'}; "
+        "sys.exit(' '.join(heavy & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
