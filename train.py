@@ -13,6 +13,7 @@ from rich.console import Console
 from captioner import config, evaluation, model, objectives, tokenizers
 from captioner.data import CaptionData
 from captioner.training import Training
+from captioner.types import InputError
 
 config.register()
 
@@ -27,6 +28,12 @@ def main(cfg: DictConfig) -> float:
 
     train = config.read_records(cfg.data, cfg.data.train_split)
     val = config.read_records(cfg.data, cfg.data.val_split)
+    both = {record.image for record in train} & {record.image for record in val}
+    if both and cfg.data.train_split != cfg.data.val_split:
+        raise InputError(
+            f"{len(both)} pictures are in {cfg.data.train_split} and in {cfg.data.val_split}, such "
+            f"as {min(both)}: the validation would mean nothing"
+        )
     tokenizer = tokenizers.train(
         (caption for record in train for caption in record.captions),
         **config.plain(cfg.tokenizer),

@@ -5,8 +5,13 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
+
+from captioner.model import load
+from captioner.search import Beam
+from captioner.types import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -28,14 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.model is None:
         parser.error("no model: give --model DIR or set CAPTIONER_MODEL (`make demo` trains one)")
 
-    from captioner.model import load  # after the arguments are known to be right: seconds
-    from captioner.search import Beam
-    from captioner.types import InputError
-
     failures = 0
     try:
+        paths = [_expand(path) for path in options.paths]
         model, beam = load(options.model), Beam(width=options.beam)
-        for result in model.caption_stream(_expand(options.paths), beam, options.batch):
+        for result in model.caption_stream(chain.from_iterable(paths), beam, options.batch):
             if result.error is not None:
                 failures += 1
                 print(result.error, file=sys.stderr)
@@ -53,18 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _expand(paths: Sequence[str]) -> Iterator[str]:
+def _expand(path: str) -> Iterable[str]:
     """Every file that is meant. What does not exist is handed on, to be reported by name."""
-    for path in paths:
-        if path == "-":
-            yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
-        elif os.path.isdir(path):
-            inside = (file for file in Path(path).rglob("*") if file.suffix.lower() in SUFFIXES)
-            yield from map(str, sorted(inside))
-        elif not os.path.exists(path) and glob.has_magic(path):
-            yield from sorted(glob.glob(path, recursive=True)) or [path]
-        else:
-            yield path
+    if path == "-":
+        return (line.rstrip("\n") for line in sys.stdin if line.strip())
+    if os.path.isdir(path):
+        inside = [file for file in Path(path).rglob("*") if file.suffix.lower() in SUFFIXES]
+        if not inside:
+            raise InputError(f"{path}: no picture in this folder ({' '.join(sorted(SUFFIXES))})")
+        return map(str, sorted(inside))
+    if not os.path.exists(path) and glob.has_magic(path):
+        return sorted(glob.glob(path, recursive=True)) or [path]
+    return [path]
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class TrainBatches(Dataset):
             chunk = chunk[np.argsort(length[chunk], kind="stable")]
             batches += np.split(chunk, range(batch_size, len(chunk), batch_size))
         batches = [batches[b] for b in rng.permutation(len(batches))]
-        batches += batches[: -len(batches) % world]
+        batches += (batches * world)[: -len(batches) % world]
         self.batches = batches[rank::world]
 
     def __len__(self) -> int:

@@ -42,6 +42,9 @@ class CNN(nn.Module):
     ):
         super().__init__()
         self.trunk, self.size, self.preprocess = trunk, size, preprocess
+        if train != "none":
+            used = self._on_the_way()
+            stages = [some for stage in stages if (some := [p for p in stage if p in used])]
         last = {"none": 0, "all": len(stages)}.get(str(train), train)
         if not isinstance(last, int) or isinstance(last, bool) or not 0 <= last <= len(stages):
             raise InputError(
@@ -54,6 +57,15 @@ class CNN(nn.Module):
                 parameter.requires_grad_(True)
         self.frozen = last == 0
         self.train()
+
+    def _on_the_way(self) -> set[nn.Parameter]:
+        """The parameters that the feature map depends on: a head's are in the trunk, but unused."""
+        parameters = list(self.trunk.parameters())
+        side = self.preprocess.size
+        with torch.enable_grad():
+            last = self.eval()(torch.zeros(1, 3, side, side)).pooled_BD.sum()
+        gradients = torch.autograd.grad(last, parameters, allow_unused=True)
+        return {p for p, gradient in zip(parameters, gradients) if gradient is not None}
 
     def train(self, mode: bool = True) -> "CNN":
         """Training mode for the stages that train; a frozen one keeps its statistics."""

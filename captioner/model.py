@@ -61,13 +61,14 @@ class CaptionModel(nn.Module):
         return self.encoder(images, grid=self.decoder.uses_grid)
 
     def generate(self, images: Tensor | Features, strategy: search.Strategy) -> search.Captions:
-        """Captions of B images as ids. The unknown word is never said."""
+        """Captions of B images as ids. The unknown word is never said, nor nothing at all."""
+        rules = [search.forbid(UNK), search.min_length(1)]
         with torch.inference_mode():
             features = self.encode(images)
             memory, state = self.decoder.start(
                 features, rows=len(features.pooled_BD) * strategy.rows
             )
-            return strategy(self.decoder.step, memory, state, rules=[search.forbid(UNK)])
+            return strategy(self.decoder.step, memory, state, rules)
 
     def texts(self, captions: search.Captions) -> list[tuple[str, float]]:
         """The best caption of each image as text, with its score."""
@@ -171,9 +172,11 @@ def load(folder: str | Path) -> CaptionModel:
         raise InputError(f"{path}: {error}") from error
     source = {"pretrained": False, "weights": None}  # the weights are in this directory
     encoder = {k: source.get(k, v) for k, v in config["encoder"].items()}
-    model = build(
-        {"encoder": encoder, "decoder": config["decoder"]}, tokenizers.load(folder / FILES[1])
-    )
+    tokenizer = tokenizers.load(folder / FILES[1])
+    try:
+        model = build({"encoder": encoder, "decoder": config["decoder"]}, tokenizer)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     model.config = config
     model.encoder.preprocess = preprocess
     _load_tensors(model, folder / "model.safetensors")

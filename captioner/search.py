@@ -44,6 +44,17 @@ def forbid(*ids: int) -> Rule:
     return rule
 
 
+def min_length(words: int) -> Rule:
+    """The rule that a caption does not end before it has so many words."""
+
+    def rule(token_NT: Tensor, log_prob_NV: Tensor, image_N: Tensor) -> Tensor:
+        if token_NT.shape[1] > words:  # bos is in the prefix
+            return log_prob_NV
+        return log_prob_NV.index_fill(1, torch.tensor([EOS], device=log_prob_NV.device), -torch.inf)
+
+    return rule
+
+
 @dataclass(frozen=True)
 class Sample:
     """`n` captions an image, drawn word by word from softmax(logits / temperature).

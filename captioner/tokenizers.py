@@ -141,4 +141,7 @@ def load(path: Path) -> Tokenizer:
         raise InputError(f"{path}: not a readable tokenizer file: {error}") from error
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a tokenizer of captioner: {error!r}") from error
-    return kind(units, max_length)
+    try:
+        return kind(units, max_length)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

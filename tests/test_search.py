@@ -8,7 +8,7 @@ import torch
 
 from captioner.decoders.base import real_positions
 from captioner.decoders.recurrent import INJECT, Recurrent
-from captioner.search import Beam, Greedy, Sample, forbid
+from captioner.search import Beam, Greedy, Sample, forbid, min_length
 from captioner.types import BOS, EOS, PAD, UNK, Features, InputError
 
 D = 4
@@ -169,6 +169,16 @@ def test_forbidden_words_are_not_said_and_scores_stay_true():
         said = [t for t in found.token_BKT[0, 0].tolist() if t != PAD]
         truth = log_prob(decoder, Features(features.pooled_BD[:1]), said)
         assert abs(found.log_prob_BK[0, 0].item() - truth) < 1e-9
+
+
+def test_a_caption_has_its_least_number_of_words():
+    decoder = random_decoder(0)
+    decoder.W_hy.bias.data[EOS] += 50
+    for strategy in (Greedy(6), Beam(3, max_length=6), Sample(n=4, max_length=6)):
+        assert (run(strategy, decoder)[1].token_BKT[:, 0, 0] == EOS).all()
+        _, found = run(strategy, decoder, rules=[min_length(2)])
+        assert (found.token_BKT[:, :, :3] == EOS).sum() == found.token_BKT[:, :, 2].numel()
+        assert (found.token_BKT[:, :, 2] == EOS).all()
 
 
 def test_rules_that_leave_nothing_are_an_error_and_not_an_empty_caption():

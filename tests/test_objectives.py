@@ -1,0 +1,74 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from captioner.data import make_batch
+from captioner.decoders.recurrent import Recurrent
+from captioner.objectives import CrossEntropy
+from captioner.types import Features, InputError
+
+V, D = 12, 4
+
+
+class Model:
+    def __init__(self):
+        self.decoder = Recurrent(V, D, embed_size=5, hidden_size=6, dropout=0.0).double()
+
+    def encode(self, images):
+        return images
+
+
+def source(index, draw):
+    return Features(torch.ones(len(index), D).double() * torch.tensor(index)[:, None])
+
+
+BATCH = make_batch(source, [1, 2], None, [[[4, 5, 6], [7]], [[8, 9]]], captions=3)
+
+
+def word_by_word(model, smoothing):
+    """-log p of every word and END, each caption by itself through `step`."""
+    losses = []
+    for image, ids in ((1, [4, 5, 6]), (1, [7]), (2, [8, 9])):
+        memory, state = model.decoder.start(source([image], None), 1)
+        token = 1
+        for target in [*ids, 2]:
+            logits, state = model.decoder.step(torch.tensor([token]), memory, state)
+            q = torch.zeros(V).double()
+            q[2:] = smoothing / (V - 2)
+            q[target] += 1 - smoothing
+            losses.append(-(q[2:] * logits.log_softmax(1)[0, 2:]).sum())
+            token = target
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_it_is_the_mean_over_real_words_and_end(smoothing):
+    model = Model()
+    loss, logs = CrossEntropy(smoothing)(model, BATCH, 0)
+    torch.testing.assert_close(loss, word_by_word(model, smoothing), atol=1e-10, rtol=0)
+    torch.testing.assert_close(logs["nll"], word_by_word(model, 0.0), atol=1e-10, rtol=0)
+    assert logs["words"] == 4 + 2 + 3
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.decoder.parameters())
+
+
+def test_without_smoothing_it_is_torchs_cross_entropy_over_what_can_be_said():
+    model = Model()
+    memory, state = model.decoder.start(source([1, 2], None), 6)
+    logits, _, _ = model.decoder(BATCH.token_NT[:, :-1], BATCH.length_N, memory, state)
+    target = torch.tensor([4, 5, 6, 2, 7, 2, 8, 9, 2])
+    torch.testing.assert_close(
+        CrossEntropy()(model, BATCH, 0)[0], F.cross_entropy(logits[:, 2:], target - 2)
+    )
+
+
+def test_the_first_loss_is_log_of_what_can_be_said():
+    assert abs(CrossEntropy()(Model(), BATCH, 0)[0].item() - math.log(V - 2)) < 0.1
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_a_wrong_option_is_named(value):
+    with pytest.raises(InputError, match=f"objective.smoothing={value}"):
+        CrossEntropy(value)

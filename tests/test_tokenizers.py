@@ -1,0 +1,79 @@
+import json
+
+import pytest
+
+from captioner import tokenizers
+from captioner.types import BOS, EOS, PAD, UNK, InputError
+
+CAPTIONS = ["A dog runs.", "A dog doesn't run!", "The man's dog runs -- fast"]
+
+
+def test_words_are_lower_case_and_split_as_the_metrics_split_them():
+    word = tokenizers.train(CAPTIONS)
+    assert word.units[:4] == ["<pad>", "<bos>", "<eos>", "<unk>"]
+    assert word.units[4:6] == ["dog", "a"]  # most frequent first
+    assert {"does", "n't", "'s"} <= set(word.units)
+    assert "." not in word.units and "A" not in word.units
+
+
+def test_rare_words_are_unknown_and_long_captions_are_cut():
+    word = tokenizers.train(CAPTIONS, min_count=2, max_length=3)
+    assert set(word.units[4:]) == {"a", "dog", "runs"}
+    assert word.encode("the dog runs and runs") == [UNK, word.ids["dog"], word.ids["runs"]]
+
+
+@pytest.mark.parametrize("kind", ["word", "char"])
+def test_decode_turns_encode_back(kind):
+    tokenizer = tokenizers.train(CAPTIONS, kind)
+    for caption in CAPTIONS:
+        ids = tokenizer.encode(caption)
+        text = tokenizer.decode([BOS, *ids, EOS, 5, PAD])
+        assert tokenizer.encode(text) == ids
+    assert tokenizer.decode(tokenizer.encode("The man's dog doesn't run.")) == (
+        "the man's dog doesn't run" if kind == "word" else "The man's dog doesn't run."
+    )
+
+
+@pytest.mark.parametrize("kind", ["word", "char"])
+def test_saved_and_loaded_it_is_the_same(tmp_path, kind):
+    tokenizer = tokenizers.train([*CAPTIONS, "Été ☀\u2028"], kind, max_length=7)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(tokenizer.to_json(), encoding="utf-8")
+    loaded = tokenizers.load(path)
+    assert type(loaded) is type(tokenizer)
+    assert loaded.units == tokenizer.units and loaded.max_length == 7
+
+
+def broken(**changes):
+    good = {"kind": "word", "version": tokenizers.Word.version, "max_length": 9, "units": ["a"]}
+    return json.dumps({key: value for key, value in (good | changes).items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "not a readable tokenizer file"),
+        ("[]", "not a tokenizer of captioner"),
+        (broken(units=None), "'units'"),
+        (broken(kind="bpe"), "'bpe'"),
+        (broken(version="0"), "version 0"),
+        (broken(units=[1]), "units must be strings"),
+        (broken(units=[]), "vocabulary is empty"),
+        (broken(units=["a", "a"]), "twice"),
+        (broken(units=["<eos>"]), "special token"),
+        (broken(max_length="9"), "max_length"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, text, message):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        tokenizers.load(path)
+    assert "tokenizer.json" in str(error.value)
+
+
+def test_a_vocabulary_without_words_says_what_to_do():
+    with pytest.raises(InputError, match="tokenizer.min_count"):
+        tokenizers.train(CAPTIONS, min_count=9)
+    with pytest.raises(InputError, match="tokenizer.kind=bpe"):
+        tokenizers.train(CAPTIONS, "bpe")
