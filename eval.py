@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> float:
             raise InputError("predictions=FILE needs references=COCO.json")
         predictions = evaluation.read_predictions(Path(cfg.predictions))
         some = records.read_references(Path(cfg.references))
-        title = f"{cfg.predictions}, {len(some)} images"
+        shown, title = None, f"{cfg.predictions}, {len(some)} images"
     else:
         strategy = config.make_strategy(cfg.search)
         captioner = model.load(cfg.model)
@@ -33,12 +33,13 @@ def main(cfg: DictConfig) -> float:
         some = config.read_records(cfg.data, cfg.split)
         source = config.make_source(cfg.data, captioner, some, train=False)
         predictions = evaluation.predict(captioner, some, source, strategy, workers=0)
-        title = f"{cfg.model} on {cfg.data.root} {cfg.split}, {len(some)} images"
-    scores = evaluation.evaluate(some, predictions)
+        shown = config.read_scenes(cfg.data, cfg.split)
+        title = f"{cfg.model}, {cfg.split} of {cfg.data.root}, {len(some)} images"
+    scores = evaluation.evaluate(some, predictions, shown)
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     evaluation.write(run_dir, predictions, scores)
-    Console().print(evaluation.table(scores["corpus"], title))
+    Console().print(evaluation.table({title: scores["corpus"]}))
     print(f"predictions.json and scores.json are in {run_dir}")
     return float(scores["corpus"]["CIDEr"])
 

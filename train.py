@@ -102,11 +102,11 @@ def main(cfg: DictConfig) -> float:
         training.load_state_dict(weights["state_dict"])
         captioner.save(run_dir / "model")
         predictions = evaluation.predict(captioner, val, val_source, strategy)
-        scores = evaluation.evaluate(val, predictions)
+        shown = config.read_scenes(cfg.data, cfg.data.val_split)
+        scores = evaluation.evaluate(val, predictions, shown)
         evaluation.write(run_dir, predictions, scores)
-        Console().print(
-            evaluation.table(scores["corpus"], f"{cfg.data.val_split}, {len(val)} images")
-        )
+        title = f"{cfg.data.val_split}, {len(val)} images"
+        Console().print(evaluation.table({title: scores["corpus"]}))
         print(
             f"everything is in {run_dir}; caption pictures with\n"
             f"  caption --model {run_dir / 'model'} PATH ..."

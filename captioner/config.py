@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from captioner import data, images, model, records, search
+from captioner import data, images, model, records, scenes, search
 from captioner.cache import FeatureCache
 from captioner.types import InputError
 
@@ -26,13 +26,15 @@ ALLOWED = ("torch.optim.", "pytorch_lightning.callbacks.", "pytorch_lightning.lo
 
 @dataclass
 class DataConfig:
-    """annotations, images: where records.read shall look, if not where it looks by itself.
+    """scenes: root holds the embedded data, whose captions can be checked for truth.
+    annotations, images: where records.read shall look, if not where it looks by itself.
 
     limit: only the first n pictures of a split. batch_size: pictures a step; captions: of each.
     views > 1 with augment: versions of each picture that a frozen encoder's cache holds.
     """
 
     root: str = MISSING
+    scenes: bool = False
     annotations: str | None = None
     images: str | None = None
     train_split: str = "train"
@@ -42,7 +44,7 @@ class DataConfig:
     captions: int = 5
     workers: int = 1
     views: int = 1
-    augment: dict[str, float] | None = None
+    augment: Any = None
     cache: str = "${oc.env:XDG_CACHE_HOME,${oc.env:HOME}/.cache}/captioner/features"
 
 
@@ -146,12 +148,22 @@ def read_records(config: DictConfig, split: str) -> list[records.Record]:
     return found[: config.limit]
 
 
+def read_scenes(config: DictConfig, split: str) -> dict[int, scenes.Scene] | None:
+    """What the pictures of the embedded data show; None for any other data."""
+    return (
+        scenes.read_scenes(Path(config.root) / f"captions_{split}.json") if config.scenes else None
+    )
+
+
 def make_source(
     config: DictConfig, captioner: model.CaptionModel, some: Sequence[records.Record], train: bool
 ) -> data.Source:
     """Where the pictures of these records come from: the cache of a frozen encoder, or files."""
     encoder, paths = captioner.encoder, [record.image for record in some]
-    augment = images.Augment(**plain(config.augment)) if config.augment else None
+    augment = None
+    if config.augment is not None:
+        options = {"_target_": "captioner.images.Augment", **plain(config.augment)}
+        augment = model.make(options, "captioner.images", images.Augment)
     if not encoder.frozen:
         if config.views != 1:
             raise InputError("data.views is for frozen encoders; this one sees each picture anew")

@@ -1,10 +1,11 @@
 """A model or a predictions file, and references -> predictions.json and scores.json."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from captioner.data import EvalBatches, Source
 from captioner.metrics import score
 from captioner.model import CaptionModel
 from captioner.records import Record
+from captioner.scenes import Scene, scene_accuracy, true_of
 from captioner.search import Strategy
 from captioner.types import InputError
 
@@ -40,9 +42,14 @@ def predict(
     return predictions
 
 
-def evaluate(records: Sequence[Record], predictions: Sequence[Prediction]) -> dict[str, Any]:
+def evaluate(
+    records: Sequence[Record],
+    predictions: Sequence[Prediction],
+    scenes: Mapping[int, Scene] | None = None,
+) -> dict[str, Any]:
     """{"corpus": {metric: value}, "per_image": {id: {metric: value}}} in the official scale.
 
+    scenes: what the pictures of the embedded data show; with them comes `scene_accuracy`.
     Raises InputError where the predictions are not one for each record.
     """
     said: dict[Any, str] = {}
@@ -50,7 +57,12 @@ def evaluate(records: Sequence[Record], predictions: Sequence[Prediction]) -> di
         if prediction["image_id"] in said:
             raise InputError(f"image {prediction['image_id']} has two predictions")
         said[prediction["image_id"]] = prediction["caption"]
-    return score.score({record.id: list(record.captions) for record in records}, said)
+    scores = score.score({record.id: list(record.captions) for record in records}, said)
+    if scenes is not None:
+        scores["corpus"]["scene_accuracy"] = scene_accuracy(said, scenes)
+        for image, values in scores["per_image"].items():
+            values["scene_accuracy"] = float(true_of(said[image], scenes[image]))
+    return scores
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -77,10 +89,14 @@ def write(folder: Path, predictions: Sequence[Prediction], scores: dict[str, Any
         temporary.replace(folder / name)
 
 
-def table(corpus: dict[str, float], title: str) -> Table:
-    """The corpus scores x 100, as papers print them."""
-    table = Table(title=title)
-    for name in corpus:
-        table.add_column(name, justify="right")
-    table.add_row(*(f"{100 * value:.1f}" for value in corpus.values()))
+def table(corpora: Mapping[str, Mapping[str, float]]) -> Table:
+    """Corpus scores x 100, as papers print them: a row for each name."""
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=0)
+    table.add_column("x 100", overflow="fold")
+    metrics = list(dict.fromkeys(name for corpus in corpora.values() for name in corpus))
+    for name in metrics:
+        table.add_column(name, justify="right", no_wrap=True)
+    for title, corpus in corpora.items():
+        cells = (f"{100 * corpus[name]:.1f}" if name in corpus else "-" for name in metrics)
+        table.add_row(title, *cells)
     return table

@@ -1,0 +1,102 @@
+"""Every YAML composes; what it describes can be made; nothing else can."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+from captioner import config, model, objectives, tokenizers
+from captioner.types import Features, InputError
+
+CONF = Path(__file__).parents[1] / "conf"
+CHOICES = [
+    (group.relative_to(CONF).as_posix(), file.stem)
+    for group in CONF.rglob("*")
+    if group.is_dir()
+    for file in sorted(group.glob("*.yaml"))
+]
+
+
+def composed(*overrides, name="train"):
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, [*overrides, "run_dir=somewhere"])
+
+
+def leaves(tree):
+    return sum(map(leaves, tree.values())) if isinstance(tree, dict) else 1
+
+
+@pytest.mark.parametrize("group, choice", CHOICES, ids=lambda x: x)
+def test_every_choice_composes_and_is_made(group, choice, monkeypatch, tmp_path):
+    if "torchvision" in group:
+        group, choice = "encoder", f"torchvision/{choice}"
+    overrides = [f"{group}={choice}", "data.root=x"]
+    if (group, choice) == ("encoder", "timm"):
+        overrides.append("encoder.name=resnet10t")
+    cfg = composed(*overrides)
+    plain = config.plain(cfg)
+    assert leaves(plain) <= 75, "a composed run should fit on a screen"
+    for part in ("encoder",):
+        if plain[part].get("pretrained"):
+            plain[part]["pretrained"] = False  # no downloads here
+    tokenizer = tokenizers.train(["a dog"], **plain["tokenizer"] | {"min_count": 1})
+    made = model.build({key: plain[key] for key in ("encoder", "decoder")}, tokenizer)
+    strategy = config.make_strategy(cfg.search)
+    objective = model.make(plain["objective"], "captioner.objectives", objectives.CrossEntropy)
+    optimizer = config.make_allowed(cfg.optimizer, _partial_=True)(made.decoder.parameters())
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert isinstance(objective, objectives.CrossEntropy)
+    found = made.eval().generate(Features(torch.rand(2, made.encoder.size)), strategy)
+    assert len(found.token_BKT) == 2
+
+
+def test_the_default_is_the_lectures_model_on_the_embedded_data():
+    cfg = composed()
+    assert cfg.data.root == "data/scenes" and cfg.data.scenes
+    assert cfg.encoder.name == "tf_efficientnet_lite0" and cfg.encoder.train == "none"
+    decoder = {"cell": "LSTM", "inject": "par", "layers": 1}
+    assert {key: cfg.decoder[key] for key in decoder} == decoder
+
+
+@pytest.mark.parametrize("name", ["train", "eval"])
+@pytest.mark.parametrize(
+    "override", ["data.rot=x", "sead=1", "data=flicker8k", "data.batch_size=many", "search.widht=3"]
+)
+def test_a_typo_is_an_error(name, override):
+    with pytest.raises(ConfigCompositionException):
+        composed(override, name=name)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "torch.load",
+        "torch.hub.load",
+        "torch.optimizer.x",
+        "builtins.eval",
+        "torch.opti",
+    ],
+)
+def test_nothing_outside_the_allowlist_is_called(target):
+    node = OmegaConf.create({"_target_": target, "lr": 1})
+    with pytest.raises(InputError, match="must begin with"):
+        config.make_allowed(node)
+    nested = OmegaConf.create({"_target_": "torch.optim.SGD", "x": [{"y": {"_target_": target}}]})
+    with pytest.raises(InputError, match="must begin with"):
+        config.make_allowed(nested)
+    with pytest.raises(InputError, match="not a class of captioner.search"):
+        config.make_strategy(node)
+
+
+def test_a_wrong_option_of_ours_is_named():
+    with pytest.raises(InputError, match=r"search\.Beam.*'wide'"):
+        config.make_strategy(OmegaConf.create({"_target_": "captioner.search.Beam", "wide": 3}))
+    with pytest.raises(InputError, match="search.width=0"):
+        config.make_strategy(OmegaConf.create({"_target_": "captioner.search.Beam", "width": 0}))
+    with pytest.raises(InputError, match="not a class of captioner.search"):
+        config.make_strategy(OmegaConf.create({"_target_": "captioner.search.Captions"}))

@@ -1,0 +1,217 @@
+"""The whole road on the embedded data: train, resume from the exported model, score, caption."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from pycocotools.coco import COCO
+
+import captioner
+import eval as eval_command
+import train as train_command
+from captioner import config, records, runs
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(command, *overrides):
+    """train.py's or eval.py's main, as Hydra calls it."""
+    name = Path(command.__file__).stem
+    config.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return command.main.__wrapped__(compose(name, list(overrides)))
+
+
+@pytest.fixture(scope="module")
+def options(scenes_dir, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return [f"data.root={scenes_dir}", f"data.cache={cache}", "data.workers=0"]
+
+
+SMALL = [
+    "decoder.embed_size=32",
+    "decoder.hidden_size=32",
+    "decoder.dropout=0",
+    "tokenizer.min_count=1",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(options, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    extra = [*SMALL, "trainer.max_epochs=3", "data.batch_size=4", "optimizer.lr=0.02"]
+    score = run(train_command, *options, *extra, f"run_dir={folder}", "trainer.log_every_n_steps=1")
+    return folder, score
+
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
+
+
+def test_the_run_directory_holds_everything(trained, scenes_dir):
+    folder, score = trained
+    assert {"config.yaml", "tokenizer.json", "checkpoints", "model", "predictions.json",
+            "scores.json", "metrics.csv", "tensorboard"} <= {p.name for p in folder.iterdir()}  # fmt: skip
+    header, *rows = (folder / "metrics.csv").read_text().splitlines()
+    columns = header.split(",")
+    wanted = {"train/loss", "train/nll", "train/grad_norm", "val/CIDEr", "val/nll", "val/Bleu_4"}
+    assert wanted <= set(columns)
+    losses = [float(x) for r in rows if (x := r.split(",")[columns.index("train/loss")])]
+    assert len(losses) == 15 and losses[-1] < losses[0]
+    scores = json.loads((folder / "scores.json").read_text())
+    assert math.isclose(scores["corpus"]["CIDEr"], score, abs_tol=1e-6)
+    assert 0 <= scores["corpus"]["scene_accuracy"] <= 1
+    assert len(scores["per_image"]) == 8
+    assert list(folder.glob("tensorboard/events*"))
+    assert (folder / "tokenizer.json").read_text() == (folder / "model/tokenizer.json").read_text()
+
+
+def test_predictions_are_in_the_official_format(trained, scenes_dir, capsys):
+    coco = COCO(str(scenes_dir / "captions_val.json"))
+    results = coco.loadRes(str(trained[0] / "predictions.json"))
+    assert results.getImgIds() == coco.getImgIds() and len(results.anns) == 8
+
+
+def test_the_exported_model_gives_the_runs_scores(trained, options, tmp_path):
+    folder, score = trained
+    again = run(eval_command, f"model={folder / 'model'}", *options, f"run_dir={tmp_path}")
+    assert math.isclose(again, score, abs_tol=1e-6)
+    for name in ("predictions.json", "scores.json"):
+        assert (tmp_path / name).read_text() == (folder / name).read_text()
+
+
+def test_predictions_are_scored_without_a_model(trained, scenes_dir, tmp_path):
+    score = run(
+        eval_command,
+        f"predictions={trained[0] / 'predictions.json'}",
+        f"references={scenes_dir / 'captions_val.json'}",
+        f"run_dir={tmp_path}",
+    )
+    assert math.isclose(score, trained[1], abs_tol=1e-6)
+
+
+def test_captions_from_paths_are_the_evaluations(trained, scenes_dir):
+    """The same picture gives the same words by the cache (float16) and from its file."""
+    some = records.read(scenes_dir, "val")
+    said = captioner.load(trained[0] / "model").caption([r.image for r in some])
+    predicted = json.loads((trained[0] / "predictions.json").read_text())
+    same = sum(c.caption == p["caption"] for c, p in zip(said, predicted))
+    assert same >= 7  # a near-tie may flip between float16 and float32
+
+
+def test_runs_are_compared_in_a_table(trained, capsys):
+    assert runs.main([str(trained[0])]) == 0
+    assert "scene_accuracy" in capsys.readouterr().out
+    assert runs.main(["nowhere"]) == 2
+    assert "nowhere/scores.json" in capsys.readouterr().err
+
+
+def test_the_same_seed_gives_the_same_weights(options, trained, tmp_path):
+    extra = [*SMALL, "trainer.max_epochs=1", "data.batch_size=4", "decoder.dropout=0.5"]
+    weights = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.manual_seed(len(weights))  # what was drawn before does not matter
+        run(train_command, *options, *extra, f"seed={seed}", f"run_dir={tmp_path / name}")
+        weights.append(captioner.load(tmp_path / name / "model").decoder.state_dict())
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert not torch.equal(weights[0]["W_hy.weight"], weights[2]["W_hy.weight"])
+
+
+def test_a_trainable_encoder_learns_from_pixels(options, tmp_path):
+    run(
+        train_command, *options, *SMALL, "debug=fast", "data.batch_size=2", "encoder.train=1",
+        "encoder.image_size=64", "data.augment={colour:0.1}", "encoder_lr=0.01",
+        "trainer.precision=bf16-mixed", f"run_dir={tmp_path}",
+    )  # fmt: skip
+    weights = captioner.load(tmp_path / "model").state_dict()
+    fresh = captioner.encoders.Timm(weights="pip", train=1)
+    learning = {n for n, p in fresh.named_parameters() if p.requires_grad}
+    moved = {
+        n for n, t in fresh.state_dict().items() if not torch.equal(t, weights[f"encoder.{n}"])
+    }
+    assert moved and not any(n.startswith("trunk.blocks.0") for n in moved)
+    assert learning <= moved
+
+
+def test_eight_pictures_are_learned_by_heart(options, tmp_path):
+    small = ["decoder.embed_size=64", "decoder.hidden_size=128", "optimizer.lr=0.01"]
+    score = run(
+        train_command, *options, "debug=overfit", *small, "search=greedy", f"run_dir={tmp_path}"
+    )
+    header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    column = header.split(",").index("train/nll")  # not 0: five captions of each
+    assert [float(x) for r in rows if (x := r.split(",")[column])][-1] < 0.5
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["corpus"]["Bleu_4"] > 0.9 and score > 2
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["data.root=nowhere"], "nowhere: no such folder"),
+        (["data=flickr8k"], "data.root is not set"),
+        (["data.val_split=dev2"], "dev2"),
+        (["decoder.inject=x"], "decoder.inject=x"),
+        (["optimizer._target_=os.system"], "must begin with"),
+        (["data.views=2"], "data.augment"),
+        (["warmup=2"], "warmup=2"),
+        (["data.batch_size=0"], "data.batch_size=0"),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_code_2(options, tmp_path, overrides, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        keep = [
+            o for o in options if not any(x.startswith(o.split("=")[0] + "=") for x in overrides)
+        ]
+        keep = keep if overrides != ["data=flickr8k"] else keep[1:]
+        run(train_command, *keep, *SMALL, *overrides, f"run_dir={tmp_path}")
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_commands_run_as_the_readme_says(options, tmp_path):
+    """train.py, eval.py and caption in processes of their own, from another folder."""
+    env = os.environ | {"HYDRA_FULL_ERROR": "1"}
+    folder = tmp_path / "run"
+
+    def shell(*command):
+        done = subprocess.run(
+            [sys.executable, *map(str, command)],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    out = shell(ROOT / "train.py", *options, *SMALL, "debug=fast", f"run_dir={folder}")
+    assert "CIDEr" in out and str(folder / "model") in out
+    out = shell(
+        ROOT / "eval.py", f"model={folder}/model", *options, "split=test", "search=greedy",
+        f"run_dir={tmp_path}/test",
+    )  # fmt: skip
+    assert "CIDEr" in out and (tmp_path / "test" / "scores.json").exists()
+    pictures = Path(options[0].split("=")[1]) / "images"
+    out = shell("-m", "captioner", "--model", f"{folder}/model", "--json", pictures)
+    assert len(out.splitlines()) == 32
+
+
+def test_two_processes_share_one_run(options, tmp_path):
+    """gloo, two ranks: one run directory, every validation picture once."""
+    command = [
+        sys.executable, ROOT / "train.py", *options, *SMALL, "debug=fast", "data.batch_size=4",
+        "trainer.limit_val_batches=1.0", "trainer.devices=2", "trainer.accelerator=cpu",
+        "trainer.strategy=ddp", f"run_dir={tmp_path}/run",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    assert len(json.loads((tmp_path / "run/predictions.json").read_text())) == 8
