@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> float:
             raise InputError("predictions=FILE needs references=COCO.json")
         predictions = evaluation.read_predictions(Path(cfg.predictions))
         some = records.read_references(Path(cfg.references))
-        shown, title = None, f"{cfg.predictions}, {len(some)} images"
+        shown, title = None, f"{len(some)} images"
     else:
         strategy = config.make_strategy(cfg.search)
         captioner = model.load(cfg.model)
@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> float:
         source = config.make_source(cfg.data, captioner, some, train=False)
         predictions = evaluation.predict(captioner, some, source, strategy, workers=0)
         shown = config.read_scenes(cfg.data, cfg.split)
-        title = f"{cfg.model}, {cfg.split} of {cfg.data.root}, {len(some)} images"
+        title = f"{cfg.split}, {len(some)} images"
     scores = evaluation.evaluate(some, predictions, shown)
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)

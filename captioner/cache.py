@@ -1,8 +1,8 @@
 """Features of a frozen encoder, computed once and kept on disk as float16.
 
-A cache cannot be stale: its folder is named by a digest of the encoder's weights, preprocessing and
-views, its rows by a digest of the picture's bytes. Rows are only ever appended, the data before
-their names, so that an interrupted run goes on where it was.
+A cache cannot be stale: its folder is named by a digest of the encoder's weights and preprocessing,
+its rows by a digest of the picture's bytes and by the view. Rows are only ever appended, the data
+before their names, so that an interrupted run goes on where it was.
 
     FOLDER/hashes.jsonl              path, size, modification time -> digest of the bytes
     FOLDER/DIGEST/encoder.json       what the digest was made of
@@ -53,14 +53,16 @@ class FeatureCache:
             raise InputError(f"data.views={views} needs data.augment: the views would all be equal")
         if views == 1 and augment is not None:
             raise InputError("a frozen encoder sees cached views: give data.views=2 or more")
-        self.encoder, self.grid, self.views, self.augment = encoder, grid, views, augment
+        self.encoder, self.grid, self.augment = encoder, grid, augment
+        self.views = ["0"]  # names of the views
+        if augment is not None:
+            self.views += [f"{_digest(asdict(augment))}-{k}" for k in range(1, views)]
         recipe = {
             "encoder": encoder.fingerprint(),
             "preprocess": asdict(encoder.preprocess),
             "grid": grid,
-            "augment": augment and asdict(augment),
         }
-        digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:20]
+        digest = _digest(recipe)
         self.hashes = Path(folder) / "hashes.jsonl"
         self.folder = Path(folder) / digest
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +90,7 @@ class FeatureCache:
                 i
                 for i, digest in enumerate(digests)
                 if digest is None
-                or any(f"{digest} {v}" not in self.index for v in range(self.views))
+                or any(f"{digest} {view}" not in self.index for view in self.views)
             ]
             bad = self._compute(paths, todo, digests, batch_size, workers) if todo else []
             self._open()
@@ -97,7 +99,7 @@ class FeatureCache:
                 f"{len(bad)} of {len(paths)} pictures cannot be read:\n  "
                 + "\n  ".join(str(error) for error in bad)
             )
-        return np.array([[self.index[f"{d} {v}"] for v in range(self.views)] for d in digests])
+        return np.array([[self.index[f"{d} {view}"] for view in self.views] for d in digests])
 
     def _compute(self, paths, todo, digests, batch_size, workers) -> list[InputError]:
         """Appends the missing views of paths[i], i in todo; fills in their digests."""
@@ -187,7 +189,7 @@ class FeatureCache:
 class _Item(NamedTuple):
     digest: str
     stat: tuple[int, int]
-    pixels: dict[int, Tensor]  # by view: those that are missing
+    pixels: dict[str, Tensor]  # by view: those that are missing
 
 
 class _Pictures(Dataset):
@@ -206,13 +208,14 @@ class _Pictures(Dataset):
             stat = _stat(path)
             data = images.read_bytes(path)
             digest = hashlib.sha256(data).hexdigest()
-            missing = [v for v in range(self.views) if f"{digest} {v}" not in self.index]
+            missing = [view for view in self.views if f"{digest} {view}" not in self.index]
             pixels = {}
             if missing:
                 picture = images.decode(data, str(path))
-                for v in missing:
-                    augment = self.augment if v else None
-                    pixels[v] = images.view(picture, self.preprocess, augment, _seed(digest, v))
+                for view in missing:
+                    augment = None if view == "0" else self.augment
+                    seed = int(_digest([digest, view])[:13], 16)
+                    pixels[view] = images.view(picture, self.preprocess, augment, seed)
         except OSError as error:
             return InputError(f"{path}: {error.strerror}")
         except InputError as error:
@@ -220,8 +223,8 @@ class _Pictures(Dataset):
         return _Item(digest, stat, pixels)
 
 
-def _seed(digest: str, view: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{digest} {view}".encode()).digest()[:7], "big")
+def _digest(recipe: object) -> str:
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _stat(path: Path) -> tuple[int, int]:

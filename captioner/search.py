@@ -164,7 +164,7 @@ class Beam:
     """
 
     width: int = 5
-    length_penalty: float = 0.0
+    length_penalty: float = 0.7
     n: int = 1
     max_length: int = 30
 

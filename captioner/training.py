@@ -1,5 +1,6 @@
 """The training loop: Lightning drives, this module says what a step and a validation are."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ class Training(pl.LightningModule):
             if step < rise:
                 return (step + 1) / rise
             fallen = (step - rise) / max(1, total - rise)
-            return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(1.0, fallen)))))
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, fallen)))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
@@ -72,11 +73,7 @@ class Training(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Everything random in a step is a function of (seed, rank, epoch, batch number)."""
         place = [self.seed, self.global_rank, self.current_epoch, batch_idx]
-        generator = torch.Generator().manual_seed(0)
-        for number in place:
-            mixed = int(torch.randint(2**62, (), generator=generator)) ^ (number + 1)
-            generator.manual_seed(mixed)
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, logs = self.objective(self.model, batch, self.global_step)

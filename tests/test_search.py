@@ -78,7 +78,7 @@ def test_beam_of_one_equals_greedy_in_tokens_and_scores(seed):
     decoder = random_decoder(seed)
     features, greedy = run(Greedy(max_length=8), decoder)
     memory, state = decoder.start(features, len(features.pooled_BD))
-    beam = Beam(1, max_length=8)(decoder.step, memory, state)
+    beam = Beam(1, 0.0, max_length=8)(decoder.step, memory, state)
     T = greedy.token_BKT.shape[2]
     assert torch.equal(beam.token_BKT[:, :, :T], greedy.token_BKT)
     assert (beam.token_BKT[:, :, T:] == PAD).all()
@@ -112,7 +112,8 @@ def test_the_mean_score_does_not_fall_with_the_width():
     means = []
     for width in (1, 2, 4, 8):
         scores = [
-            run(Beam(width, max_length=6), random_decoder(seed))[1].score_BK for seed in range(30)
+            run(Beam(width, 0.0, max_length=6), random_decoder(seed))[1].score_BK
+            for seed in range(30)
         ]
         means.append(torch.stack(scores).mean().item())
     assert means == sorted(means)

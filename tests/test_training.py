@@ -1,0 +1,93 @@
+"""The step around the objective: schedule, clipping, and seeds that are functions of the place."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from captioner import objectives, search
+from captioner.training import Training
+from captioner.types import InputError
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+
+
+def training(**options):
+    module = Training(
+        Model(),
+        objectives.CrossEntropy(),
+        search.Greedy(),
+        [],
+        lambda groups: torch.optim.SGD(groups, lr=0.1),
+        **options,
+    )
+    module.log = lambda name, value, **_: logged.__setitem__(name, float(value))
+    return module
+
+
+logged: dict[str, float] = {}
+
+
+def fitted(module, steps=100):
+    module._trainer = SimpleNamespace(estimated_stepping_batches=steps)
+    return module.configure_optimizers()
+
+
+def test_the_learning_rate_rises_and_falls_to_zero():
+    made = fitted(training(warmup=0.2, encoder_lr=0.01))
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(100):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    decoder, encoder = map(list, zip(*rates))
+    assert decoder[:20] == pytest.approx([0.1 * (k + 1) / 20 for k in range(20)])
+    assert decoder[20:] == pytest.approx(
+        [0.05 * (1 + math.cos(math.pi * k / 80)) for k in range(80)], abs=1e-6
+    )
+    assert encoder == pytest.approx([rate / 10 for rate in decoder], abs=1e-6)
+
+
+def test_a_frozen_encoder_has_no_parameter_group():
+    module = training()
+    module.model.encoder.requires_grad_(False)
+    assert len(fitted(module)["optimizer"].param_groups) == 1
+
+
+@pytest.mark.parametrize("norm, limit", [(10.0, 5.0), (3.0, 5.0), (10.0, None)])
+def test_gradients_are_scaled_where_their_norm_is_too_big(norm, limit):
+    module = training()
+    gradient = torch.randn(2, 2)
+    for parameter in module.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    module.model.decoder.weight.grad = norm * gradient / gradient.norm()
+    module.configure_gradient_clipping(None, limit)
+    after = module.model.decoder.weight.grad
+    assert logged["train/grad_norm"] == pytest.approx(norm)
+    assert after.norm().item() == pytest.approx(min(norm, limit or norm), rel=1e-4)
+    torch.testing.assert_close(after / after.norm(), gradient / gradient.norm())
+
+
+def test_randomness_is_a_function_of_seed_rank_epoch_and_batch():
+    def draw(seed, rank, epoch, batch):
+        module = training(seed=seed)
+        module._trainer = SimpleNamespace(global_rank=rank, current_epoch=epoch)
+        module.on_train_batch_start(None, batch)
+        return torch.rand(1).item()
+
+    places = [(s, r, e, b) for s in (0, 1) for r in (0, 1) for e in (0, 1, 2) for b in (0, 1, 2)]
+    drawn = [draw(*place) for place in places]
+    assert len(set(drawn)) == len(places)
+    torch.manual_seed(99)
+    assert drawn == [draw(*place) for place in places]
+
+
+def test_a_wrong_warmup_is_named():
+    with pytest.raises(InputError, match="warmup=1.5"):
+        training(warmup=1.5)
