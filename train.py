@@ -1,5 +1,7 @@
 """Trains a captioner: python train.py data=flickr8k data.root=DIR [group=choice] [key=value]"""
 
+import logging
+import warnings
 from pathlib import Path
 
 import hydra
@@ -16,6 +18,17 @@ from captioner.training import Training
 from captioner.types import InputError
 
 config.register()
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", "Found .* module.* in eval mode")  # the frozen encoder's
+
+
+class ProgressBar(RichProgressBar):
+    """Without the version number that Lightning makes of our logger's folder."""
+
+    def get_metrics(self, *args):
+        metrics = super().get_metrics(*args)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -82,7 +95,7 @@ def main(cfg: DictConfig) -> float:
         callbacks=[
             best,
             EarlyStopping("val/CIDEr", mode="max", patience=cfg.patience),
-            RichProgressBar(),
+            ProgressBar(),
         ],
         logger=[
             CSVLogger(run_dir, name="", version=""),
