@@ -19,6 +19,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/installed
+	rm -rf $(DEMO)/seeing $(DEMO)/blind
 	$(PY) data_prep/scenes.py $(DEMO)/scenes
 	$(PY) train.py data.root=$(DEMO)/scenes experiment=scenes run_dir=$(DEMO)/seeing
 	$(PY) train.py data.root=$(DEMO)/scenes experiment=scenes encoder=blind run_dir=$(DEMO)/blind

@@ -4,11 +4,10 @@ or a predictions file: python eval.py predictions=FILE references=COCO.json"""
 from pathlib import Path
 
 import hydra
-import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from captioner import config, evaluation, model, records
+from captioner import config, evaluation, model, records, runs
 from captioner.types import InputError
 
 config.register()
@@ -29,17 +28,18 @@ def main(cfg: DictConfig) -> float:
     else:
         strategy = config.make_strategy(cfg.search)
         captioner = model.load(cfg.model)
-        captioner.to("cuda" if torch.cuda.is_available() else "cpu")
+        captioner.to(config.device())
         some = config.read_records(cfg.data, cfg.split)
+        workers = 0 if captioner.encoder.frozen else cfg.data.workers
         source = config.make_source(cfg.data, captioner, some, train=False)
-        predictions = evaluation.predict(captioner, some, source, strategy, workers=0)
+        predictions = evaluation.predict(captioner, some, source, strategy, workers=workers)
         shown = config.read_scenes(cfg.data, cfg.split)
         title = f"{cfg.split}, {len(some)} images"
     scores = evaluation.evaluate(some, predictions, shown)
-    run_dir = Path(cfg.run_dir)
+    run_dir = config.run_dir(cfg)
     run_dir.mkdir(parents=True, exist_ok=True)
     evaluation.write(run_dir, predictions, scores)
-    Console().print(evaluation.table({title: scores["corpus"]}))
+    Console().print(runs.table({title: scores["corpus"]}))
     print(f"predictions.json and scores.json are in {run_dir}")
     return float(scores["corpus"]["CIDEr"])
 

@@ -1,8 +1,8 @@
 """Trains a captioner: python train.py data=flickr8k data.root=DIR [group=choice] [key=value]"""
 
 import logging
+import os
 import warnings
-from pathlib import Path
 
 import hydra
 import pytorch_lightning as pl
@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProg
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 
-from captioner import config, evaluation, model, objectives, tokenizers
+from captioner import config, evaluation, model, objectives, runs, tokenizers
 from captioner.data import CaptionData
 from captioner.training import Training
 from captioner.types import InputError
@@ -35,7 +35,12 @@ class ProgressBar(RichProgressBar):
 @config.command
 def main(cfg: DictConfig) -> float:
     """One run, from data to scores, all in `run_dir`. Returns val CIDEr, for sweeps."""
-    run_dir = Path(cfg.run_dir)
+    run_dir = config.run_dir(cfg)
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes
+    if first and (run_dir / "config.yaml").exists():
+        raise InputError(f"{run_dir} holds a run already: give another run_dir, or remove it")
+    if not cfg.trainer.max_epochs:
+        raise InputError(f"trainer.max_epochs={cfg.trainer.max_epochs}: give 1 or more")
     run_dir.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(cfg.seed, verbose=False)
 
@@ -54,6 +59,7 @@ def main(cfg: DictConfig) -> float:
     captioner = model.build(
         {"encoder": config.plain(cfg.encoder), "decoder": config.plain(cfg.decoder)}, tokenizer
     )
+    captioner.encoder.to(config.device(cfg.trainer.accelerator))  # where features are computed
     objective = model.make(
         config.plain(cfg.objective), "captioner.objectives", objectives.CrossEntropy
     )
@@ -77,7 +83,7 @@ def main(cfg: DictConfig) -> float:
         objective,
         strategy,
         val,
-        config.make_allowed(cfg.optimizer, _partial_=True),
+        config.make_optimizer(cfg.optimizer),
         encoder_lr=cfg.encoder_lr,
         warmup=cfg.warmup,
         seed=cfg.seed,
@@ -110,16 +116,22 @@ def main(cfg: DictConfig) -> float:
         (run_dir / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
     trainer.fit(training, data)
 
+    if not best.best_model_path:
+        raise InputError(
+            "no validation took place: raise trainer.max_epochs, or lower "
+            f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch}"
+        )
     if trainer.is_global_zero:
         weights = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         training.load_state_dict(weights["state_dict"])
-        captioner.save(run_dir / "model")
-        predictions = evaluation.predict(captioner, val, val_source, strategy)
+        captioner.float().save(run_dir / "model")
+        captioner.to(trainer.strategy.root_device)
+        predictions = evaluation.predict(captioner, val, val_source, strategy, workers=data.workers)
         shown = config.read_scenes(cfg.data, cfg.data.val_split)
         scores = evaluation.evaluate(val, predictions, shown)
         evaluation.write(run_dir, predictions, scores)
         title = f"{cfg.data.val_split}, {len(val)} images"
-        Console().print(evaluation.table({title: scores["corpus"]}))
+        Console().print(runs.table({title: scores["corpus"]}))
         print(
             f"everything is in {run_dir}; caption pictures with\n"
             f"  caption --model {run_dir / 'model'} PATH ..."

@@ -2,12 +2,15 @@
 
 import argparse
 import glob
+import io
 import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+
+from tqdm import tqdm
 
 from captioner.model import load
 from captioner.search import Beam
@@ -30,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--beam", type=int, default=5, metavar="K", help="beam width (default 5)")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="pictures at a time")
     options = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a file name need not be text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if options.model is None:
         parser.error("no model: give --model DIR or set CAPTIONER_MODEL (`make demo` trains one)")
 
@@ -37,7 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         paths = [_expand(path) for path in options.paths]
         model, beam = load(options.model), Beam(width=options.beam)
-        for result in model.caption_stream(chain.from_iterable(paths), beam, options.batch):
+        results = model.caption_stream(chain.from_iterable(paths), beam, options.batch)
+        # Lines on a terminal are progress enough; a bar among them would tear them.
+        quiet = sys.stdout.isatty() or not sys.stderr.isatty()
+        for result in tqdm(results, unit=" pictures", disable=quiet):
             if result.error is not None:
                 failures += 1
                 print(result.error, file=sys.stderr)

@@ -14,7 +14,9 @@ before their names, so that an interrupted run goes on where it was.
 import fcntl
 import hashlib
 import json
+import math
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -84,22 +87,29 @@ class FeatureCache:
 
         Raises InputError with the list of all pictures that cannot be read; the good ones are kept.
         """
-        with self._locked():
-            digests = [self._known_digest(path) for path in paths]
-            todo = [
-                i
-                for i, digest in enumerate(digests)
-                if digest is None
-                or any(f"{digest} {view}" not in self.index for view in self.views)
-            ]
-            bad = self._compute(paths, todo, digests, batch_size, workers) if todo else []
-            self._open()
+        digests, todo = self._missing(paths)
+        bad: list[InputError] = []
+        if todo:
+            with self._locked():
+                digests, todo = self._missing(paths)  # another process may have been at work
+                bad = self._compute(paths, todo, digests, batch_size, workers)
+                self._open()
         if bad:
             raise InputError(
                 f"{len(bad)} of {len(paths)} pictures cannot be read:\n  "
                 + "\n  ".join(str(error) for error in bad)
             )
         return np.array([[self.index[f"{d} {view}"] for view in self.views] for d in digests])
+
+    def _missing(self, paths: Sequence[Path]) -> tuple[list[str | None], list[int]]:
+        """The digests that are known, and which pictures lack a row."""
+        digests = [self._known_digest(path) for path in paths]
+        todo = [
+            i
+            for i, digest in enumerate(digests)
+            if digest is None or any(f"{digest} {view}" not in self.index for view in self.views)
+        ]
+        return digests, todo
 
     def _compute(self, paths, todo, digests, batch_size, workers) -> list[InputError]:
         """Appends the missing views of paths[i], i in todo; fills in their digests."""
@@ -127,7 +137,7 @@ class FeatureCache:
                     (f"{item.digest} {view}", picture)
                     for item in items
                     if not isinstance(item, InputError)
-                    for view, picture in item.pixels.items()
+                    for view, picture in zip(item.views, item.pixels)
                 ]
                 for start in range(0, len(views), batch_size):
                     names, pixels = zip(*views[start : start + batch_size])
@@ -147,9 +157,16 @@ class FeatureCache:
         """(Re)reads the index and maps the data."""
         self.known = {}
         for line in _whole_lines(self.hashes):
-            path, size, mtime, digest = json.loads(line)
-            self.known[path, size, mtime] = digest
+            try:
+                path, size, mtime, digest = json.loads(line)
+                self.known[path, size, mtime] = digest
+            except ValueError:  # two processes wrote at once: those pictures are hashed again
+                continue
         self.names = _whole_lines(self.folder / "rows.txt")
+        for kind, shape in self.shapes.items():  # less what was named but not written
+            file = self.folder / f"{kind}.f16"
+            size = file.stat().st_size if file.exists() else 0
+            self.names = self.names[: size // (2 * math.prod(shape))]
         self.index = {name: row for row, name in enumerate(self.names)}
         self.data = {
             kind: np.memmap(
@@ -170,6 +187,7 @@ class FeatureCache:
             with open(self.folder / f"{kind}.f16", "ab") as file:
                 file.truncate(len(self.names) * half[0].nbytes)
                 file.write(half.numpy().tobytes())
+                os.fsync(file.fileno())
         with open(self.folder / "rows.txt", "a") as file:
             file.write("".join(name + "\n" for name in names))
         self.names += names
@@ -177,19 +195,26 @@ class FeatureCache:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One process at a time computes; another one waits, and then finds the rows there."""
-        with open(self.hashes.with_name("lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for path in (self.hashes, self.folder / "rows.txt"):
-                if path.exists():  # forget a line whose writing was cut off
-                    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        with open(self.folder / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"waiting for another process to fill {self.folder}", file=sys.stderr)
+                fcntl.flock(lock, fcntl.LOCK_EX)
             self._open()
+            # Forget rows, and a hash, whose writing was cut off.
+            (self.folder / "rows.txt").write_text("".join(f"{name}\n" for name in self.names))
+            if self.hashes.exists() and not self.hashes.read_bytes().endswith(b"\n"):
+                with open(self.hashes, "a") as hashes:
+                    hashes.write("\n")
             yield
 
 
 class _Item(NamedTuple):
     digest: str
     stat: tuple[int, int]
-    pixels: dict[str, Tensor]  # by view: those that are missing
+    views: list[str]  # those that are missing
+    pixels: Tensor  # (views, 3, S, S): one tensor, since each would cost the loader a descriptor
 
 
 class _Pictures(Dataset):
@@ -209,18 +234,20 @@ class _Pictures(Dataset):
             data = images.read_bytes(path)
             digest = hashlib.sha256(data).hexdigest()
             missing = [view for view in self.views if f"{digest} {view}" not in self.index]
-            pixels = {}
+            pixels = [torch.empty(0)]
             if missing:
                 picture = images.decode(data, str(path))
-                for view in missing:
-                    augment = None if view == "0" else self.augment
-                    seed = int(_digest([digest, view])[:13], 16)
-                    pixels[view] = images.view(picture, self.preprocess, augment, seed)
+                pixels = [self._view(picture, digest, view) for view in missing]
         except OSError as error:
             return InputError(f"{path}: {error.strerror}")
         except InputError as error:
             return error
-        return _Item(digest, stat, pixels)
+        return _Item(digest, stat, missing, torch.stack(pixels))
+
+    def _view(self, picture: Image, digest: str, view: str) -> Tensor:
+        augment = None if view == "0" else self.augment
+        seed = int(_digest([digest, view])[:13], 16)
+        return images.view(picture, self.preprocess, augment, seed)
 
 
 def _digest(recipe: object) -> str:

@@ -1,27 +1,27 @@
 """What train.py and eval.py share: the typed top level of conf/, and what may be made out of it.
 
-Hydra's `instantiate` would call anything; here it is given torch's optimisers and Lightning's
-callbacks and loggers only. Everything of captioner is made by `model.make`.
+Hydra's `instantiate` would call anything, so it is not used: optimisers are looked up in
+torch.optim by `make_optimizer`, everything of captioner is made by `model.make`.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.config_store import ConfigStore
-from hydra.utils import instantiate
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from captioner import data, images, model, records, scenes, search
 from captioner.cache import FeatureCache
 from captioner.types import InputError
-
-ALLOWED = ("torch.optim.", "pytorch_lightning.callbacks.", "pytorch_lightning.loggers.")
 
 
 @dataclass
@@ -30,6 +30,7 @@ class DataConfig:
     annotations, images: where records.read shall look, if not where it looks by itself.
 
     limit: only the first n pictures of a split. batch_size: pictures a step; captions: of each.
+    cache: where features are kept (default: captioner/features in the user's cache folder).
     views > 1 with augment: versions of each picture that a frozen encoder's cache holds.
     """
 
@@ -45,7 +46,7 @@ class DataConfig:
     workers: int = 1
     views: int = 1
     augment: Any = None
-    cache: str = "${oc.env:XDG_CACHE_HOME,${oc.env:HOME}/.cache}/captioner/features"
+    cache: str | None = None
 
 
 @dataclass
@@ -107,29 +108,39 @@ def command(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     return run
 
 
+def run_dir(config: DictConfig) -> Path:
+    """Where this run writes: Hydra's directory of this job, the same for all processes of a run."""
+    if HydraConfig.initialized():
+        return Path(HydraConfig.get().runtime.output_dir)
+    return Path(config.run_dir)
+
+
+def device(accelerator: str = "auto") -> torch.device:
+    """Where features are computed and captions made: this process's GPU where there is one."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
 def plain(config: Any) -> Any:
     """An OmegaConf node as dicts and lists."""
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
-def make_allowed(config: DictConfig, **options: Any) -> Any:
-    """Hydra's instantiate, for targets in ALLOWED. Raises InputError for any other."""
-    targets = [value for key, value in _leaves(plain(config)) if key == "_target_"]
-    for target in targets:
-        if not str(target).startswith(ALLOWED):
-            raise InputError(f"_target_={target}: must begin with one of {', '.join(ALLOWED)}")
-    return instantiate(config, **options)
+def make_optimizer(config: DictConfig) -> Callable[..., torch.optim.Optimizer]:
+    """{_target_: torch.optim.NAME, lr: ..} -> what makes it of parameters.
 
-
-def _leaves(tree: Any, key: str = ""):
-    if isinstance(tree, dict):
-        for name, value in tree.items():
-            yield from _leaves(value, name)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _leaves(value)
-    else:
-        yield key, tree
+    Raises InputError for anything that is not one of torch.optim's own optimisers.
+    """
+    options = plain(config)
+    target = str(options.pop("_target_", None))
+    match = re.fullmatch(r"torch\.optim\.(\w+)", target)
+    Class = match and getattr(torch.optim, match[1], None)
+    if not (isinstance(Class, type) and issubclass(Class, torch.optim.Optimizer)):
+        raise InputError(
+            f"optimizer._target_={target}: give one of torch.optim's, as torch.optim.Adam"
+        )
+    return partial(Class, **options)
 
 
 def make_strategy(config: DictConfig) -> search.Strategy:
@@ -139,6 +150,8 @@ def make_strategy(config: DictConfig) -> search.Strategy:
 
 def read_records(config: DictConfig, split: str) -> list[records.Record]:
     """The records of a split, cut to data.limit."""
+    if config.limit is not None and config.limit < 1:
+        raise InputError(f"data.limit={config.limit}: give 1 or more, or null for all")
     found = records.read(
         Path(config.root),
         split,
@@ -169,6 +182,7 @@ def make_source(
             raise InputError("data.views is for frozen encoders; this one sees each picture anew")
         return data.Pixels(paths, encoder.preprocess, augment if train else None)
     views, augment = (config.views, augment) if train else (1, None)
-    folder = os.path.expanduser(config.cache)
+    user_cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    folder = Path(config.cache or f"{user_cache}/captioner/features").expanduser()
     cache = FeatureCache(folder, encoder, captioner.decoder.uses_grid, views, augment)
     return data.Cached(cache, paths, config.workers)

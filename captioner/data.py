@@ -4,6 +4,7 @@ So nothing random needs to be saved: epoch e's batch b is the same in every run,
 workers, and going on in the middle of an epoch is skipping to a batch number.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +19,7 @@ from captioner import images
 from captioner.cache import FeatureCache
 from captioner.records import Record
 from captioner.tokenizers import Tokenizer
-from captioner.types import BOS, EOS, Batch, Features, InputError
+from captioner.types import BOS, EOS, PAD, Batch, Features, InputError
 
 
 class Source(Protocol):
@@ -147,13 +148,13 @@ def make_batch(
     ids_BC: Sequence[Sequence[Sequence[int]]],
     captions: int,
 ) -> Batch:
-    """Pictures `index` with these captions' ids (at most `captions` each) as a Batch."""
-    ids_N = [row for ids in ids_BC for row in [*ids, *[None] * (captions - len(ids))]]
-    length_N = torch.tensor([0 if ids is None else len(ids) + 1 for ids in ids_N])
-    token_NT = torch.zeros(len(ids_N), int(length_N.max()) + 1, dtype=torch.long)
+    """Pictures `index` with these captions' targets (at most `captions` each) as a Batch."""
+    ids_N = [row for ids in ids_BC for row in [*ids, *[()] * (captions - len(ids))]]
+    length_N = torch.tensor([len(ids) for ids in ids_N])
+    token_NT = torch.full((len(ids_N), int(length_N.max()) + 1), PAD)
     for row, ids in enumerate(ids_N):
-        if ids is not None:
-            token_NT[row, : len(ids) + 2] = torch.tensor([BOS, *ids, EOS])
+        if ids:
+            token_NT[row, : len(ids) + 1] = torch.tensor([BOS, *ids])
     return Batch(source(index, draw), token_NT, length_N, torch.tensor(index))
 
 
@@ -181,9 +182,13 @@ class CaptionData(pl.LightningDataModule):
                 raise InputError(f"data.{name}={value}: give 1 or more")
         self.sources = {"train": train_source, "val": val_source}
         self.token_ids = {
-            "train": [[tokenizer.encode(caption) for caption in r.captions] for r in train],
-            "val": [[tokenizer.encode(caption) for caption in r.captions] for r in val],
+            "train": [[tokenizer.targets(caption) for caption in r.captions] for r in train],
+            "val": [[tokenizer.targets(caption) for caption in r.captions] for r in val],
         }
+        rows = [ids for image in self.token_ids["train"] for ids in image]
+        if cut := sum(ids[-1] != EOS for ids in rows):
+            limit = f"tokenizer.max_length={tokenizer.max_length}"
+            warnings.warn(f"{cut} of {len(rows)} captions are cut to {limit}", stacklevel=2)
         self.batch_size, self.captions, self.workers, self.seed = (
             batch_size,
             captions,

@@ -95,8 +95,8 @@ class CNN(nn.Module):
         return Features(pooled_BD, map_BDhw.flatten(2).transpose(1, 2) if grid else None)
 
     def fingerprint(self) -> str:
-        """A digest of the trunk's modules, weights and statistics."""
-        digest = hashlib.sha256(repr(self.trunk).encode())
+        """A digest of the class, the trunk's modules, weights and statistics."""
+        digest = hashlib.sha256(f"{type(self).__name__} {self.size} {self.trunk!r}".encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

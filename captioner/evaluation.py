@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -31,13 +29,13 @@ def predict(
 ) -> list[Prediction]:
     """One caption for every record, in their order, with a progress bar on stderr."""
     model.eval()
-    device = next(model.decoder.parameters()).device
     batches = EvalBatches(source, [[[]]] * len(records), batch_size, captions=1)
     loader = DataLoader(batches, batch_size=None, num_workers=workers)
     predictions: list[Prediction] = []
     for batch in tqdm(loader, "captions", unit=" batches"):
-        texts = model.texts(model.generate(batch.images.to(device), strategy))
-        for index, (text, _) in zip(batch.index_B.tolist(), texts):
+        numbers = batch.index_B.tolist()
+        texts = model.texts(model.generate(batch.images, strategy, numbers))
+        for index, (text, _) in zip(numbers, texts):
             predictions.append({"image_id": records[index].id, "caption": text})
     return predictions
 
@@ -87,16 +85,3 @@ def write(folder: Path, predictions: Sequence[Prediction], scores: dict[str, Any
         temporary = folder / f"{name}.tmp"
         temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
         temporary.replace(folder / name)
-
-
-def table(corpora: Mapping[str, Mapping[str, float]]) -> Table:
-    """Corpus scores x 100, as papers print them: a row for each name."""
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=0)
-    table.add_column("x 100", overflow="fold")
-    metrics = list(dict.fromkeys(name for corpus in corpora.values() for name in corpus))
-    for name in metrics:
-        table.add_column(name, justify="right", no_wrap=True)
-    for title, corpus in corpora.items():
-        cells = (f"{100 * corpus[name]:.1f}" if name in corpus else "-" for name in metrics)
-        table.add_row(title, *cells)
-    return table

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -55,20 +55,33 @@ class CaptionModel(nn.Module):
         self.config = config
 
     def encode(self, images: Tensor | Features) -> Features:
-        """Pixels (B, 3, S, S) -> Features; features from a cache are handed on."""
+        """Pixels (B, 3, S, S) -> Features; features from a cache are handed on.
+
+        Either is brought to the model's device and floating point type first.
+        """
+        weight = next(self.decoder.parameters())
+        images = images.to(weight.device, weight.dtype)
         if isinstance(images, Features):
             return images
         return self.encoder(images, grid=self.decoder.uses_grid)
 
-    def generate(self, images: Tensor | Features, strategy: search.Strategy) -> search.Captions:
-        """Captions of B images as ids. The unknown word is never said, nor nothing at all."""
+    def generate(
+        self,
+        images: Tensor | Features,
+        strategy: search.Strategy,
+        numbers: Sequence[int] | None = None,
+    ) -> search.Captions:
+        """Captions of B images as ids. The unknown word is never said, nor nothing at all.
+
+        numbers: which images these are, so that sampling does not depend on their batch.
+        """
         rules = [search.forbid(UNK), search.min_length(1)]
         with torch.inference_mode():
             features = self.encode(images)
             memory, state = self.decoder.start(
                 features, rows=len(features.pooled_BD) * strategy.rows
             )
-            return strategy(self.decoder.step, memory, state, rules)
+            return strategy(self.decoder.step, memory, state, rules, numbers)
 
     def texts(self, captions: search.Captions) -> list[tuple[str, float]]:
         """The best caption of each image as text, with its score."""
@@ -93,17 +106,18 @@ class CaptionModel(nn.Module):
         """The same one by one, as they are made, for any number of paths."""
         self.eval()
         strategy = strategy or search.Beam()
-        device = next(self.decoder.parameters()).device
-        todo = iter(paths)
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size}: give 1 or more")
+        todo, begun = iter(paths), 0
         with ThreadPoolExecutor(4) as pool:
             while batch := [str(path) for path in islice(todo, batch_size)]:
                 pixels = list(pool.map(self._open, batch))
-                good = [p for p in pixels if isinstance(p, Tensor)]
-                said = iter(
-                    self.texts(self.generate(torch.stack(good).to(device), strategy))
-                    if good
-                    else []
-                )
+                good = {n: p for n, p in enumerate(pixels, begun) if isinstance(p, Tensor)}
+                begun += len(batch)
+                said: Iterator[tuple[str, float]] = iter(())
+                if good:
+                    stacked = torch.stack(list(good.values()))
+                    said = iter(self.texts(self.generate(stacked, strategy, list(good))))
                 for path, picture in zip(batch, pixels):
                     if isinstance(picture, Tensor):
                         yield Caption(path, *next(said))
@@ -117,7 +131,10 @@ class CaptionModel(nn.Module):
             return error
 
     def save(self, folder: str | Path) -> None:
-        """Writes the model directory; an existing one is replaced file by file."""
+        """Writes the model directory; an existing one is replaced file by file.
+
+        The weights carry a digest of their tokenizer, so that words and weights cannot be parted.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {
@@ -125,10 +142,16 @@ class CaptionModel(nn.Module):
             **self.config,
             "preprocess": asdict(self.encoder.preprocess),
         }
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (folder / "tokenizer.json").write_text(self.tokenizer.to_json(), encoding="utf-8")
+        texts = {
+            "config.json": json.dumps(config, indent=2) + "\n",
+            "tokenizer.json": self.tokenizer.to_json(),
+        }
+        for name, text in texts.items():
+            (folder / f"{name}.tmp").write_text(text, encoding="utf-8")
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
-        save_file(tensors, folder / "model.safetensors")
+        save_file(tensors, folder / "model.safetensors.tmp", {"tokenizer": self.tokenizer.digest()})
+        for name in FILES:
+            (folder / f"{name}.tmp").replace(folder / name)
 
 
 def build(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> CaptionModel:
@@ -183,11 +206,15 @@ def load(folder: str | Path) -> CaptionModel:
     return model.eval()
 
 
-def _load_tensors(model: nn.Module, path: Path) -> None:
+def _load_tensors(model: CaptionModel, path: Path) -> None:
     try:
+        with safe_open(path, "pt") as file:
+            digest = (file.metadata() or {}).get("tokenizer")
         tensors = load_file(path)
     except SafetensorError as error:
         raise InputError(f"{path}: not a whole safetensors file: {error}") from error
+    if digest != model.tokenizer.digest():
+        raise InputError(f"{path}: was not trained with the tokenizer.json beside it")
     wanted = model.state_dict()
     wrong = [f"{key} is missing" for key in wanted if key not in tensors]
     wrong += [f"{key} is foreign" for key in tensors if key not in wanted]

@@ -5,6 +5,8 @@ B * rows rows; images and hypotheses are searched all at once, as tensors.
 
     captions = Beam(width=5)(decoder.step, memory, state)
 
+`numbers` says which images these are, for what is drawn at random; by default 0, 1, 2 ...
+
 A rule is a pure function of the prefix, `rule(token_NT, log_prob_NV, image_N) -> log_prob_NV`,
 which forbids words by -inf. Rules do not renormalise: a score is always the model's own
 log-probability.
@@ -14,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +44,7 @@ def forbid(*ids: int) -> Rule:
     def rule(token_NT: Tensor, log_prob_NV: Tensor, image_N: Tensor) -> Tensor:
         return log_prob_NV.index_fill(1, torch.tensor(ids, device=log_prob_NV.device), -torch.inf)
 
+    rule.__name__ = f"forbid{ids}"
     return rule
 
 
@@ -48,10 +52,10 @@ def min_length(words: int) -> Rule:
     """The rule that a caption does not end before it has so many words."""
 
     def rule(token_NT: Tensor, log_prob_NV: Tensor, image_N: Tensor) -> Tensor:
-        if token_NT.shape[1] > words:  # bos is in the prefix
-            return log_prob_NV
-        return log_prob_NV.index_fill(1, torch.tensor([EOS], device=log_prob_NV.device), -torch.inf)
+        ends_too_soon = token_NT.shape[1] <= words  # bos is in the prefix
+        return forbid(EOS)(token_NT, log_prob_NV, image_N) if ends_too_soon else log_prob_NV
 
+    rule.__name__ = f"min_length({words})"
     return rule
 
 
@@ -59,10 +63,12 @@ def min_length(words: int) -> Rule:
 class Sample:
     """`n` captions an image, drawn word by word from softmax(logits / temperature).
 
+    Each image draws from a generator of its own, seeded by (seed, image number): its samples are
+    the same in any batch.
+
     top_k: from the k likeliest words only; top_p: from the smallest set of likeliest words whose
-    probability reaches p (Holtzman 2020). seed: the same draws every time. Captions are ranked by
-    log-probability under the model itself (temperature 1, no cut). At most `max_length` tokens,
-    END included.
+    probability reaches p (Holtzman 2020). Captions are ranked by log-probability under the model
+    itself (temperature 1, no cut). At most `max_length` tokens, END included.
     """
 
     temperature: float = 1.0
@@ -74,27 +80,49 @@ class Sample:
 
     def __post_init__(self):
         _check(self.temperature > 0, f"search.temperature={self.temperature}: give more than 0")
-        _check(self.top_k is None or self.top_k >= 1, f"search.top_k={self.top_k}: give 1 or more")
+        _check(
+            self.top_k is None or _count(self.top_k),
+            f"search.top_k={self.top_k}: give a whole number, 1 or more",
+        )
         _check(
             self.top_p is None or 0 < self.top_p <= 1, f"search.top_p={self.top_p}: not in (0, 1]"
         )
-        _check(self.n >= 1, f"search.n={self.n}: give 1 or more")
-        _check(self.max_length >= 1, f"search.max_length={self.max_length}: give 1 or more")
+        _check(_count(self.n), f"search.n={self.n}: give a whole number, 1 or more")
+        _check(
+            _count(self.max_length),
+            f"search.max_length={self.max_length}: give a whole number, 1 or more",
+        )
 
     @property
     def rows(self) -> int:
         return self.n
 
     def __call__(
-        self, step: Step, memory: Memory, state: State, rules: Sequence[Rule] = ()
+        self,
+        step: Step,
+        memory: Memory,
+        state: State,
+        rules: Sequence[Rule] = (),
+        numbers: Sequence[int] | None = None,
     ) -> Captions:
-        generator = torch.Generator(_device(state)).manual_seed(self.seed)
+        some = next(iter(state.values()))
+        numbers = range(len(some) // self.n) if numbers is None else numbers
+        uniform_TN = torch.cat([self._uniforms(number) for number in numbers], dim=1)
+        uniforms = iter(uniform_TN.to(some.device))
 
         def draw(log_prob_NV: Tensor) -> Tensor:
-            kept_NV = self._cut(log_prob_NV / self.temperature)
-            return torch.multinomial(kept_NV.softmax(1), 1, generator=generator)[:, 0]
+            """The word in whose stretch of the cumulative distribution the uniform number falls."""
+            prob_NV = self._cut(log_prob_NV / self.temperature).softmax(1)
+            sum_NV = prob_NV.double().cumsum(1)
+            u_N1 = next(uniforms)[:, None] * sum_NV[:, -1:]
+            return torch.searchsorted(sum_NV, u_N1, right=True)[:, 0]
 
         return _roll(step, memory, state, rules, self.rows, self.max_length, draw)
+
+    def _uniforms(self, number: int) -> Tensor:
+        place = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(place[0]))
+        return torch.rand(self.max_length, self.n, generator=generator, dtype=torch.float64)
 
     def _cut(self, logit_NV: Tensor) -> Tensor:
         if self.top_k is not None and self.top_k < logit_NV.shape[1]:
@@ -117,14 +145,22 @@ class Greedy:
     max_length: int = 30
 
     def __post_init__(self):
-        _check(self.max_length >= 1, f"search.max_length={self.max_length}: give 1 or more")
+        _check(
+            _count(self.max_length),
+            f"search.max_length={self.max_length}: give a whole number, 1 or more",
+        )
 
     @property
     def rows(self) -> int:
         return 1
 
     def __call__(
-        self, step: Step, memory: Memory, state: State, rules: Sequence[Rule] = ()
+        self,
+        step: Step,
+        memory: Memory,
+        state: State,
+        rules: Sequence[Rule] = (),
+        numbers: Sequence[int] | None = None,
     ) -> Captions:
         return _roll(step, memory, state, rules, 1, self.max_length, lambda logp: logp.argmax(1))
 
@@ -141,6 +177,7 @@ def _roll(step, memory, state, rules, rows, max_length, choose) -> Captions:
         logits_NV, state = step(token_NT[:, -1], memory, state)
         true_NV = _log_softmax(logits_NV)
         allowed_NV = _apply(rules, token_NT, true_NV, image_N)
+        _check_possible(allowed_NV[live_N].amax(1), rules)
         word_N = choose(allowed_NV).masked_fill(~live_N, PAD)
         chosen_N = true_NV.gather(1, word_N[:, None])[:, 0]
         log_prob_N = log_prob_N + chosen_N.masked_fill(~live_N, 0.0)
@@ -169,19 +206,30 @@ class Beam:
     max_length: int = 30
 
     def __post_init__(self):
-        _check(self.width >= 1, f"search.width={self.width}: give 1 or more")
-        _check(1 <= self.n <= self.width, f"search.n={self.n}: give 1 to search.width={self.width}")
+        _check(_count(self.width), f"search.width={self.width}: give a whole number, 1 or more")
+        _check(
+            _count(self.n) and self.n <= self.width,
+            f"search.n={self.n}: give 1 to search.width={self.width}",
+        )
         _check(
             self.length_penalty >= 0, f"search.length_penalty={self.length_penalty}: give 0 or more"
         )
-        _check(self.max_length >= 1, f"search.max_length={self.max_length}: give 1 or more")
+        _check(
+            _count(self.max_length),
+            f"search.max_length={self.max_length}: give a whole number, 1 or more",
+        )
 
     @property
     def rows(self) -> int:
         return self.width
 
     def __call__(
-        self, step: Step, memory: Memory, state: State, rules: Sequence[Rule] = ()
+        self,
+        step: Step,
+        memory: Memory,
+        state: State,
+        rules: Sequence[Rule] = (),
+        numbers: Sequence[int] | None = None,
     ) -> Captions:
         K, T, device = self.width, self.max_length, _device(state)
         some = next(iter(state.values()))
@@ -239,10 +287,7 @@ class Beam:
                 image_b, prefix_bKt = image_b[searched_b], prefix_bKt[searched_b]
                 live_bK, row_bK = live_bK[searched_b], row_bK[searched_b]
             state = {name: entry[row_bK.flatten()] for name, entry in state.items()}
-        _check(
-            bool((score_BK[:, 0] > -torch.inf).all()),
-            f"the rules {', '.join(map(str, rules))} leave an image without any caption",
-        )
+        _check_possible(score_BK[:, 0], rules)
         return Captions(token_BKT[:, : self.n], score_BK[:, : self.n], log_prob_BK[:, : self.n])
 
 
@@ -265,8 +310,18 @@ def _apply(rules: Sequence[Rule], token_NT: Tensor, log_prob_NV: Tensor, image_N
     return log_prob_NV
 
 
+def _check_possible(best: Tensor, rules: Sequence[Rule]) -> None:
+    _check(not best.isnan().any(), "the decoder gives NaN: its training has diverged")
+    names = ", ".join(rule.__name__ for rule in rules)
+    _check(bool((best > -torch.inf).all()), f"the rules {names} leave an image without any caption")
+
+
 def _device(state: State) -> torch.device:
     return next(iter(state.values())).device
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and value >= 1
 
 
 def _check(holds: bool, message: str) -> None:

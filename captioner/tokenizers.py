@@ -3,6 +3,7 @@
 Ids 0 to 3 are pad, bos, eos and unk (types.py); the words follow, most frequent first.
 """
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from captioner.metrics import tokenize
-from captioner.types import InputError
+from captioner.types import EOS, UNK, InputError
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 CLITIC = re.compile(r" ('s|'re|'ve|'ll|'d|'m|n't)\b")
@@ -19,7 +20,7 @@ CLITIC = re.compile(r" ('s|'re|'ve|'ll|'d|'m|n't)\b")
 class Tokenizer:
     """A vocabulary of `units` (words or characters) and the way text is cut into them.
 
-    max_length: units kept of a training caption; what lies behind is cut off.
+    max_length: units learned of a training caption; what lies behind is cut off.
     """
 
     kind: str
@@ -59,9 +60,12 @@ class Tokenizer:
         raise NotImplementedError
 
     def encode(self, text: str) -> list[int]:
-        """Text -> at most max_length ids, unk (3) for what is not in the vocabulary."""
-        unk = self.ids[SPECIAL[3]]
-        return [self.ids.get(unit, unk) for unit in self.split(text)[: self.max_length]]
+        """Text -> ids, unk (3) for what is not in the vocabulary."""
+        return [self.ids.get(unit, UNK) for unit in self.split(text)]
+
+    def targets(self, caption: str) -> list[int]:
+        """What a decoder learns to say: the ids and eos. A caption cut to max_length has no eos."""
+        return [*self.encode(caption), EOS][: self.max_length + 1]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids -> text, up to the first eos; pad and bos are left out."""
@@ -72,6 +76,10 @@ class Tokenizer:
             if self.units[i] not in ("<pad>", "<bos>"):
                 units.append(self.units[i])
         return self.join(units)
+
+    def digest(self) -> str:
+        """Equal for equal tokenizers only."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
         return json.dumps(

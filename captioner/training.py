@@ -18,6 +18,8 @@ from captioner.records import Record
 from captioner.search import Strategy
 from captioner.types import Batch, InputError
 
+PICTURES = 8  # of the validation set, shown on TensorBoard
+
 
 class Training(pl.LightningModule):
     """Trains a CaptionModel with an objective; validates by captions and their CIDEr.
@@ -38,16 +40,13 @@ class Training(pl.LightningModule):
         encoder_lr: float = 1e-5,
         warmup: float = 0.1,
         seed: int = 0,
-        pictures: int = 8,
     ):
         super().__init__()
         if not 0 <= warmup < 1:
-            raise InputError(
-                f"schedule.warmup={warmup}: give 0 <= warmup < 1, a share of all steps"
-            )
+            raise InputError(f"warmup={warmup}: give 0 <= warmup < 1, a share of all steps")
         self.model, self.objective, self.strategy, self.val = model, objective, strategy, val
         self.optimizer, self.encoder_lr, self.warmup = optimizer, encoder_lr, warmup
-        self.seed, self.pictures = seed, pictures
+        self.seed, self.shown = seed, False
         self.said: dict[int, str] = {}  # record number -> caption, of this validation
 
     def configure_optimizers(self):
@@ -85,6 +84,10 @@ class Training(pl.LightningModule):
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
     ) -> None:
         """If |g| > threshold: g *= threshold / |g| (Pascanu 2013, the lecture's rule). Logs |g|."""
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise InputError(
+                f"trainer.gradient_clip_algorithm={gradient_clip_algorithm}: only norm"
+            )
         limit = gradient_clip_val or torch.inf
         norm = nn.utils.clip_grad_norm_(_trainable(self.model), limit)
         self.log("train/grad_norm", norm)
@@ -97,8 +100,9 @@ class Training(pl.LightningModule):
         _, logs = self.objective(self.model, batch._replace(images=features), self.global_step)
         words = int(logs["words"])
         self.log("val/nll", logs["nll"], batch_size=words, sync_dist=True)
-        captions = self.model.texts(self.model.generate(features, self.strategy))
-        for index, (text, _) in zip(batch.index_B.tolist(), captions):
+        numbers = batch.index_B.tolist()
+        captions = self.model.texts(self.model.generate(features, self.strategy, numbers))
+        for index, (text, _) in zip(numbers, captions):
             self.said[index] = text
 
     def on_validation_epoch_end(self) -> None:
@@ -118,15 +122,16 @@ class Training(pl.LightningModule):
         for logger in self.loggers:
             if not isinstance(logger, TensorBoardLogger) or not self.trainer.is_global_zero:
                 continue
-            for index in sorted(said)[: self.pictures]:
+            for index in sorted(said)[:PICTURES]:
                 record = self.val[index]
                 lines = [f"**{said[index]}**", "", *(f"- {text}" for text in record.captions)]
                 board, tag = logger.experiment, f"val/{record.id}"
                 board.add_text(tag, "\n".join(lines), self.global_step)
-                if self.current_epoch == 0:
+                if not self.shown:
                     picture = images.read(record.image)
                     picture.thumbnail((448, 448))
                     board.add_image(tag, np.asarray(picture), dataformats="HWC")
+            self.shown = True
 
 
 def _trainable(module: nn.Module) -> Iterable[nn.Parameter]:

@@ -46,17 +46,21 @@ class Features(NamedTuple):
     grid_BRD: Tensor | None = None
     mask_BR: Tensor | None = None
 
-    def to(self, device: torch.device | str) -> "Features":
-        """The same on another device."""
-        return Features(*(tensor if tensor is None else tensor.to(device) for tensor in self))  # type: ignore[arg-type]
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Features":
+        """The same on another device, or in another floating point type."""
+        pooled_BD, grid_BRD, mask_BR = self
+        grid_BRD = None if grid_BRD is None else grid_BRD.to(device, dtype)
+        mask_BR = None if mask_BR is None else mask_BR.to(device)
+        return Features(pooled_BD.to(device, dtype), grid_BRD, mask_BR)
 
 
 class Batch(NamedTuple):
     """B pictures with C captions each, for training; N = B * C rows.
 
     images: pixels (B, 3, S, S), or Features where they come from a cache.
-    token_NT: bos, words, eos, then pad. length_N: how many tokens are read (words + 1, so that
-    the last target is eos); 0 for a row that stands in for a caption an image does not have.
+    token_NT: bos, words, eos, then pad. length_N: how many tokens are read, and so how many
+    are learned: words + 1, the last target being eos (which a cut caption lacks); 0 for a row
+    that stands in for a caption an image does not have.
     index_B: which records these are.
     """
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from captioner import images
 from captioner.cache import FeatureCache
-from captioner.encoders import Timm
+from captioner.encoders import Blind, Timm
 from captioner.types import InputError
 
 
@@ -104,9 +104,11 @@ def test_a_changed_picture_or_encoder_is_never_served_from_before(tmp_path, enco
     larger.load_state_dict(encoder.state_dict())
     folders = {FeatureCache(tmp_path / "cache", e).folder for e in (encoder, other, larger)}
     assert len(folders) == 3
+    blind = {FeatureCache(tmp_path / "cache", Blind(size)).folder for size in (5, 6)}
+    assert len(blind) == 2
 
 
-@pytest.mark.parametrize("cut", ["rows", "data", "hashes"])
+@pytest.mark.parametrize("cut", ["rows", "data", "lost", "hashes"])
 def test_interrupted_it_goes_on(tmp_path, encoder, pictures, monkeypatch, cut):
     """Whatever was written last when the power went: whole rows stay, half ones are done again."""
     cache = FeatureCache(tmp_path / "cache", encoder)
@@ -119,12 +121,15 @@ def test_interrupted_it_goes_on(tmp_path, encoder, pictures, monkeypatch, cut):
     elif cut == "data":
         with open(cache.folder / "pooled.f16", "ab") as file:
             file.write(b"half a row")
+    elif cut == "lost":  # named, but its data never reached the disk
+        path = cache.folder / "pooled.f16"
+        path.write_bytes(path.read_bytes()[:-5])
     else:
         cache.hashes.write_bytes(cache.hashes.read_bytes()[:-9])
     computed = count_calls(monkeypatch, encoder)
     cache = FeatureCache(tmp_path / "interrupted", encoder)
     features = cache[rows(cache, pictures)[:, 0]].pooled_BD
-    assert computed() == (4 if cut == "rows" else 3)
+    assert computed() == (4 if cut in ("rows", "lost") else 3)
     torch.testing.assert_close(features, whole, atol=2e-3, rtol=2e-3)
 
 

@@ -18,10 +18,10 @@ class Numbers:
 
 
 def captions(images=50, seed=0):
-    """0 to 7 captions of 3 to 20 words for each picture (at least one); word = 10 * image + k."""
+    """1 to 7 captions of 3 to 19 words and END for each picture; word = 10 * image + k."""
     rng = np.random.default_rng(seed)
     return [
-        [[10 * i + 4 + k] * rng.integers(3, 20) for k in range(rng.integers(1, 8))]
+        [[10 * i + 4 + k] * rng.integers(3, 20) + [EOS] for k in range(rng.integers(1, 8))]
         for i in range(images)
     ]
 
@@ -45,7 +45,7 @@ def test_an_epoch_holds_every_picture_once_and_c_rows_of_each():
             for row, length in zip(rows.tolist(), lengths.tolist()):
                 if length:
                     assert row[0] == BOS and row[length] == EOS
-                    assert row[1:length] in some[i]
+                    assert row[1 : length + 1] in some[i]
                 assert row[length + 1 if length else 0 :].count(PAD) == len(
                     row[length + 1 if length else 0 :]
                 )
@@ -126,6 +126,6 @@ def test_pixels_are_views_seeded_by_the_draw(scenes_dir):
 
 
 def test_a_row_without_caption_has_length_zero():
-    batch = make_batch(Numbers(), [3], None, [[[5, 6]]], captions=3)
+    batch = make_batch(Numbers(), [3], None, [[[5, 6, EOS]]], captions=3)
     assert batch.length_N.tolist() == [3, 0, 0]
     assert batch.token_NT.tolist() == [[BOS, 5, 6, EOS], [PAD] * 4, [PAD] * 4]

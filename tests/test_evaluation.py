@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from captioner import evaluation, scenes
+from captioner import evaluation, runs, scenes
 from captioner.records import Record
 from captioner.types import InputError
 
@@ -83,6 +83,6 @@ def test_written_and_read_again(tmp_path):
 def test_the_table_prints_scores_times_100():
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(evaluation.table({"a": {"CIDEr": 0.4812}, "b": {"CIDEr": 1, "x": 0.5}}))
+        console.print(runs.table({"a": {"CIDEr": 0.4812}, "b": {"CIDEr": 1, "x": 0.5}}))
     text = capture.get()
     assert "48.1" in text and "100.0" in text and "50.0" in text and "-" in text

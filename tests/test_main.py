@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -92,7 +91,23 @@ def test_without_a_model_it_says_what_to_do(pictures, capsys, monkeypatch):
     assert stop.value.code == 2 and "CAPTIONER_MODEL" in capsys.readouterr().err
     assert main(["--model", "nowhere", "album"]) == 2
     assert "nowhere: not a model directory" in capsys.readouterr().err
-    assert main(["--model", "nowhere", "--beam", "0", "album"]) == 2
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("option", ["--beam", "--batch"])
+def test_a_wrong_number_is_an_error(pictures, model_dir, capsys, option):
+    assert main(["--model", str(model_dir), option, "0", "album"]) == 2
+    assert "=0" in capsys.readouterr().err
+
+
+def test_a_file_name_need_not_be_text(pictures, model_dir):
+    """Bytes that are no UTF-8 are printed as such; the others are captioned."""
+    os.rename(b"album/a b.png", b"album/\xff.png")
+    command = [sys.executable, "-m", "captioner", "--model", str(model_dir), "--json", "album"]
+    env = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, capture_output=True, env=env, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 3
 
 
 def test_wheel_captions_outside_the_checkout(model_dir, scenes_dir, tmp_path):
@@ -126,5 +141,4 @@ def test_results_stream_as_they_are_made(pictures, model_dir):
         print("album/inner/c.png", file=run.stdin, flush=True)
         assert run.stdout.readline().startswith("album/inner/c.png: ")
         run.stdin.close()
-        time.sleep(0)
     assert run.returncode == 0

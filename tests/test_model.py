@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import captioner
@@ -51,7 +52,7 @@ def test_captions_come_in_order_and_errors_with_them(model_dir, scenes_dir, tmp_
 
 
 def test_captions_do_not_depend_on_the_batch(model_dir, scenes_dir):
-    loaded = captioner.load(model_dir).double()
+    loaded = captioner.load(model_dir).double()  # in which equality is a law
     paths = sorted((scenes_dir / "images").iterdir())[:9]
     pixels = torch.stack([loaded.encoder.preprocess(images.read(p)) for p in paths]).double()
     together = loaded.texts(loaded.generate(pixels, search.Beam(3)))
@@ -76,7 +77,9 @@ def edit_config(folder, change):
 def edit_tensors(folder, change):
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
-    save_file(tensors, folder / "model.safetensors")
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, folder / "model.safetensors", metadata)
 
 
 def truncate(folder):
@@ -91,7 +94,7 @@ def pickled(folder):
 def foreign_tokenizer(folder):
     path = folder / "tokenizer.json"
     saved = json.loads(path.read_text())
-    path.write_text(json.dumps(saved | {"units": [*saved["units"], "extra"]}))
+    path.write_text(json.dumps(saved | {"units": saved["units"][::-1]}))
 
 
 TARGET = "captioner.decoders.recurrent.Recurrent"
@@ -129,7 +132,7 @@ TARGET = "captioner.decoders.recurrent.Recurrent"
             lambda d: edit_tensors(d, lambda t: t.update({"decoder.W_hy.bias": torch.zeros(2)})),
             r"W_hy.bias has shape \(2,\)",
         ),
-        (foreign_tokenizer, "has shape"),
+        (foreign_tokenizer, "has shape|not trained with the tokenizer"),
         (truncate, "model.safetensors: not a whole safetensors file"),
         (pickled, "model.safetensors: not a whole safetensors file"),
     ],

@@ -24,7 +24,7 @@ def source(index, draw):
     return Features(torch.ones(len(index), D).double() * torch.tensor(index)[:, None])
 
 
-BATCH = make_batch(source, [1, 2], None, [[[4, 5, 6], [7]], [[8, 9]]], captions=3)
+BATCH = make_batch(source, [1, 2], None, [[[4, 5, 6, 2], [7, 2]], [[8, 9, 2]]], captions=3)
 
 
 def word_by_word(model, smoothing):

@@ -182,9 +182,23 @@ def test_a_caption_has_its_least_number_of_words():
         assert (found.token_BKT[:, :, 2] == EOS).all()
 
 
-def test_rules_that_leave_nothing_are_an_error_and_not_an_empty_caption():
-    with pytest.raises(InputError, match="rules"):
-        run(Beam(2, max_length=3), random_decoder(), rules=[forbid(*range(7))])
+every_strategy = pytest.mark.parametrize(
+    "strategy", [Greedy(3), Beam(2, max_length=3), Sample(n=2, max_length=3)]
+)
+
+
+@every_strategy
+def test_rules_that_leave_nothing_are_an_error_and_not_an_empty_caption(strategy):
+    with pytest.raises(InputError, match=r"rules forbid\(0, 1, 2, 3, 4, 5, 6\) leave"):
+        run(strategy, random_decoder(), rules=[forbid(*range(7))])
+
+
+@every_strategy
+def test_a_decoder_that_has_diverged_is_named(strategy):
+    decoder = random_decoder()
+    decoder.W_hy.weight.data[:] = torch.nan
+    with pytest.raises(InputError, match="diverged"):
+        run(strategy, decoder)
 
 
 def fixed_step(logits):
@@ -226,6 +240,21 @@ def test_sampling_frequencies_match_probabilities(options, kept):
     assert chi_square < 16.3  # p = 0.001 at 3 degrees of freedom
 
 
+def test_samples_of_an_image_do_not_depend_on_its_batch():
+    decoder = random_decoder(0, vocabulary=20, sharp=1.0)
+    pooled_BD = torch.rand(1, D).double().expand(6, D)  # six equal images
+    strategy = Sample(n=2, seed=3, max_length=9)
+
+    def sample(numbers):
+        memory, state = decoder.start(Features(pooled_BD[: len(numbers)]), 2 * len(numbers))
+        found = strategy(decoder.step, memory, state, (), numbers).token_BKT.tolist()
+        return [[[t for t in tokens if t != PAD] for tokens in image] for image in found]
+
+    together = sample([0, 1, 2, 3, 4, 5])
+    assert together == sample([0, 1]) + sample([2, 3, 4]) + sample([5])
+    assert len({str(image) for image in together}) == 6
+
+
 def test_sampling_repeats_with_its_seed_only():
     decoder = random_decoder(0, vocabulary=20, sharp=1.0)
     torch.manual_seed(5)
@@ -244,6 +273,7 @@ def test_sampling_repeats_with_its_seed_only():
     "make, message",
     [
         (lambda: Beam(0), "search.width=0"),
+        (lambda: Beam(2.5), "search.width=2.5"),
         (lambda: Beam(2, n=3), "search.n=3"),
         (lambda: Beam(2, -1.0), "search.length_penalty=-1.0"),
         (lambda: Beam(max_length=0), "search.max_length=0"),

@@ -19,7 +19,10 @@ def test_words_are_lower_case_and_split_as_the_metrics_split_them():
 def test_rare_words_are_unknown_and_long_captions_are_cut():
     word = tokenizers.train(CAPTIONS, min_count=2, max_length=3)
     assert set(word.units[4:]) == {"a", "dog", "runs"}
-    assert word.encode("the dog runs and runs") == [UNK, word.ids["dog"], word.ids["runs"]]
+    unk, dog, runs = UNK, word.ids["dog"], word.ids["runs"]
+    assert word.encode("the dog runs and runs") == [unk, dog, runs, unk, runs]
+    assert word.targets("the dog runs") == [unk, dog, runs, EOS]
+    assert word.targets("the dog runs and runs") == [unk, dog, runs, unk]  # cut: it does not end
 
 
 @pytest.mark.parametrize("kind", ["word", "char"])

@@ -89,5 +89,5 @@ def test_randomness_is_a_function_of_seed_rank_epoch_and_batch():
 
 
 def test_a_wrong_warmup_is_named():
-    with pytest.raises(InputError, match="warmup=1.5"):
+    with pytest.raises(InputError, match="^warmup=1.5"):
         training(warmup=1.5)
