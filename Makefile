@@ -21,7 +21,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed
 	rm -rf $(DEMO)/seeing $(DEMO)/blind
 	$(PY) data_prep/scenes.py $(DEMO)/scenes
-	$(PY) train.py data.root=$(DEMO)/scenes experiment=scenes run_dir=$(DEMO)/seeing
+	$(PY) train.py data.root=$(DEMO)/scenes experiment=scenes encoder.image_size=224 run_dir=$(DEMO)/seeing
 	$(PY) train.py data.root=$(DEMO)/scenes experiment=scenes encoder=blind run_dir=$(DEMO)/blind
 	$(PY) eval.py model=$(DEMO)/seeing/model data.root=$(DEMO)/scenes split=test run_dir=$(DEMO)/seeing/test
 	$(PY) eval.py model=$(DEMO)/blind/model data.root=$(DEMO)/scenes split=test run_dir=$(DEMO)/blind/test

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from pycocotools.coco import COCO
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import captioner
 import eval as eval_command
@@ -74,7 +75,12 @@ def test_the_run_directory_holds_everything(trained, scenes_dir):
     assert math.isclose(scores["corpus"]["CIDEr"], score, abs_tol=1e-6) and score > 0.01
     assert 0 <= scores["corpus"]["scene_accuracy"] <= 1
     assert len(scores["per_image"]) == 8
-    assert list(folder.glob("tensorboard/events*"))
+    board = EventAccumulator(str(folder / "tensorboard"))
+    board.Reload()
+    assert sum(tag.startswith("val/") for tag in board.Tags()["images"]) == 8
+    assert "train/grad_norm" in board.Tags()["scalars"]
+    (text, *_) = (tag for tag in board.Tags()["tensors"] if tag.startswith("val/"))
+    assert board.Tensors(text)[-1].tensor_proto.string_val[0].count(b"- ") == 5  # references
     assert (folder / "tokenizer.json").read_text() == (folder / "model/tokenizer.json").read_text()
 
 
