@@ -131,16 +131,18 @@ class Recurrent(Decoder):
         if "image" in memory:
             image_P = pack.row_P // (rows // len(memory["image"]))
             if self.inject == "par":
-                pre_P = pre_P + memory["image"][image_P]
+                pre_P = pre_P + memory["image"].index_select(0, image_P)
         states_after = []
         kept: dict[str, list[Tensor]] = {name: [] for name in keep}
         for layer, (cell, entry) in enumerate(zip(self.cells, self._unnamed(state))):
             if layer:
                 pre_P = cell.inputs(self.dropout(x_P))
             first = state["image"][pack.order_N] if layer == 0 and "image" in state else None
-            outputs, after = _scan(cell, pre_P, tuple(s[pack.order_N] for s in entry), pack, first)
+            outputs, after = _scan(
+                cell, pre_P, tuple(s.index_select(0, pack.order_N) for s in entry), pack, first
+            )
             x_P = outputs[0]
-            states_after.append(tuple(s[pack.rank_N] for s in after))
+            states_after.append(tuple(s.index_select(0, pack.rank_N) for s in after))
             for name in keep:
                 traces = outputs[entries.index(name)][pack.in_row_order_P]
                 kept[name].append(
@@ -150,12 +152,12 @@ class Recurrent(Decoder):
                 )
         h_PH = x_P
         if image_P is not None and self.inject == "merge":
-            h_PH = _g(h_PH + memory["image"][image_P])
+            h_PH = _g(h_PH + memory["image"].index_select(0, image_P))
         state_after = self._named(states_after)
         if "image" in state:
             state_after["image"] = state["image"] * (length_N == 0)[:, None]
         return (
-            self._logits(h_PH[pack.in_row_order_P]),
+            self._logits(h_PH.index_select(0, pack.in_row_order_P)),
             state_after,
             {name: torch.stack(layers, dim=2) for name, layers in kept.items()},
         )
