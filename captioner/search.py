@@ -201,7 +201,7 @@ class Beam:
     """
 
     width: int = 5
-    length_penalty: float = 0.7
+    length_penalty: float = 0.8
     n: int = 1
     max_length: int = 30
 
