@@ -7,7 +7,7 @@ workers, and going on in the middle of an epoch is skipping to a batch number.
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -161,7 +161,8 @@ def make_batch(
 class CaptionData(pl.LightningDataModule):
     """Train and validation loaders over records that are already read.
 
-    batch_size: pictures a step, of all processes' own; captions: C, rows per picture in training.
+    batch_size: pictures a step in each process. captions: C, rows per picture. Warns with the
+    number of training captions that are cut to the tokenizer's max_length.
     """
 
     def __init__(
@@ -189,39 +190,26 @@ class CaptionData(pl.LightningDataModule):
         if cut := sum(ids[-1] != EOS for ids in rows):
             limit = f"tokenizer.max_length={tokenizer.max_length}"
             warnings.warn(f"{cut} of {len(rows)} captions are cut to {limit}", stacklevel=2)
-        self.batch_size, self.captions, self.workers, self.seed = (
-            batch_size,
-            captions,
-            workers,
-            seed,
-        )
+        self.batch_size, self.captions = batch_size, captions
+        self.workers, self.seed = workers, seed
 
     def train_dataloader(self) -> DataLoader:
         """This epoch's batches; Lightning asks anew each epoch."""
         assert self.trainer is not None
-        batches = TrainBatches(
-            self.sources["train"],
-            self.token_ids["train"],
-            self.batch_size,
-            self.captions,
-            self.seed,
-            self.trainer.current_epoch,
-            self.trainer.global_rank,
-            self.trainer.world_size,
-        )
-        return self._loader(batches)
+        place = self.seed, self.trainer.current_epoch
+        return self._loader(TrainBatches(*self._split("train"), *place, *self._share()))
 
     def val_dataloader(self) -> DataLoader:
+        """The whole validation split, in order."""
+        return self._loader(EvalBatches(*self._split("val"), *self._share()))
+
+    def _split(self, name: str) -> tuple[Any, ...]:
+        return self.sources[name], self.token_ids[name], self.batch_size, self.captions
+
+    def _share(self) -> tuple[int, int]:
+        """This process and how many there are."""
         assert self.trainer is not None
-        batches = EvalBatches(
-            self.sources["val"],
-            self.token_ids["val"],
-            self.batch_size,
-            self.captions,
-            self.trainer.global_rank,
-            self.trainer.world_size,
-        )
-        return self._loader(batches)
+        return self.trainer.global_rank, self.trainer.world_size
 
     def _loader(self, batches: Dataset) -> DataLoader:
         return DataLoader(
