@@ -82,10 +82,10 @@ class TrainBatches(Dataset):
         token_ids: Sequence[Sequence[Sequence[int]]],
         batch_size: int,
         captions: int,
-        seed: int,
-        epoch: int,
         rank: int = 0,
         world: int = 1,
+        seed: int = 0,
+        epoch: int = 0,
     ):
         self.source, self.token_ids, self.captions = source, token_ids, captions
         self.seed, self.epoch = seed, epoch
@@ -196,20 +196,18 @@ class CaptionData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """This epoch's batches; Lightning asks anew each epoch."""
         assert self.trainer is not None
-        place = self.seed, self.trainer.current_epoch
-        return self._loader(TrainBatches(*self._split("train"), *place, *self._share()))
+        epoch = self.trainer.current_epoch
+        return self._loader(TrainBatches(*self._share("train"), seed=self.seed, epoch=epoch))
 
     def val_dataloader(self) -> DataLoader:
         """The whole validation split, in order."""
-        return self._loader(EvalBatches(*self._split("val"), *self._share()))
+        return self._loader(EvalBatches(*self._share("val")))
 
-    def _split(self, name: str) -> tuple[Any, ...]:
-        return self.sources[name], self.token_ids[name], self.batch_size, self.captions
-
-    def _share(self) -> tuple[int, int]:
-        """This process and how many there are."""
+    def _share(self, split: str) -> tuple[Any, ...]:
+        """What the batches of this split are made of, and which of the processes this is."""
         assert self.trainer is not None
-        return self.trainer.global_rank, self.trainer.world_size
+        made_of = self.sources[split], self.token_ids[split], self.batch_size, self.captions
+        return *made_of, self.trainer.global_rank, self.trainer.world_size
 
     def _loader(self, batches: Dataset) -> DataLoader:
         return DataLoader(

@@ -27,7 +27,7 @@ def captions(images=50, seed=0):
 
 
 def epoch(seed=0, number=0, rank=0, world=1, some=None, batch_size=8, C=5):
-    batches = TrainBatches(Numbers(), some or captions(), batch_size, C, seed, number, rank, world)
+    batches = TrainBatches(Numbers(), some or captions(), batch_size, C, rank, world, seed, number)
     return [batches[b] for b in range(len(batches))]
 
 
@@ -71,7 +71,7 @@ def test_order_draws_and_captions_depend_on_seed_and_epoch_alone():
 
 
 def test_a_batch_is_known_by_its_number_alone():
-    batches = TrainBatches(Numbers(), captions(), 8, 5, 0, 3)
+    batches = TrainBatches(Numbers(), captions(), 8, 5, epoch=3)
     late = batches[4]
     assert same([late], [epoch(number=3)[4]])
 
