@@ -7,7 +7,7 @@ workers, and going on in the middle of an epoch is skipping to a batch number.
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -181,7 +181,7 @@ class CaptionData(pl.LightningDataModule):
         for name, value in (("batch_size", batch_size), ("captions", captions)):
             if value < 1:
                 raise InputError(f"data.{name}={value}: give 1 or more")
-        self.sources = {"train": train_source, "val": val_source}
+        self.sources: dict[str, Source] = {"train": train_source, "val": val_source}
         self.token_ids = {
             "train": [[tokenizer.targets(caption) for caption in r.captions] for r in train],
             "val": [[tokenizer.targets(caption) for caption in r.captions] for r in val],
@@ -203,7 +203,7 @@ class CaptionData(pl.LightningDataModule):
         """The whole validation split, in order."""
         return self._loader(EvalBatches(*self._share("val")))
 
-    def _share(self, split: str) -> tuple[Any, ...]:
+    def _share(self, split: str) -> tuple[Source, list[list[list[int]]], int, int, int, int]:
         """What the batches of this split are made of, and which of the processes this is."""
         assert self.trainer is not None
         made_of = self.sources[split], self.token_ids[split], self.batch_size, self.captions
