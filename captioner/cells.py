@@ -9,11 +9,13 @@ The image term `W_ih v` of a decoder is simply added to `pre`: it reaches every 
 candidate. `state` is a tuple of (N, H) tensors, named by `entries`, with h first.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 
-class Cell(nn.Module):
+class Cell(nn.Module, ABC):
     """h_t = f(x_t, h_{t-1}) with `gates` blocks of H rows in W_xh (G, E) and W_hh (G, H).
 
     W_hh starts orthogonal block by block, W_xh Xavier-uniform per block, b at 0.
@@ -37,9 +39,9 @@ class Cell(nn.Module):
         """(.., E) -> (.., G): W_xh x + b, for any number of positions at once."""
         return nn.functional.linear(x, self.W_xh, self.b)
 
+    @abstractmethod
     def step(self, pre_NG: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """One time step: pre-activations from below and the old state -> the new state."""
-        raise NotImplementedError
 
     def zeros(self, rows: int) -> tuple[Tensor, ...]:
         """The state before anything was read."""

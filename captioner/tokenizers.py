@@ -6,6 +6,7 @@ Ids 0 to 3 are pad, bos, eos and unk (types.py); the words follow, most frequent
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 CLITIC = re.compile(r" ('s|'re|'ve|'ll|'d|'m|n't)\b")
 
 
-class Tokenizer:
+class Tokenizer(ABC):
     """A vocabulary of `units` (words or characters) and the way text is cut into them.
 
     max_length: units learned of a training caption; what lies behind is cut off.
@@ -50,14 +51,14 @@ class Tokenizer:
         return cls(sorted(kept, key=lambda unit: (-counts[unit], unit)), max_length)
 
     @staticmethod
+    @abstractmethod
     def split(text: str) -> list[str]:
         """Text -> units."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def join(units: Sequence[str]) -> str:
         """Units -> text; `split` gives the same units back."""
-        raise NotImplementedError
 
     def encode(self, text: str) -> list[int]:
         """Text -> ids, unk (3) for what is not in the vocabulary."""
