@@ -1,5 +1,6 @@
 """Scores a captioner: python eval.py model=DIR data=flickr8k data.root=DIR split=val search=beam
-or a predictions file: python eval.py predictions=FILE references=COCO.json"""
+or a predictions file: python eval.py predictions=FILE references=COCO.json
+Several processes share the pictures: torchrun --nproc-per-node 2 eval.py ..."""
 
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from captioner import config, evaluation, model, records, runs
+from captioner import config, evaluation, model, processes, records, runs
 from captioner.types import InputError
 
 config.register()
@@ -17,6 +18,8 @@ config.register()
 @config.command
 def main(cfg: DictConfig) -> float:
     """Writes predictions.json and scores.json into `run_dir`, prints the table, returns CIDEr."""
+    processes.join()
+    bad: list[str] = []
     if (cfg.model is None) == (cfg.predictions is None):
         raise InputError("give either model=DIR, or predictions=FILE and references=COCO.json")
     if cfg.predictions is not None:
@@ -31,16 +34,16 @@ def main(cfg: DictConfig) -> float:
         captioner.to(config.device())
         some = config.read_records(cfg.data, cfg.split)
         workers = 0 if captioner.encoder.frozen else cfg.data.workers
-        source = config.make_source(cfg.data, captioner, some, train=False)
+        some, source, bad = config.make_source(cfg.data, captioner, some, train=False)
         predictions = evaluation.predict(captioner, some, source, strategy, workers=workers)
         shown = config.read_scenes(cfg.data, cfg.split)
         title = f"{cfg.split}, {len(some)} images"
     scores = evaluation.evaluate(some, predictions, shown)
-    run_dir = config.run_dir(cfg)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    evaluation.write(run_dir, predictions, scores)
-    Console().print(runs.table({title: scores["corpus"]}))
-    print(f"predictions.json and scores.json are in {run_dir}")
+    if processes.rank() == 0:
+        run_dir = config.run_dir(cfg)
+        evaluation.write(run_dir, predictions, scores, bad)
+        Console().print(runs.table({title: scores["corpus"]}))
+        print(f"predictions.json and scores.json are in {run_dir}")
     return float(scores["corpus"]["CIDEr"])
 
 

@@ -1,25 +1,51 @@
-"""Trains a captioner: python train.py data=flickr8k data.root=DIR [group=choice] [key=value]"""
+"""Trains a captioner: python train.py data=flickr8k data.root=DIR [group=choice] [key=value]
+Goes on with a run that was stopped: python train.py resume=RUN_DIR"""
 
+import csv
 import logging
 import os
+import signal
+import sys
 import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import hydra
 import pytorch_lightning as pl
-import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from rich.console import Console
 
-from captioner import config, evaluation, model, objectives, runs, tokenizers
+from captioner import (
+    checkpoints,
+    config,
+    evaluation,
+    files,
+    model,
+    objectives,
+    processes,
+    runs,
+    tokenizers,
+)
 from captioner.data import CaptionData
+from captioner.records import Record
 from captioner.training import Training
 from captioner.types import InputError
 
 config.register()
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", "Found .* module.* in eval mode")  # the frozen encoder's
+warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before")  # data.py
+warnings.filterwarnings("ignore", "Experiment logs directory .* exists")  # see `_loggers`
+warnings.filterwarnings("ignore", ".*sync_dist=True.* when logging on epoch")  # they are joint
+warnings.filterwarnings("ignore", ".*treespec, LeafSpec.* is deprecated")  # Lightning's own
 
 
 class ProgressBar(RichProgressBar):
@@ -35,13 +61,66 @@ class ProgressBar(RichProgressBar):
 @config.command
 def main(cfg: DictConfig) -> float:
     """One run, from data to scores, all in `run_dir`. Returns val CIDEr, for sweeps."""
-    run_dir = config.run_dir(cfg)
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes
-    if first and (run_dir / "config.yaml").exists():
-        raise InputError(f"{run_dir} holds a run already: give another run_dir, or remove it")
+    requeued = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+    run_dir = Path(cfg.resume).absolute() if cfg.resume else config.run_dir(cfg)
+    if cfg.resume or (requeued and (run_dir / "config.yaml").exists()):
+        cfg.resume = str(run_dir)
+        cfg = config.resumed(cfg)
+    trainer = make_trainer(cfg, run_dir)
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        return run(cfg, trainer, run_dir)
+    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweep and not launcher.cluster_environment.creates_processes_externally:
+        raise InputError(
+            f"-m with trainer.strategy={cfg.trainer.strategy}: its processes would each run the "
+            "whole sweep. Give trainer.strategy=ddp_spawn; or hydra/launcher=submitit_slurm; or "
+            "one process a job, side by side: trainer.devices=1 hydra/launcher=joblib"
+        )
+    try:  # started here and not by fit, so that all share the features and the evaluation too
+        return launcher.launch(run, cfg, trainer, run_dir)
+    except BaseException:
+        launcher.kill(signal.SIGKILL)  # they may wait for this process for ever
+        raise
+
+
+def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
+    """Lightning's, with the callbacks of a run."""
     if not cfg.trainer.max_epochs:
         raise InputError(f"trainer.max_epochs={cfg.trainer.max_epochs}: give 1 or more")
-    run_dir.mkdir(parents=True, exist_ok=True)
+    if cfg.timeout <= 0:
+        raise InputError(f"timeout={cfg.timeout}: give more than 0 seconds")
+    trainer = pl.Trainer(
+        **config.plain(cfg.trainer),
+        default_root_dir=run_dir / "checkpoints",
+        callbacks=[
+            EarlyStopping("val/CIDEr", mode="max", patience=cfg.patience),
+            checkpoints.Checkpoints(run_dir, cfg.checkpoint_minutes),
+            ProgressBar(),
+        ],
+        logger=False,
+        plugins=[checkpoints.Files()],
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+    )
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._timeout = timedelta(seconds=cfg.timeout)
+    return trainer
+
+
+def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
+    """What every process does."""
+    if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+        trainer.strategy.setup_environment()  # from here on they can talk to each other
+    run_dir = processes.gather(run_dir)[0]
+    begun = (run_dir / "config.yaml").exists()
+    if any(processes.gather(begun)) and not cfg.resume:
+        raise InputError(
+            f"{run_dir} holds a run already: go on with it by resume={run_dir}, or give another "
+            "run_dir"
+        )
+    checkpoint = checkpoints.newest(run_dir / "checkpoints") if cfg.resume else None
     pl.seed_everything(cfg.seed, verbose=False)
 
     train = config.read_records(cfg.data, cfg.data.train_split)
@@ -59,14 +138,13 @@ def main(cfg: DictConfig) -> float:
     captioner = model.build(
         {"encoder": config.plain(cfg.encoder), "decoder": config.plain(cfg.decoder)}, tokenizer
     )
-    captioner.encoder.to(config.device(cfg.trainer.accelerator))  # where features are computed
+    captioner.encoder.to(trainer.strategy.root_device)  # where features are computed
     objective = model.make(
         config.plain(cfg.objective), "captioner.objectives", objectives.CrossEntropy
     )
     strategy = config.make_strategy(cfg.search)
-    train_source, val_source = (
-        config.make_source(cfg.data, captioner, some, train=some is train) for some in (train, val)
-    )
+    train, train_source, bad = config.make_source(cfg.data, captioner, train, train=True)
+    val, val_source, bad_val = config.make_source(cfg.data, captioner, val, train=False)
     data = CaptionData(
         train,
         val,
@@ -82,61 +160,87 @@ def main(cfg: DictConfig) -> float:
         captioner,
         objective,
         strategy,
+        train,
         val,
         config.make_optimizer(cfg.optimizer),
         encoder_lr=cfg.encoder_lr,
         warmup=cfg.warmup,
         seed=cfg.seed,
-    )
-    best = ModelCheckpoint(
-        run_dir / "checkpoints",
-        filename="best-{epoch}-{step}",
-        monitor="val/CIDEr",
-        mode="max",
-        save_last=True,
-    )
-    trainer = pl.Trainer(
-        **config.plain(cfg.trainer),
-        default_root_dir=run_dir,
-        callbacks=[
-            best,
-            EarlyStopping("val/CIDEr", mode="max", patience=cfg.patience),
-            ProgressBar(),
-        ],
-        logger=[
-            CSVLogger(run_dir, name="", version=""),
-            TensorBoardLogger(run_dir, name="", version="tensorboard"),
-        ],
-        use_distributed_sampler=False,
-        reload_dataloaders_every_n_epochs=1,
-        num_sanity_val_steps=0,
+        words=data.words,
     )
     if trainer.is_global_zero:
-        OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
-        (run_dir / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
-    trainer.fit(training, data)
+        _write_beginnings(run_dir, cfg, tokenizer, [*bad, *bad_val])
+    trainer.loggers = _loggers(run_dir, checkpoint)
+    try:
+        trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
+    except checkpoints.Stopped as stopped:
+        if trainer.is_global_zero:
+            print(f"stopped by {stopped}; go on with\n  python train.py resume={run_dir}")
+            sys.exit(128 + stopped.signum)
+        sys.exit(0)  # one exit code for all, that of the first process
 
-    if not best.best_model_path:
+    if not (run_dir / "model").exists():
         raise InputError(
             "no validation took place: raise trainer.max_epochs, or lower "
             f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch}"
         )
+    return _evaluate_best(cfg, trainer, run_dir, val, val_source, strategy, data.workers)
+
+
+def _evaluate_best(cfg, trainer, run_dir, val: list[Record], source, strategy, workers) -> float:
+    """Scores the best model; the processes share the pictures."""
+    captioner = model.load(run_dir / "model").to(trainer.strategy.root_device)
+    predictions = evaluation.predict(captioner, val, source, strategy, workers=workers)
+    shown = config.read_scenes(cfg.data, cfg.data.val_split)
+    scores = evaluation.evaluate(val, predictions, shown)
     if trainer.is_global_zero:
-        weights = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-        training.load_state_dict(weights["state_dict"])
-        captioner.float().save(run_dir / "model")
-        captioner.to(trainer.strategy.root_device)
-        predictions = evaluation.predict(captioner, val, val_source, strategy, workers=data.workers)
-        shown = config.read_scenes(cfg.data, cfg.data.val_split)
-        scores = evaluation.evaluate(val, predictions, shown)
         evaluation.write(run_dir, predictions, scores)
-        title = f"{cfg.data.val_split}, {len(val)} images"
-        Console().print(runs.table({title: scores["corpus"]}))
+        Console().print(runs.table({f"{cfg.data.val_split}, {len(val)} images": scores["corpus"]}))
         print(
             f"everything is in {run_dir}; caption pictures with\n"
             f"  caption --model {run_dir / 'model'} PATH ..."
         )
-    return float(best.best_model_score or 0)
+    return float(scores["corpus"]["CIDEr"])
+
+
+def _write_beginnings(run_dir: Path, cfg: DictConfig, tokenizer, skipped: list[str]) -> None:
+    """config.yaml, tokenizer.json, skipped.txt. Raises InputError where a run that goes on would
+    not have the words it began with."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / "tokenizer.json"
+    if path.exists() and path.read_text(encoding="utf-8") != tokenizer.to_json():
+        raise InputError(f"{path}: the training captions have changed since the run began")
+    files.write(path, tokenizer.to_json())
+    if skipped:
+        files.write(run_dir / "skipped.txt", "".join(f"{line}\n" for line in skipped))
+        print(f"{len(skipped)} bad pictures are left out: {run_dir / 'skipped.txt'}")
+    if not (run_dir / "config.yaml").exists():
+        files.write(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+
+
+def _loggers(run_dir: Path, checkpoint: Path | None) -> list[Any]:
+    """metrics.csv and TensorBoard; those of a run that goes on, less what comes after it."""
+    path, old = run_dir / "metrics.csv", run_dir / "metrics.before.csv"
+    step, validating, rows = None, False, []
+    if checkpoint is not None:
+        state = checkpoints.load(checkpoint)
+        step = state["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+        validating = state["callbacks"]["Checkpoints"]["validating"]  # it comes again
+    table = CSVLogger(run_dir, name="", version="")
+    if processes.rank() == 0:
+        if path.exists() and not old.exists():
+            path.rename(old)  # Lightning deletes what it finds
+        if step is not None and old.exists():
+            with open(old, newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    again = validating and int(row["step"]) == step and row.get("val/CIDEr")
+                    if int(row["step"]) <= step and not again:
+                        rows.append(row)
+        table.experiment.metrics = rows
+        table.save()
+        old.unlink(missing_ok=True)
+    board = TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=step)
+    return [table, board]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ torch.optim by `make_optimizer`, everything of captioner is made by `model.make`
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml  # type: ignore[import-untyped]
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from captioner import data, images, model, records, scenes, search
+from captioner import data, images, model, pictures, records, scenes, search
 from captioner.cache import FeatureCache
+from captioner.pictures import BadPictures
 from captioner.types import InputError
 
 
@@ -31,6 +35,7 @@ class DataConfig:
 
     limit: only the first n pictures of a split. batch_size: pictures a step; captions: of each.
     cache: where features are kept (default: captioner/features in the user's cache folder).
+    skip_bad: go on without pictures that cannot be read; they are listed in RUN_DIR/skipped.txt.
     views > 1 with augment: versions of each picture that a frozen encoder's cache holds.
     """
 
@@ -47,12 +52,17 @@ class DataConfig:
     views: int = 1
     augment: Any = None
     cache: str | None = None
+    skip_bad: bool = False
 
 
 @dataclass
 class TrainConfig:
     """encoder_lr: of an encoder that trains. warmup: share of the steps in which the learning rate
     rises. patience: validations without a better CIDEr after which training stops.
+
+    checkpoint_minutes: how often the state of the run is saved, besides before each validation and
+    after each epoch. timeout: seconds after which a process that hears nothing from the others
+    ends. resume: the directory of a run that goes on, with its own configuration.
     """
 
     data: Any = MISSING
@@ -67,7 +77,10 @@ class TrainConfig:
     warmup: float = 0.1
     patience: int = 5
     seed: int = 0
-    run_dir: str = "runs/${now:%Y-%m-%d_%H-%M-%S}"
+    checkpoint_minutes: float = 10.0
+    timeout: float = 600.0
+    resume: str | None = None
+    run_dir: str = "runs/${run_name:}"
 
 
 @dataclass
@@ -80,15 +93,23 @@ class EvalConfig:
     split: str = "val"
     predictions: str | None = None
     references: str | None = None
-    run_dir: str = "runs/eval_${now:%Y-%m-%d_%H-%M-%S}"
+    run_dir: str = "runs/eval_${run_name:}"
 
 
 def register() -> None:
     """Makes the schemas known to Hydra, before it composes."""
+    OmegaConf.register_new_resolver("run_name", _run_name, use_cache=True, replace=True)
     store = ConfigStore.instance()
     store.store("train_schema", TrainConfig)
     store.store("eval_schema", EvalConfig)
     store.store("base", DataConfig, group="data")
+
+
+def _run_name() -> str:
+    """SLURM's job number, which a requeued job keeps; elsewhere, date and time."""
+    if "SLURM_JOB_ID" in os.environ:
+        return f"slurm_{os.environ['SLURM_JOB_ID']}"
+    return time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def command(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -109,15 +130,41 @@ def command(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 
 
 def run_dir(config: DictConfig) -> Path:
-    """Where this run writes: Hydra's directory of this job, the same for all processes of a run."""
+    """Where this run, or this job of a sweep, writes. Absolute, since processes may move."""
+    path = Path(config.run_dir)
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        path = Path(HydraConfig.get().runtime.output_dir)
+    return path.absolute()
+
+
+def resumed(config: DictConfig) -> DictConfig:
+    """The configuration of the run that goes on, out of its directory.
+
+    Raises InputError where there is none, or where other values were given: what goes on as it was
+    cannot change.
+    """
+    path = Path(config.resume) / "config.yaml"
     if HydraConfig.initialized():
-        return Path(HydraConfig.get().runtime.output_dir)
-    return Path(config.run_dir)
+        other = [x for x in HydraConfig.get().overrides.task if not x.startswith("resume=")]
+        if other:
+            raise InputError(
+                f"resume={config.resume} goes on with that run's own configuration: leave out "
+                f"{' '.join(other)}, or train anew in another run_dir"
+            )
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, so there is no run to go on with")
+    try:
+        saved = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path))
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not the configuration of a run: {error}") from error
+    assert isinstance(saved, DictConfig)
+    saved.run_dir = saved.resume = config.resume
+    return saved
 
 
-def device(accelerator: str = "auto") -> torch.device:
-    """Where features are computed and captions made: this process's GPU where there is one."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+def device() -> torch.device:
+    """Where captions are made: this process's GPU where there is one."""
+    if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("cpu")
 
@@ -170,9 +217,28 @@ def read_scenes(config: DictConfig, split: str) -> dict[int, scenes.Scene] | Non
 
 def make_source(
     config: DictConfig, captioner: model.CaptionModel, some: Sequence[records.Record], train: bool
+) -> tuple[list[records.Record], data.Source, list[str]]:
+    """Where the pictures of these records come from: the cache of a frozen encoder, or files.
+
+    Every picture is opened, if it was not before. Returns the records whose pictures are whole,
+    their source, and what is wrong with the others. Raises BadPictures where there are others and
+    data.skip_bad is not set, InputError where all are bad.
+    """
+    try:
+        return list(some), _source(config, captioner, some, train), []
+    except BadPictures as bad:
+        if not config.skip_bad or len(bad.errors) == len(some):
+            raise
+        good = [record for i, record in enumerate(some) if i not in bad.errors]
+        return good, _source(config, captioner, good, train), list(bad.errors.values())
+
+
+def _source(
+    config: DictConfig, captioner: model.CaptionModel, some: Sequence[records.Record], train: bool
 ) -> data.Source:
-    """Where the pictures of these records come from: the cache of a frozen encoder, or files."""
     encoder, paths = captioner.encoder, [record.image for record in some]
+    user_cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    folder = Path(config.cache or f"{user_cache}/captioner/features").expanduser()
     augment = None
     if config.augment is not None:
         options = {"_target_": "captioner.images.Augment", **plain(config.augment)}
@@ -180,9 +246,8 @@ def make_source(
     if not encoder.frozen:
         if config.views != 1:
             raise InputError("data.views is for frozen encoders; this one sees each picture anew")
+        pictures.check(paths, folder, config.workers)
         return data.Pixels(paths, encoder.preprocess, augment if train else None)
     views, augment = (config.views, augment) if train else (1, None)
-    user_cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    folder = Path(config.cache or f"{user_cache}/captioner/features").expanduser()
     cache = FeatureCache(folder, encoder, captioner.decoder.uses_grid, views, augment)
     return data.Cached(cache, paths, config.workers)

@@ -5,7 +5,7 @@ workers, and going on in the middle of an epoch is skipping to a batch number.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from captioner import images
 from captioner.cache import FeatureCache
@@ -117,7 +117,11 @@ class TrainBatches(Dataset):
 
 
 class EvalBatches(Dataset):
-    """All pictures in order, as they are, with their first C captions; shared among processes."""
+    """All pictures in order, as they are, with their first C captions; shared among processes.
+
+    Every process gets the same number of batches, so that none waits for another: where the
+    pictures do not divide evenly, the first ones stand in once more, without captions.
+    """
 
     def __init__(
         self,
@@ -129,16 +133,35 @@ class EvalBatches(Dataset):
         world: int = 1,
     ):
         self.source, self.token_ids, self.captions = source, token_ids, captions
-        mine = list(range(len(token_ids)))[rank::world]
-        self.batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+        shared = [*range(len(token_ids)), *range(-len(token_ids) % world)]
+        self.mine = shared[rank::world]
+        self.own = len(range(rank, len(token_ids), world))
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return -(-len(self.mine) // self.batch_size)
 
     def __getitem__(self, number: int) -> Batch:
-        index = self.batches[number]
-        rows = [self.token_ids[i][: self.captions] for i in index]
+        places = range(len(self.mine))[number * self.batch_size :][: self.batch_size]
+        index = [self.mine[place] for place in places]
+        rows = [
+            self.token_ids[i][: self.captions] if place < self.own else []
+            for place, i in zip(places, index)
+        ]
         return make_batch(self.source, index, None, rows, self.captions)
+
+
+class From(Sampler[int]):
+    """The numbers of an epoch's batches from `start` on. Its length is that of the whole epoch."""
+
+    def __init__(self, start: int, batches: int):
+        self.start, self.batches = start, batches
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.batches))
+
+    def __len__(self) -> int:
+        return self.batches
 
 
 def make_batch(
@@ -162,7 +185,8 @@ class CaptionData(pl.LightningDataModule):
     """Train and validation loaders over records that are already read.
 
     batch_size: pictures a step in each process. captions: C, rows per picture. Warns with the
-    number of training captions that are cut to the tokenizer's max_length.
+    number of training captions that are cut to the tokenizer's max_length. `words`: about how many
+    a training batch holds, END included.
     """
 
     def __init__(
@@ -192,12 +216,39 @@ class CaptionData(pl.LightningDataModule):
             warnings.warn(f"{cut} of {len(rows)} captions are cut to {limit}", stacklevel=2)
         self.batch_size, self.captions = batch_size, captions
         self.workers, self.seed = workers, seed
+        self.place = (0, 0)  # epoch and batch at which the run goes on
+        length = sum(map(len, rows)) / len(rows)
+        self.words = length * batch_size * min(captions, len(rows) / len(train))
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the run stands: all there is to save, since nothing random is."""
+        assert self.trainer is not None
+        return {
+            "epoch": self.trainer.current_epoch,
+            "batch": self.trainer.fit_loop.epoch_loop.batch_progress.current.ready,
+            "processes": self.trainer.world_size,
+            "pictures": len(self.token_ids["train"]),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Raises InputError where the run cannot go on as it was."""
+        assert self.trainer is not None
+        have = {"processes": self.trainer.world_size, "pictures": len(self.token_ids["train"])}
+        for name, value in have.items():
+            if state_dict[name] != value:
+                raise InputError(
+                    f"the run had {state_dict[name]} {name}, now there are {value}: it can go on "
+                    "only as it was"
+                )
+        self.place = state_dict["epoch"], state_dict["batch"]
 
     def train_dataloader(self) -> DataLoader:
         """This epoch's batches; Lightning asks anew each epoch."""
         assert self.trainer is not None
-        epoch = self.trainer.current_epoch
-        return self._loader(TrainBatches(*self._share("train"), seed=self.seed, epoch=epoch))
+        # Lightning asks once before it knows that the run goes on in a later epoch.
+        epoch = max(self.trainer.current_epoch, self.place[0])
+        batches = TrainBatches(*self._share("train"), seed=self.seed, epoch=epoch)
+        return self._loader(batches, self.place[1] if epoch == self.place[0] else 0)
 
     def val_dataloader(self) -> DataLoader:
         """The whole validation split, in order."""
@@ -209,10 +260,11 @@ class CaptionData(pl.LightningDataModule):
         made_of = self.sources[split], self.token_ids[split], self.batch_size, self.captions
         return *made_of, self.trainer.global_rank, self.trainer.world_size
 
-    def _loader(self, batches: Dataset) -> DataLoader:
+    def _loader(self, batches: TrainBatches | EvalBatches, start: int = 0) -> DataLoader:
         return DataLoader(
             batches,
             batch_size=None,
+            sampler=From(start, len(batches)),
             num_workers=self.workers,
             generator=torch.Generator(),  # its own: the workers' seeds leave the model's alone
         )

@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from captioner import files, processes
 from captioner.data import EvalBatches, Source
 from captioner.metrics import score
 from captioner.model import CaptionModel
@@ -27,17 +28,22 @@ def predict(
     batch_size: int = 64,
     workers: int = 0,
 ) -> list[Prediction]:
-    """One caption for every record, in their order, with a progress bar on stderr."""
+    """One caption for every record, in their order, with a progress bar on stderr.
+
+    Where there are several processes they share the pictures, and each gets all the captions.
+    """
     model.eval()
-    batches = EvalBatches(source, [[[]]] * len(records), batch_size, captions=1)
+    share = processes.rank(), processes.world()
+    batches = EvalBatches(source, [[]] * len(records), batch_size, 1, *share)
     loader = DataLoader(batches, batch_size=None, num_workers=workers)
-    predictions: list[Prediction] = []
-    for batch in tqdm(loader, "captions", unit=" batches"):
+    said: dict[int, str] = {}
+    for batch in tqdm(loader, "captions", unit=" batches", disable=processes.rank() > 0):
         numbers = batch.index_B.tolist()
         texts = model.texts(model.generate(batch.images, strategy, numbers))
-        for index, (text, _) in zip(numbers, texts):
-            predictions.append({"image_id": records[index].id, "caption": text})
-    return predictions
+        said |= {number: text for number, (text, _) in zip(numbers, texts)}
+    for part in processes.gather(said):
+        said |= part
+    return [{"image_id": record.id, "caption": said[i]} for i, record in enumerate(records)]
 
 
 def evaluate(
@@ -79,9 +85,17 @@ def read_predictions(path: Path) -> list[Prediction]:
     return predictions
 
 
-def write(folder: Path, predictions: Sequence[Prediction], scores: dict[str, Any]) -> None:
-    """predictions.json (official COCO results format) and scores.json."""
+def write(
+    folder: Path,
+    predictions: Sequence[Prediction],
+    scores: dict[str, Any],
+    skipped: Sequence[str] = (),
+) -> None:
+    """predictions.json (official COCO results format) and scores.json; skipped.txt, where pictures
+    were left out because they are bad."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in (("predictions.json", predictions), ("scores.json", scores)):
-        temporary = folder / f"{name}.tmp"
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-        temporary.replace(folder / name)
+        files.write(folder / name, json.dumps(content, ensure_ascii=False, indent=1))
+    if skipped:
+        files.write(folder / "skipped.txt", "".join(f"{line}\n" for line in skipped))
+        print(f"{len(skipped)} bad pictures are left out: {folder / 'skipped.txt'}")

@@ -14,12 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from captioner import images, search, tokenizers
+from captioner import files, images, search, tokenizers
 from captioner.decoders.base import Decoder
 from captioner.encoders import CNN
 from captioner.types import UNK, Features, InputError
@@ -142,16 +142,20 @@ class CaptionModel(nn.Module):
             **self.config,
             "preprocess": asdict(self.encoder.preprocess),
         }
-        texts = {
+        # Always float32, whatever was trained in, so that a model has one precision.
+        tensors = {
+            name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous()
+            for name, tensor in self.state_dict().items()
+        }
+        contents: dict[str, str | bytes] = {
             "config.json": json.dumps(config, indent=2) + "\n",
             "tokenizer.json": self.tokenizer.to_json(),
+            "model.safetensors": safetensors.torch.save(
+                tensors, {"tokenizer": self.tokenizer.digest()}
+            ),
         }
-        for name, text in texts.items():
-            (folder / f"{name}.tmp").write_text(text, encoding="utf-8")
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
-        save_file(tensors, folder / "model.safetensors.tmp", {"tokenizer": self.tokenizer.digest()})
         for name in FILES:
-            (folder / f"{name}.tmp").replace(folder / name)
+            files.write(folder / name, contents[name])
 
 
 def build(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> CaptionModel:
@@ -210,7 +214,7 @@ def _load_tensors(model: CaptionModel, path: Path) -> None:
     try:
         with safe_open(path, "pt") as file:
             digest = (file.metadata() or {}).get("tokenizer")
-        tensors = load_file(path)
+        tensors = safetensors.torch.load_file(path)
     except SafetensorError as error:
         raise InputError(f"{path}: not a whole safetensors file: {error}") from error
     if digest != model.tokenizer.digest():

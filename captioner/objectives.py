@@ -1,4 +1,9 @@
-"""What training minimises: `objective(model, batch, step) -> loss, logs`."""
+"""What training minimises: `objective(model, batch, step) -> loss, logs`.
+
+Loss and logs are sums over the real positions, and logs["words"] says how many there are. Whoever
+trains divides once, by the words of all micro-batches and processes: the mean of their means would
+give words in short captions more weight.
+"""
 
 import torch
 from torch import Tensor
@@ -9,7 +14,7 @@ from captioner.types import BOS, Batch, InputError
 
 
 class CrossEntropy:
-    """-log p(word) averaged over the real positions, END included.
+    """-log p(word) summed over the real positions, END included.
 
     smoothing: with s > 0 the target is (1 - s) for the word and s spread evenly over the V - 2
     words that can be said (label smoothing, Szegedy 2016). The log `nll` is always without it.
@@ -29,9 +34,9 @@ class CrossEntropy:
         target_P = targets_NT[real_positions(batch.length_N, targets_NT.shape[1])]
         logits_PV = logits_PV.to(torch.promote_types(logits_PV.dtype, torch.float32))
         log_sum_P = logits_PV.logsumexp(1)
-        nll = (log_sum_P - logits_PV.gather(1, target_P[:, None])[:, 0]).mean()
+        nll = (log_sum_P - logits_PV.gather(1, target_P[:, None])[:, 0]).sum()
         loss = nll
         if self.smoothing:
-            uniform = (log_sum_P - logits_PV[:, BOS + 1 :].mean(1)).mean()
+            uniform = (log_sum_P - logits_PV[:, BOS + 1 :].mean(1)).sum()
             loss = (1 - self.smoothing) * nll + self.smoothing * uniform
         return loss, {"nll": nll.detach(), "words": batch.length_N.sum()}

@@ -10,7 +10,8 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
-from captioner import images
+from captioner import images, processes
+from captioner.checkpoints import Checkpoints
 from captioner.metrics import score
 from captioner.model import CaptionModel
 from captioner.objectives import CrossEntropy
@@ -24,10 +25,13 @@ PICTURES = 8  # of the validation set, shown on TensorBoard
 class Training(pl.LightningModule):
     """Trains a CaptionModel with an objective; validates by captions and their CIDEr.
 
+    train, val: the records behind the batches' index_B.
     optimizer: parameter groups -> optimiser, with the decoder's learning rate in it.
     encoder_lr: the learning rate of a trainable encoder.
     warmup: the share of all steps in which the learning rate rises linearly; from there on it falls
     to 0 along a cosine.
+    words: about how many a batch holds. The loss is divided by it on its way back, so that 16-bit
+    gradients stay in range; the step divides by the true number instead.
     """
 
     def __init__(
@@ -35,19 +39,25 @@ class Training(pl.LightningModule):
         model: CaptionModel,
         objective: CrossEntropy,
         strategy: Strategy,
+        train: Sequence[Record],
         val: Sequence[Record],
         optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer],
         encoder_lr: float = 1e-5,
         warmup: float = 0.1,
         seed: int = 0,
+        words: float = 1.0,
     ):
         super().__init__()
         if not 0 <= warmup < 1:
             raise InputError(f"warmup={warmup}: give 0 <= warmup < 1, a share of all steps")
-        self.model, self.objective, self.strategy, self.val = model, objective, strategy, val
+        self.model, self.objective, self.strategy = model, objective, strategy
+        self.train_records, self.val_records = train, val
         self.optimizer, self.encoder_lr, self.warmup = optimizer, encoder_lr, warmup
-        self.seed, self.shown = seed, False
+        self.seed, self.words, self.shown = seed, words, False
+        self.sums: list[Tensor] = []  # loss, nll, words of the micro-batches of this step
+        self.seen: list[Tensor] = []  # which records they hold
         self.said: dict[int, str] = {}  # record number -> caption, of this validation
+        self.val_sums = (0.0, 0.0)  # nll, words
 
     def configure_optimizers(self):
         groups: list[dict[str, Any]] = [{"params": list(_trainable(self.model.decoder))}]
@@ -76,45 +86,83 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, logs = self.objective(self.model, batch, self.global_step)
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log("train/nll", logs["nll"])
-        return loss
+        sums = [loss.detach(), logs["nll"], logs["words"]]
+        self.sums.append(torch.stack([value.to(loss) for value in sums]))
+        self.seen.append(batch.index_B)
+        return loss / self.words
 
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
     ) -> None:
-        """If |g| > threshold: g *= threshold / |g| (Pascanu 2013, the lecture's rule). Logs |g|."""
+        """The gradient of the mean over all words of the step, those of all processes; clipped.
+
+        If |g| > threshold: g *= threshold / |g| (Pascanu 2013, the lecture's rule). Logs |g|.
+        Raises InputError on every process where the loss of any is not finite.
+        """
         if gradient_clip_algorithm not in (None, "norm"):
             raise InputError(
                 f"trainer.gradient_clip_algorithm={gradient_clip_algorithm}: only norm"
             )
-        limit = gradient_clip_val or torch.inf
-        norm = nn.utils.clip_grad_norm_(_trainable(self.model), limit)
+        sums_W3 = processes.gather_rows(torch.stack(self.sums).sum(0))
+        loss, nll, words = sums_W3.sum(0)
+        # What backward left is divided by self.words, by the processes and by the micro-batches.
+        whole = self.words * self.trainer.world_size * self.trainer.accumulate_grad_batches / words
+        gradients = [p.grad for p in _trainable(self.model) if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients) * whole
+        factor = whole
+        if gradient_clip_val:
+            factor = whole * (gradient_clip_val / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factor)
+        self._check_finite(sums_W3[:, 0], norm)
+        self.sums, self.seen = [], []
+        self.log("train/loss", loss / words, prog_bar=True)
+        self.log("train/nll", nll / words)
         self.log("train/grad_norm", norm)
 
+    def _check_finite(self, loss_W: Tensor, norm: Tensor) -> None:
+        *losses, size = torch.cat([loss_W, norm[None]]).tolist()
+        broken = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
+        # Where the precision has a loss scale, a gradient may overflow: the scaler skips that step.
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if not broken and (scaled or math.isfinite(size)):
+            return
+        images = [str(self.train_records[i].image) for i in torch.cat(self.seen).tolist()]
+        parts = processes.gather(images)
+        what = f"loss {losses[broken[0]]}" if broken else f"gradient norm {size}"
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        where = f"step {self.global_step} (epoch {self.current_epoch}), learning rate {rate:g}"
+        pictures = [name for rank in broken or range(len(parts)) for name in parts[rank]]
+        raise InputError(
+            f"{what} at {where}; the weights were left as they were. Lower optimizer.lr or "
+            f"trainer.gradient_clip_val, or look at these pictures and their captions:\n  "
+            + "\n  ".join(pictures)
+        )
+
     def on_validation_epoch_start(self) -> None:
-        self.said = {}
+        self.said, self.val_sums = {}, (0.0, 0.0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0 and isinstance(self.trainer.checkpoint_callback, Checkpoints):
+            self.trainer.checkpoint_callback.before_validation(self.trainer)
         features = self.model.encode(batch.images)
         _, logs = self.objective(self.model, batch._replace(images=features), self.global_step)
-        words = int(logs["words"])
-        self.log("val/nll", logs["nll"], batch_size=words, sync_dist=True)
+        nll, words = self.val_sums
+        self.val_sums = nll + float(logs["nll"]), words + float(logs["words"])
         numbers = batch.index_B.tolist()
         captions = self.model.texts(self.model.generate(features, self.strategy, numbers))
         for index, (text, _) in zip(numbers, captions):
             self.said[index] = text
 
     def on_validation_epoch_end(self) -> None:
-        said = self.said
-        if self.trainer.world_size > 1:
-            parts: list[dict[int, str] | None] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, self.said)
-            said = {index: text for part in parts if part for index, text in part.items()}
-        references = {index: list(self.val[index].captions) for index in said}
+        parts = processes.gather((self.said, self.val_sums))
+        said = {index: text for captions, _ in parts for index, text in captions.items()}
+        nll, words = (sum(values) for values in zip(*(sums for _, sums in parts)))
+        references = {index: list(self.val_records[index].captions) for index in sorted(said)}
         scores = score.score(references, said)["corpus"]
+        self.log("val/nll", nll / words)
         for name in ("CIDEr", "Bleu_4"):
-            self.log(f"val/{name}", scores[name], prog_bar=name == "CIDEr", rank_zero_only=False)
+            self.log(f"val/{name}", scores[name], prog_bar=name == "CIDEr")
         self._show(said)
 
     def _show(self, said: dict[int, str]) -> None:
@@ -123,7 +171,7 @@ class Training(pl.LightningModule):
             if not isinstance(logger, TensorBoardLogger) or not self.trainer.is_global_zero:
                 continue
             for index in sorted(said)[:PICTURES]:
-                record = self.val[index]
+                record = self.val_records[index]
                 lines = [f"**{said[index]}**", "", *(f"- {text}" for text in record.captions)]
                 board, tag = logger.experiment, f"val/{record.id}"
                 board.add_text(tag, "\n".join(lines), self.global_step)

@@ -125,7 +125,7 @@ def test_interrupted_it_goes_on(tmp_path, encoder, pictures, monkeypatch, cut):
         path = cache.folder / "pooled.f16"
         path.write_bytes(path.read_bytes()[:-5])
     else:
-        cache.hashes.write_bytes(cache.hashes.read_bytes()[:-9])
+        cache.whole.path.write_bytes(cache.whole.path.read_bytes()[:-9])
     computed = count_calls(monkeypatch, encoder)
     cache = FeatureCache(tmp_path / "interrupted", encoder)
     features = cache[rows(cache, pictures)[:, 0]].pooled_BD

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from captioner import images, records
-from captioner.data import EvalBatches, Pixels, TrainBatches, make_batch
+from captioner.data import EvalBatches, From, Pixels, TrainBatches, make_batch
 from captioner.types import BOS, EOS, PAD, Features
 
 
@@ -76,6 +76,16 @@ def test_a_batch_is_known_by_its_number_alone():
     assert same([late], [epoch(number=3)[4]])
 
 
+def test_going_on_is_skipping_to_a_batch_number():
+    batches = TrainBatches(Numbers(), captions(), 8, 5, epoch=3)
+    for workers in (0, 2):
+        loader = torch.utils.data.DataLoader(
+            batches, batch_size=None, sampler=From(4, len(batches)), num_workers=workers
+        )
+        assert same(list(loader), epoch(number=3)[4:])
+        assert len(loader) == 7  # of the whole epoch
+
+
 def test_more_captions_than_rows_are_drawn_anew_each_epoch():
     some = [[[4 + k] for k in range(12)]]
     said = [set(epoch(number=e, some=some)[0].token_NT[:, 1].tolist()) for e in range(40)]
@@ -103,15 +113,21 @@ def test_processes_share_an_epoch(images):
         assert same([batch], [parts[number % 3][number // 3]])
 
 
+@pytest.mark.parametrize("images", [50, 15, 2])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_evaluation_counts_every_picture_once(world):
-    seen = []
+def test_evaluation_counts_every_picture_once(world, images):
+    """All processes get as many batches; pictures that stand in have no captions."""
+    some, seen, counts = captions(images), [], []
     for rank in range(world):
-        batches = EvalBatches(Numbers(), captions(), 7, 5, rank, world)
+        batches = EvalBatches(Numbers(), some, 7, 5, rank, world)
+        counts.append(len(batches))
         for b in range(len(batches)):
-            seen += batches[b].index_B.tolist()
-            assert (batches[b].images.pooled_BD[:, 1] == -1).all()  # no augmentation
-    assert sorted(seen) == list(range(50))
+            batch = batches[b]
+            assert (batch.images.pooled_BD[:, 1] == -1).all()  # no augmentation
+            real = batch.length_N.view(len(batch.index_B), 5).any(1)
+            seen += batch.index_B[real].tolist()
+    assert sorted(seen) == list(range(images))
+    assert len(set(counts)) == 1
 
 
 def test_pixels_are_views_seeded_by_the_draw(scenes_dir):

@@ -8,15 +8,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"types"},
-    {"cells", "search", "images", "scenes", "metrics"},
-    {"tokenizers", "encoders", "decoders", "records"},
+    {"cells", "search", "images", "scenes", "metrics", "files", "processes"},
+    {"tokenizers", "encoders", "decoders", "records", "pictures"},
     {"model", "objectives", "cache", "data"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "checkpoints"},
     {"report"},
     {"__main__", "__init__", "config", "runs"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-LIGHTNING = {"captioner/data.py", "captioner/training.py", "captioner/config.py", "train.py"}
+LIGHTNING = {"captioner/data.py", "captioner/training.py", "captioner/checkpoints.py", "train.py"}
 HYDRA = {"captioner/config.py", "train.py", "eval.py"}
 
 

@@ -22,6 +22,7 @@ def training(**options):
         Model(),
         objectives.CrossEntropy(),
         search.Greedy(),
+        [SimpleNamespace(image=f"{i}.jpg") for i in range(9)],
         [],
         lambda groups: torch.optim.SGD(groups, lr=0.1),
         **options,
@@ -60,18 +61,54 @@ def test_a_frozen_encoder_has_no_parameter_group():
     assert len(fitted(module)["optimizer"].param_groups) == 1
 
 
+def stepped(module, limit=None, loss=2.0, words=1.0, scaler=None):
+    """What comes between backward and the optimiser, after a micro-batch of pictures 3 and 5."""
+    module._trainer = SimpleNamespace(
+        world_size=1,
+        accumulate_grad_batches=1,
+        global_step=7,
+        current_epoch=2,
+        precision_plugin=SimpleNamespace(scaler=scaler),
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.125}])],
+    )
+    module.sums = [torch.tensor([loss, loss, words])]
+    module.seen = [torch.tensor([3, 5])]
+    module.configure_gradient_clipping(None, limit)
+
+
 @pytest.mark.parametrize("norm, limit", [(10.0, 5.0), (3.0, 5.0), (10.0, None)])
 def test_gradients_are_scaled_where_their_norm_is_too_big(norm, limit):
     module = training()
     gradient = torch.randn(2, 2)
     for parameter in module.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    module.model.decoder.weight.grad = norm * gradient / gradient.norm()
-    module.configure_gradient_clipping(None, limit)
+    module.model.decoder.weight.grad = 4 * norm * gradient / gradient.norm()  # a sum over 4 words
+    stepped(module, limit, words=4.0)
     after = module.model.decoder.weight.grad
     assert logged["train/grad_norm"] == pytest.approx(norm)
+    assert logged["train/loss"] == 0.5
     assert after.norm().item() == pytest.approx(min(norm, limit or norm), rel=1e-4)
     torch.testing.assert_close(after / after.norm(), gradient / gradient.norm())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_names_the_step_and_the_pictures(value):
+    module = training()
+    for parameter in module.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with pytest.raises(InputError) as caught:
+        stepped(module, loss=value)
+    for said in (f"loss {value}", "step 7", "epoch 2", "learning rate 0.125", "3.jpg", "5.jpg"):
+        assert said in str(caught.value)
+
+
+def test_gradients_may_overflow_only_where_the_precision_has_a_scale():
+    module = training()
+    for parameter in module.model.parameters():
+        parameter.grad = torch.full_like(parameter, math.inf)
+    stepped(module, scaler=object())
+    with pytest.raises(InputError, match="gradient norm"):
+        stepped(module)
 
 
 def test_randomness_is_a_function_of_seed_rank_epoch_and_batch():

@@ -225,7 +225,7 @@ def _pack(length_N: Tensor, steps: int) -> _Pack:
     real_NT = real_positions(length_N, steps)
     row_P, step_P = real_NT.nonzero(as_tuple=True)
     in_row_order_P = (sizes_T.cumsum(0) - sizes_T)[step_P] + rank_N[row_P]
-    sizes = [size for size in sizes_T.tolist() if size]
+    sizes = [size for size in sizes_T.tolist() if size] or [0]
     return _Pack(order_N, rank_N, sizes, order_N[sorted_P], time_P, real_NT, in_row_order_P)
 
 

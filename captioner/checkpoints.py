@@ -1,0 +1,222 @@
+"""Checkpoints that survive a kill, and a stop that loses nothing.
+
+    RUN_DIR/checkpoints/manifest.json    the checkpoints, oldest first, with size and SHA-256
+    RUN_DIR/checkpoints/00012.ckpt       weights, optimiser, schedule, position: plain tensors
+    RUN_DIR/model/                       the best model by validation CIDEr so far
+
+A checkpoint counts once the manifest names it. File and manifest are each written under a temporary
+name, synced and renamed, so there is no moment at which a kill leaves a run without a whole one.
+"""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+
+from captioner import files, processes
+from captioner.types import InputError
+
+KEEP = 2
+MANIFEST = "manifest.json"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def save(folder: Path, state: dict[str, Any], name: str | None = None) -> Path:
+    """Writes `state`, enters it into the manifest, removes all but the newest KEEP.
+
+    Raises InputError where the disk is full; the older checkpoints stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = _manifest(folder)
+    newest = max((entry["number"] for entry in entries), default=0)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getbuffer()
+    path = folder / (name or f"{newest + 1:05d}.ckpt")
+    files.write(path, data)
+    entry = {"number": newest + 1, "file": path.name, "size": len(data), "sha256": _digest(data)}
+    entries = [*(e for e in entries if e["file"] != path.name), entry][-KEEP:]
+    files.write(folder / MANIFEST, json.dumps(entries, indent=1))
+    kept = {entry["file"] for entry in entries}
+    for old in folder.iterdir():  # those before, and what a kill left half-written
+        if old.suffix in (".ckpt", ".tmp") and old.name not in kept:
+            old.unlink()
+    return path
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint whose checksum is right; None where nothing was saved yet.
+
+    Says so where it passes a broken one over. Raises InputError where all are broken.
+    """
+    entries = _manifest(folder)
+    for entry in reversed(entries):
+        path = folder / entry["file"]
+        try:
+            data = path.read_bytes()
+            if len(data) == entry["size"] and _digest(data) == entry["sha256"]:
+                return path
+            reason = "its checksum is wrong"
+        except OSError as error:
+            reason = str(error.strerror)
+        print(f"{path}: {reason}; going back to the one before", file=sys.stderr)
+    if entries:
+        raise InputError(f"{folder}: no checkpoint is whole; train again in another run_dir")
+    return None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint's tensors and numbers; nothing else is read, nothing is executed."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _manifest(folder: Path) -> list[dict[str, Any]]:
+    path = folder / MANIFEST
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [{key: e[key] for key in ("number", "file", "size", "sha256")} for e in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a manifest of checkpoints: {error!r}") from error
+
+
+def _digest(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Files(CheckpointIO):
+    """How Lightning reads and writes checkpoints: by `save` and `load`."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:
+        """path: the folder; or a file in it, where Lightning's SLURM plugin chooses the name."""
+        path = Path(path)
+        if path.suffix:
+            save(path.parent, checkpoint, path.name)
+        else:
+            save(path, checkpoint)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return load(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class Stopped(Exception):
+    """A signal stopped the run, after its state was saved."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Checkpoints(pl.callbacks.Checkpoint):
+    """Saves the state of a run so that going on from it is exact, and exports the best model.
+
+    The state is saved every `minutes`, before each validation, and after each epoch; always after
+    an optimiser's step. On SIGTERM, SIGINT (a second one interrupts at once), SIGUSR1 or SIGUSR2
+    received by any process, all save at the same step and raise Stopped. Whoever handled SIGUSR1 or
+    SIGUSR2 before (Lightning's SLURM plugin, submitit) is called after the save, to requeue the
+    job.
+    """
+
+    def __init__(self, run_dir: Path, minutes: float = 10.0):
+        if minutes <= 0:
+            raise InputError(f"checkpoint_minutes={minutes}: give more than 0")
+        self.run_dir, self.seconds = run_dir, 60 * minutes
+        self.best, self.early, self.validating = float("-inf"), False, False
+        self.signal, self.agreed, self.saved = 0, 0, time.monotonic()
+        self.handlers: dict[int, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "early": self.early, "validating": self.validating}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.early = state_dict["best"], state_dict["early"]
+        self.validating = state_dict["validating"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = self.early  # where a run that goes on had ended early
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}
+
+    def _note(self, signum: int, frame: Any) -> None:
+        if signum == signal.SIGINT == self.signal:
+            raise KeyboardInterrupt
+        self.signal = signum
+        name = signal.Signals(signum).name
+        os.write(2, f"\n{name}: saving at the end of this step\n".encode())
+
+    def _agreed(self, pl_module: pl.LightningModule) -> tuple[int, bool]:
+        """The signal that any process received, and whether the first one's clock says save."""
+        due = time.monotonic() - self.saved > self.seconds
+        row = torch.tensor([self.signal, int(due)], device=pl_module.device)
+        rows = processes.gather_rows(row).tolist()
+        return max(signum for signum, _ in rows), bool(rows[0][1])
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        done = batch_idx + 1
+        if done == trainer.num_training_batches or done % trainer.val_check_batch == 0:
+            return  # what follows, the validation or the epoch's end, saves
+        if done % trainer.accumulate_grad_batches:
+            return
+        signum, due = self._agreed(pl_module)
+        if signum or due:
+            self.save(trainer)
+        self.agreed = signum
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        if self.agreed:  # now that the step before is in metrics.csv
+            self._stop(self.agreed)
+
+    def before_validation(self, trainer: pl.Trainer) -> None:
+        """Called from inside the first validation step: Lightning repeats a validation that was cut
+        off only where its state says that one was under way."""
+        self.validating = True
+        self.save(trainer)
+        self.validating = False
+
+    def on_validation_batch_end(self, trainer, pl_module, *args: Any) -> None:
+        if signum := self._agreed(pl_module)[0]:
+            self._stop(signum)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        score = float(trainer.callback_metrics["val/CIDEr"])
+        if score > self.best:
+            self.best = score
+            if trainer.is_global_zero:
+                pl_module.model.save(self.run_dir / "model")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.early = trainer.should_stop
+        self.save(trainer)
+        if signum := self._agreed(pl_module)[0]:
+            self._stop(signum)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """The state now, written by rank 0 while the others wait."""
+        trainer.save_checkpoint(self.run_dir / "checkpoints")
+        self.saved = time.monotonic()
+
+    def _stop(self, signum: int) -> None:
+        handler: Callable[..., Any] | int | None = self.handlers.get(signum)
+        if signum in (signal.SIGUSR1, signal.SIGUSR2) and callable(handler):
+            handler(signum, None)
+        raise Stopped(signum)

@@ -1,0 +1,60 @@
+"""Files that are there whole or not at all, and files that only grow."""
+
+import os
+from pathlib import Path
+
+from captioner.types import InputError
+
+
+def write(path: Path, content: bytes | bytearray | memoryview | str) -> None:
+    """Writes to a temporary name beside `path`, syncs it to the disk, renames it.
+
+    Text is written as UTF-8. Raises InputError naming the file where that fails: what lay under the
+    name before lies there still, and nothing else.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+def append(path: Path, data: bytes, at: int | None = None) -> None:
+    """Adds to the end of a file, or from byte `at` on, and syncs it."""
+    try:
+        with open(path, "ab") as file:
+            if at is not None:
+                file.truncate(at)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file, less one that is cut off or still being written."""
+    if not path.exists():
+        return []
+    return path.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """What to tell a user whose disk is full, or who may not write there."""
+    return InputError(f"{path}: {error.strerror}; free space or write elsewhere, and run it again")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

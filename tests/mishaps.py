@@ -1,0 +1,59 @@
+"""Mishaps in training at a chosen place, for the tests of resuming and of several processes.
+
+Written KIND:RANK:EPOCH:BATCH. KIND is a signal's name, `nan`, `raise` or `hang`; with a `val-`
+before it, it happens in the validation of that epoch. RANK is a number, or `all`.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from captioner.training import Training
+
+STEP, VALIDATION = Training.training_step, Training.validation_step
+
+
+def act(kind: str, loss):
+    if kind == "nan":
+        return loss * torch.nan
+    if kind == "raise":
+        raise RuntimeError("this process fails")
+    if kind == "hang":
+        time.sleep(1000)
+    os.kill(os.getpid(), signal.Signals[kind])
+    return loss
+
+
+def install(mishap: str, patch=setattr) -> None:
+    kind, rank, epoch, batch = mishap.split(":")
+
+    def here(self, number):
+        place = self.current_epoch == int(epoch) and number == int(batch)
+        return place and rank in ("all", str(self.global_rank))
+
+    def training_step(self, data, batch_idx):
+        loss = STEP(self, data, batch_idx)
+        if here(self, batch_idx):
+            loss = act(kind, loss)
+            if kind == "nan":
+                self.sums[-1] = self.sums[-1] * torch.nan
+        return loss
+
+    def validation_step(self, data, batch_idx):
+        VALIDATION(self, data, batch_idx)
+        if here(self, batch_idx):
+            act(kind.removeprefix("val-"), None)
+
+    if kind.startswith("val-"):
+        patch(Training, "validation_step", validation_step)
+    else:
+        patch(Training, "training_step", training_step)
+
+
+def environment(folder: Path, mishap: str | None) -> dict[str, str]:
+    """For a command whose process, and those that it starts, shall have the mishap."""
+    (folder / "sitecustomize.py").write_text(f"import mishaps\nmishaps.install({mishap!r})\n")
+    return os.environ | ({"PYTHONPATH": f"{folder}:{Path(__file__).parent}"} if mishap else {})
