@@ -63,9 +63,10 @@ def main(cfg: DictConfig) -> float:
     """One run, from data to scores, all in `run_dir`. Returns val CIDEr, for sweeps."""
     requeued = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
     run_dir = Path(cfg.resume).absolute() if cfg.resume else config.run_dir(cfg)
+    if cfg.resume:
+        config.check_alone(cfg.resume)
     if cfg.resume or (requeued and (run_dir / "config.yaml").exists()):
-        cfg.resume = str(run_dir)
-        cfg = config.resumed(cfg)
+        cfg = config.resumed(run_dir)
     trainer = make_trainer(cfg, run_dir)
     launcher = trainer.strategy.launcher
     if not isinstance(launcher, _SubprocessScriptLauncher):
@@ -74,7 +75,7 @@ def main(cfg: DictConfig) -> float:
     if sweep and not launcher.cluster_environment.creates_processes_externally:
         raise InputError(
             f"-m with trainer.strategy={cfg.trainer.strategy}: its processes would each run the "
-            "whole sweep. Give trainer.strategy=ddp_spawn; or hydra/launcher=submitit_slurm; or "
+            "whole sweep. Give trainer.strategy=ddp_spawn; or hydra/launcher=slurm (submitit); or "
             "one process a job, side by side: trainer.devices=1 hydra/launcher=joblib"
         )
     try:  # started here and not by fit, so that all share the features and the evaluation too
@@ -92,7 +93,7 @@ def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
         raise InputError(f"timeout={cfg.timeout}: give more than 0 seconds")
     trainer = pl.Trainer(
         **config.plain(cfg.trainer),
-        default_root_dir=run_dir / "checkpoints",
+        default_root_dir=run_dir,
         callbacks=[
             EarlyStopping("val/CIDEr", mode="max", patience=cfg.patience),
             checkpoints.Checkpoints(run_dir, cfg.checkpoint_minutes),

@@ -31,7 +31,7 @@ MANIFEST = "manifest.json"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def save(folder: Path, state: dict[str, Any], name: str | None = None) -> Path:
+def save(folder: Path, state: dict[str, Any]) -> Path:
     """Writes `state`, enters it into the manifest, removes all but the newest KEEP.
 
     Raises InputError where the disk is full; the older checkpoints stay.
@@ -42,10 +42,10 @@ def save(folder: Path, state: dict[str, Any], name: str | None = None) -> Path:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getbuffer()
-    path = folder / (name or f"{newest + 1:05d}.ckpt")
+    path = folder / f"{newest + 1:05d}.ckpt"
     files.write(path, data)
     entry = {"number": newest + 1, "file": path.name, "size": len(data), "sha256": _digest(data)}
-    entries = [*(e for e in entries if e["file"] != path.name), entry][-KEEP:]
+    entries = [*entries, entry][-KEEP:]
     files.write(folder / MANIFEST, json.dumps(entries, indent=1))
     kept = {entry["file"] for entry in entries}
     for old in folder.iterdir():  # those before, and what a kill left half-written
@@ -99,12 +99,10 @@ class Files(CheckpointIO):
     """How Lightning reads and writes checkpoints: by `save` and `load`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:
-        """path: the folder; or a file in it, where Lightning's SLURM plugin chooses the name."""
-        path = Path(path)
-        if path.suffix:
-            save(path.parent, checkpoint, path.name)
-        else:
-            save(path, checkpoint)
+        """path: the folder. The hpc_ckpt_N.ckpt of Lightning's SLURM plugin is not written: it
+        would be taken before newer ones, and `Checkpoints` has just saved."""
+        if not Path(path).name.startswith("hpc_ckpt"):
+            save(Path(path), checkpoint)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return load(Path(path))

@@ -137,20 +137,19 @@ def run_dir(config: DictConfig) -> Path:
     return path.absolute()
 
 
-def resumed(config: DictConfig) -> DictConfig:
-    """The configuration of the run that goes on, out of its directory.
+def check_alone(resume: str) -> None:
+    """Raises InputError where other values were given with resume=: what goes on cannot change."""
+    task = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    if other := [override for override in task if not override.startswith("resume=")]:
+        raise InputError(
+            f"resume={resume} goes on with that run's own configuration: leave out "
+            f"{' '.join(other)}, or train anew in another run_dir"
+        )
 
-    Raises InputError where there is none, or where other values were given: what goes on as it was
-    cannot change.
-    """
-    path = Path(config.resume) / "config.yaml"
-    if HydraConfig.initialized():
-        other = [x for x in HydraConfig.get().overrides.task if not x.startswith("resume=")]
-        if other:
-            raise InputError(
-                f"resume={config.resume} goes on with that run's own configuration: leave out "
-                f"{' '.join(other)}, or train anew in another run_dir"
-            )
+
+def resumed(run_dir: Path) -> DictConfig:
+    """The configuration of the run that goes on. Raises InputError where there is none."""
+    path = run_dir / "config.yaml"
     if not path.is_file():
         raise InputError(f"{path}: no such file, so there is no run to go on with")
     try:
@@ -158,7 +157,7 @@ def resumed(config: DictConfig) -> DictConfig:
     except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not the configuration of a run: {error}") from error
     assert isinstance(saved, DictConfig)
-    saved.run_dir = saved.resume = config.resume
+    saved.run_dir = saved.resume = str(run_dir)
     return saved
 
 

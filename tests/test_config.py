@@ -6,6 +6,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from captioner import config, model, objectives, tokenizers
@@ -15,7 +16,7 @@ CONF = Path(__file__).parents[1] / "conf"
 CHOICES = [
     (group.relative_to(CONF).as_posix(), file.stem)
     for group in CONF.rglob("*")
-    if group.is_dir()
+    if group.is_dir() and "hydra" not in group.parts
     for file in sorted(group.glob("*.yaml"))
 ]
 
@@ -51,6 +52,15 @@ def test_every_choice_composes_and_is_made(group, choice, monkeypatch, tmp_path)
     assert isinstance(objective, objectives.CrossEntropy)
     found = made.eval().generate(Features(torch.rand(2, made.encoder.size)), strategy)
     assert len(found.token_BKT) == 2
+
+
+@pytest.mark.parametrize("launcher, tasks", [("submitit_slurm", 1), ("slurm", 4)])
+def test_a_sweep_on_slurm_composes(launcher, tasks):
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = [f"hydra/launcher={launcher}", "trainer.devices=4", "hydra.job.num=0"]
+        cfg = compose("train", overrides, return_hydra_config=True)
+    assert instantiate(cfg.hydra.launcher).params["tasks_per_node"] == tasks
 
 
 def test_the_default_is_the_lectures_model_on_the_embedded_data():
