@@ -48,10 +48,12 @@ def in_process(*options, mishap=None):
     return 0
 
 
-def in_processes(tmp_path, *options, mishap=None, timeout=150):
+def in_processes(
+    tmp_path, *options, mishap=None, timeout=150, start=(sys.executable,), script=ROOT / "train.py"
+):
     """train.py as a user starts it -> its exit code, and what it printed."""
     env = mishaps.environment(tmp_path, mishap)
-    command = [sys.executable, ROOT / "train.py", *options]
+    command = [*start, script, *options]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
     return done.returncode, done.stderr
 

@@ -1,0 +1,89 @@
+"""What only a GPU can show. Skipped where there is none."""
+
+import json
+
+import pytest
+import torch
+from test_processes import TORCHRUN
+from test_resume import ROOT, assert_equal_runs, in_process, in_processes
+
+from captioner import cache, records
+from captioner.encoders import Timm
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.fixture(scope="module")
+def options(scenes_dir, tmp_path_factory):
+    small = ["encoder=blind", "decoder.embed_size=64", "decoder.hidden_size=64", "search=greedy"]
+    small += ["tokenizer.min_count=1", "data.batch_size=4", "trainer.log_every_n_steps=1"]
+    return [f"data.root={scenes_dir}", f"data.cache={tmp_path_factory.mktemp('cache')}", *small]
+
+
+def losses(folder):
+    header, *rows = (folder / "metrics.csv").read_text().splitlines()
+    column = header.split(",").index("train/loss")
+    return torch.tensor([float(x) for row in rows if (x := row.split(",")[column])])
+
+
+def test_lower_precisions_learn_as_float32_does(options, tmp_path):
+    """Mean loss over 200 steps, and over the last 50, within 2 %."""
+    seen = {}
+    for precision in ("32-true", "16-mixed", "bf16-mixed"):
+        extra = ["trainer.max_epochs=40", f"trainer.precision={precision}", "patience=99"]
+        extra += ["trainer.check_val_every_n_epoch=40", "optimizer.lr=0.01", "decoder.dropout=0"]
+        assert in_process(*options, *extra, f"run_dir={tmp_path / precision}") == 0
+        seen[precision] = losses(tmp_path / precision)
+        assert len(seen[precision]) == 200
+    for part in (slice(None), slice(-50, None)):
+        means = {name: float(values[part].mean()) for name, values in seen.items()}
+        print(means)
+        for name in ("16-mixed", "bf16-mixed"):
+            assert abs(means[name] / means["32-true"] - 1) < 0.02
+    assert seen["32-true"][-50:].mean() < 0.8 * seen["32-true"][:5].mean()  # it learns
+
+
+@pytest.mark.parametrize("mishap", ["SIGTERM:0:0:1", "SIGINT:0:1:2", "val-SIGTERM:0:1:0"])
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
+def test_a_run_that_goes_on_ends_the_same(options, tmp_path, mishap, precision):
+    extra = [*options, "trainer.max_epochs=3", f"trainer.precision={precision}"]
+    extra += ["+trainer.deterministic=true"]
+    assert in_process(*extra, f"run_dir={tmp_path / 'whole'}") == 0
+    assert in_process(*extra, f"run_dir={tmp_path / 'cut'}", mishap=mishap) > 128
+    assert in_process(f"resume={tmp_path / 'cut'}") == 0
+    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_one_process_of_a_group_is_one_process(options, tmp_path):
+    """NCCL with a single member."""
+    extra = [*options, "trainer.max_epochs=2", "+trainer.deterministic=true"]
+    assert in_processes(tmp_path, *extra, f"run_dir={tmp_path / 'alone'}")[0] == 0
+    code, said = in_processes(
+        tmp_path, *extra, "trainer.strategy=ddp", f"run_dir={tmp_path / 'group'}",
+        start=[*TORCHRUN, "1"],
+    )  # fmt: skip
+    assert code == 0, said
+    assert torch.equal(losses(tmp_path / "alone"), losses(tmp_path / "group"))
+
+
+def test_features_of_the_gpu_are_those_of_the_cpu(scenes_dir, tmp_path):
+    paths = [record.image for record in records.read(scenes_dir, "train")]
+    encoder, found = Timm("resnet10t", image_size=64), {}
+    for device in ("cpu", "cuda"):
+        features = cache.FeatureCache(tmp_path / device, encoder.to(device))
+        found[device] = features[features.rows(paths)[:, 0]].pooled_BD
+    torch.testing.assert_close(found["cuda"], found["cpu"], atol=5e-3, rtol=5e-3)
+
+
+def test_evaluation_on_the_gpu(options, scenes_dir, tmp_path):
+    extra = ["trainer.max_epochs=2", f"run_dir={tmp_path / 'run'}"]
+    assert in_process(*options, *extra) == 0
+    command = [f"model={tmp_path / 'run/model'}", f"data.root={scenes_dir}"]
+    command += [f"data.cache={tmp_path / 'cache'}", "search=greedy", f"run_dir={tmp_path / 'eval'}"]
+    code, said = in_processes(tmp_path, *command, script=ROOT / "eval.py")
+    assert code == 0, said
+    said = [json.loads((tmp_path / x / "predictions.json").read_text()) for x in ("run", "eval")]
+    assert said[0] == said[1]
