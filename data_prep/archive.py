@@ -176,6 +176,9 @@ def _tar_entries(file: tarfile.TarFile) -> Iterator[_Entry]:
             return source
 
         yield _Entry(member.name, member.size, member.isdir(), fault, None, opener)
+    assert file.fileobj is not None
+    while file.fileobj.read(_CHUNK):  # the checksum of a tar.gz comes after its last member
+        pass
 
 
 def _judged(archive: Path, entries: Iterable[_Entry]) -> list[_Entry]:

@@ -32,6 +32,6 @@ def report(data: str, root: Path, annotations: str, splits: list[str]) -> None:
 def _override(key: str, value: str) -> str:
     """KEY=VALUE as Hydra and the shell both understand it."""
     if not re.fullmatch(r"[\w./*~+-]+", value, re.ASCII):
-        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-        value = f"'{quoted}'"
+        # Hydra halves backslashes before a quote and at the end, and leaves others alone.
+        value = "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + "\\'" * bool(m[2]), value) + "'"
     return shlex.quote(f"{key}={value}")
