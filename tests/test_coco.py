@@ -31,7 +31,7 @@ KARPATHY = ["train", "train", "restval", "val", "test", "test"]
 
 def jpeg(seed: int) -> bytes:
     file = io.BytesIO()
-    Image.effect_noise((8, 8), seed + 1).convert("RGB").save(file, "JPEG")
+    Image.new("RGB", (8, 8), (40 * seed, 90, 200)).save(file, "JPEG")
     return file.getvalue()
 
 
