@@ -9,6 +9,8 @@ DIR/dataset_coco.json       Karpathy's split of 2014's pictures (--karpathy)
 DIR/archives/               what was downloaded; --delete-archives deletes each once unpacked (and
                             a picture that gets lost later then costs the whole download again)
 
+An archive that you have already may be put there; it is checked and not downloaded again.
+
 Run again, it goes on where it stopped, restores pictures that are gone or cut short, and is done
 in seconds where nothing is. Every archive is compared with its SHA-256 and its size, which are
 those that TensorFlow Datasets publishes; COCO itself publishes none.

@@ -8,7 +8,6 @@ file. requests does connections, proxies and certificates; pooch, the usual choi
 starts an interrupted download anew, which 19 GB do not allow.
 """
 
-import hashlib
 import json
 import re
 import time
@@ -20,6 +19,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
+import checksum
 import disk
 from captioner.types import InputError
 
@@ -66,13 +66,13 @@ def fetch(
     with disk.errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            _check(path, size, sha256, "move it away and run the command again")
+            checksum.verify(path, size, sha256, "move it away and run the command again")
             return
     _complete(url, part, size, magic)
     with disk.errors(path):
         try:
             again = "run the command again, or take another --mirror"
-            _check(part, size, sha256, f"it was deleted: {again}")
+            checksum.verify(part, size, sha256, f"it was deleted: {again}")
             disk.publish(part, path)
         except InputError:
             part.unlink()
@@ -112,7 +112,7 @@ def _request(
 ) -> None:
     """One request for what is missing, or for all. Raises _Broken where bytes are left over."""
     have, note = _size(part), _read_note(part)
-    if note is None or note.url != url or (note.total is not None and have > note.total):
+    if note is None or note.url != url:
         have, note = 0, None
     if note is not None and have == note.total:
         return
@@ -212,30 +212,6 @@ def _continues(response: requests.Response, have: int, note: _Note) -> bool:
         and match[3] in ("*", str(note.total or match[3]))
         and _validator(response) in (None, note.validator)
     )
-
-
-def _check(path: Path, size: int | None, sha256: str | None, way_out: str) -> None:
-    """Raises InputError where a file is not the one that is wanted."""
-    found = path.stat().st_size
-    if size is not None and found != size:
-        raise InputError(f"{path}: {found:,} bytes instead of {size:,}; {way_out}")
-    if sha256 is None:
-        return
-    digest = hashlib.sha256()
-    with (
-        open(path, "rb") as file,
-        tqdm(
-            total=found, desc=f"checking {path.name}", unit="B", unit_scale=True, disable=None
-        ) as bar,
-    ):
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-            bar.update(len(chunk))
-    if digest.hexdigest() != sha256:
-        raise InputError(
-            f"{path}: its SHA-256 is {digest.hexdigest()}, but that of the true file is {sha256}; "
-            + way_out
-        )
 
 
 def _note_path(part: Path) -> Path:

@@ -65,6 +65,7 @@ def answer(
     ranges: bool = True,
     share: float = 1.0,
     wait: bool = False,
+    code: int = 200,
     **headers: str,
 ) -> None:
     """A right answer, or `share` of one, after which the socket is closed, or silent (`wait`)."""
@@ -72,7 +73,7 @@ def answer(
         data = handler.server.files.get(handler.path)
     if data is None:
         return status(handler, 404)
-    start, code = 0, 200
+    start = 0
     match = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
     same = handler.headers.get("If-Range", etag(data)) == etag(data)
     if match and ranges and same:

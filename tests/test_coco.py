@@ -197,6 +197,29 @@ def test_an_interrupted_run_goes_on(run, site, tmp_path):
     assert site.asked[0][1] is not None and len(site.asked) == 3
 
 
+def test_an_archive_that_the_user_has_is_not_downloaded(run, site, tmp_path):
+    folder = tmp_path / "coco" / "archives"
+    folder.mkdir(parents=True)
+    (folder / "train2017.zip").write_bytes(site.files["/zips/train2017.zip"])
+    (folder / "val2017.zip").write_bytes(b"PK, and no more")
+    code, _, err = run("--year=2017")
+    assert code == 2 and "val2017.zip: 15 bytes instead of" in err and "move it away" in err
+    (folder / "val2017.zip").unlink()
+    assert run("--year=2017")[0] == 0
+    assert "/zips/train2017.zip" not in [path for path, _ in site.asked]
+
+
+def test_it_counts_as_done_only_when_it_is_on_the_disk(run, tmp_path, monkeypatch):
+    def crash():
+        assert len(list(tmp_path.rglob("*.json"))) == 2  # the captions: there, but not settled
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(disk, "settle", crash)
+    code, _, err = run("--year=2017")
+    assert code == 130 and "goes on where it stopped" in err
+    assert not (tmp_path / "coco" / ".manifest").exists()
+
+
 def test_one_split_alone(run, site, tmp_path):
     code, lines, _ = run("--year=2017", "--splits", "val")
     assert code == 0 and lines[0] == "val: 1 pictures, 5 captions"
@@ -229,8 +252,32 @@ def test_room_for_everything_is_looked_for_before_the_first_byte(run, site, monk
     assert code == 2 and "are free" in err and not site.asked
     free.free = 10**9
     assert run("--year=2014")[0] == 0
+    assert run("--year=2014", "--delete-archives")[0] == 0
     free.free = 0
-    assert run("--year=2014")[0] == 0  # nothing is needed any more
+    assert run("--year=2014", "--delete-archives")[0] == 0  # nothing is needed any more
+
+
+def test_how_much_room_is_needed(tmp_path):
+    """An archive and what is in it, at the worst moment, less what is there already."""
+    new = [coco.Archive("", f"zips/{name}.zip", size, "") for name, size in (("a", 10), ("b", 4))]
+    assert coco._room(tmp_path, new, delete=False) == 28
+    assert coco._room(tmp_path, new, delete=True) == 20
+    assert coco._room(tmp_path, new[::-1], delete=True) == 24
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "archives" / "a.zip.part").write_bytes(b"123")
+    assert coco._room(tmp_path, new, delete=False) == 25
+    (tmp_path / "archives" / "a.zip").write_bytes(b"1234567890")
+    assert coco._room(tmp_path, new, delete=False) == 8
+
+
+def test_captions_that_the_archive_lacks_are_named(run, site, monkeypatch):
+    lacking = zipped({"annotations/captions_val2017.json": captions(NAMES["val", 2017])})
+    site.files["/annotations/annotations_trainval2017.zip"] = lacking
+    item = coco.ARCHIVES["annotations2017"]
+    sums = {"size": len(lacking), "sha256": hashlib.sha256(lacking).hexdigest()}
+    monkeypatch.setitem(coco.ARCHIVES, "annotations2017", item._replace(**sums))
+    code, _, err = run("--year=2017")
+    assert code == 2 and "does not hold annotations/captions_train2017.json" in err
 
 
 @pytest.mark.parametrize("options", [["--year=2017"], ["--splits", "val"]])

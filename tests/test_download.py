@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from served import Server, answer, cut, stall, status
+from served import Server, answer, cut, etag, stall, status
 
 import disk
 import download
@@ -83,6 +83,27 @@ def test_a_connection_that_is_cut_goes_on_where_it_was(server, file, known):
     assert file.read_bytes() == DATA and alone(file)
 
 
+def test_a_cut_is_noticed_without_a_content_length(server, file):
+    server.plan = [partial(answer, share=0.3, Content_Length="")]
+    fetch(server, file)
+    assert ranges(server)[1] is not None and file.read_bytes() == DATA
+
+
+def test_a_part_with_too_much_in_it_starts_anew(server, file):
+    server.plan = [cut, *[lambda handler: status(handler, 503)] * download.TRIES]
+    fail(server, file)
+    file.with_name("a.zip.part").write_bytes(DATA + b"!")
+    fetch(server, file)
+    assert file.read_bytes() == DATA and alone(file)
+
+
+def test_the_name_comes_when_the_bytes_are_on_the_disk(server, file, monkeypatch):
+    published, publish = [], disk.publish
+    monkeypatch.setattr(disk, "publish", lambda *p: (published.append(p[1].name), publish(*p)))
+    fetch(server, file)
+    assert published == ["a.zip.part.json", "a.zip"]
+
+
 def test_many_cuts_are_no_failure_while_something_comes(server, file, monkeypatch):
     monkeypatch.setattr(download, "TRIES", 2)
     server.plan = [cut] * 10
@@ -124,9 +145,24 @@ def forge(handler) -> None:
     answer(handler)
 
 
+def from_the_start(handler) -> None:
+    """206, but with bytes that are there already."""
+    whole = f"bytes 0-{len(OTHER) - 1}/{len(OTHER)}"
+    answer(handler, ranges=False, code=206, Content_Range=whole, ETag=etag(DATA))
+
+
+def longer(handler) -> None:
+    """206 of a file that has grown, by a server that sends no ETag with it."""
+    have = int(handler.headers["Range"][6:-1])
+    range_ = f"bytes {have}-{len(OTHER)}/{len(OTHER) + 1}"
+    answer(handler, data=OTHER[have:] + b"!", ranges=False, code=206, Content_Range=range_)
+
+
 SECOND = {
     "200, as If-Range says": answer,
     "206 of the new file": forge,
+    "206 from the start": from_the_start,
+    "206 of a longer file": longer,
     "206 without Content-Range": lambda handler: status(handler, 206),
     "206 of other bytes": lambda h: status(h, 206, **{"Content-Range": "bytes 5-9/500002"}),
     "416": lambda handler: status(handler, 416),

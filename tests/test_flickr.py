@@ -270,22 +270,55 @@ def test_splits_and_captions_are_counted(run, tmp_path):
     assert code == 1 and "6 pictures have not 5 captions, the first of them 0" in err
 
 
-def test_lost_and_truncated_files_are_noticed_and_restored(run, tmp_path):
+DAMAGES = {
+    "lost": lambda root: (root / "images" / NAMES["flickr8k"][0]).unlink(),
+    "truncated": lambda root: (root / "images" / NAMES["flickr8k"][1]).write_bytes(b"\xff\xd8"),
+    "empty": lambda root: (root / "images" / NAMES["flickr8k"][2]).write_bytes(b""),
+    "captions": lambda root: (root / "dataset_flickr8k.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_lost_and_truncated_files_are_noticed_and_restored(run, tmp_path, damage):
     root = tmp_path / "out"
     given = [
         zipped(tmp_path / "a.zip", under("Flicker8k_Dataset", pictures("flickr8k"))),
         zipped(tmp_path / "b.zip", karpathy("flickr8k")),
     ]
     check(run("flickr8k", *given), "flickr8k", root)
-    lost, short, empty = (root / "images" / name for name in NAMES["flickr8k"][:3])
-    lost.unlink()
-    short.write_bytes(short.read_bytes()[:100])
-    empty.write_bytes(b"")
-    (root / "dataset_flickr8k.json").write_text("{")
+    DAMAGES[damage](root)
     code, _, err = run("flickr8k")
-    assert code == 1 and "captions and splits" in err
+    assert code == 1 and ("captions and splits" if damage == "captions" else "1 of 6 pict") in err
     check(run("flickr8k", *given), "flickr8k", root)
     assert {p.name: p.read_bytes() for p in (root / "images").iterdir()} == pictures("flickr8k")
+
+
+def test_an_empty_picture_is_none(run, tmp_path):
+    files = pictures("flickr8k") | karpathy("flickr8k") | {NAMES["flickr8k"][1]: b""}
+    code, _, err = run("flickr8k", lay(tmp_path / "in", files))
+    assert code == 1 and f"    {NAMES['flickr8k'][1]}\n" in err
+
+
+def test_pictures_that_are_there_are_not_brought_a_second_time(run, tmp_path):
+    lay(tmp_path / "out" / "Flicker8k_Dataset", pictures("flickr8k"))
+    folder = lay(tmp_path / "in", pictures("flickr8k") | karpathy("flickr8k"))
+    check(run("flickr8k", folder), "flickr8k", tmp_path / "out")
+    assert not (tmp_path / "out" / "images").exists()
+
+
+def test_of_two_with_one_name_the_first_is_taken(run, tmp_path):
+    files = under("a", pictures("flickr8k")) | under("b", pictures("flickr8k"))
+    path = zipped(tmp_path / "a.zip", files | karpathy("flickr8k"))
+    check(run("flickr8k", path, path), "flickr8k", tmp_path / "out")
+
+
+def test_links_to_pictures_become_pictures(run, tmp_path):
+    lay(tmp_path / "disk", pictures("flickr8k"))
+    folder = lay(tmp_path / "in", karpathy("flickr8k"))
+    for name in NAMES["flickr8k"]:
+        (folder / name).symlink_to(tmp_path / "disk" / name)
+    check(run("flickr8k", folder), "flickr8k", tmp_path / "out")
+    assert not any(path.is_symlink() for path in (tmp_path / "out" / "images").iterdir())
 
 
 def test_broken_pictures_are_named_when_asked_for(run, tmp_path):
