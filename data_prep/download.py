@@ -73,12 +73,12 @@ def fetch(
         try:
             again = "run the command again, or take another --mirror"
             checksum.verify(part, size, sha256, f"it was deleted: {again}")
-            disk.publish(part, path)
         except InputError:
             part.unlink()
-            raise
-        finally:
             _note_path(part).unlink(missing_ok=True)
+            raise
+        disk.publish(part, path)
+        _note_path(part).unlink(missing_ok=True)
 
 
 def _complete(url: str, part: Path, size: int | None, magic: bytes) -> None:
@@ -104,7 +104,7 @@ def _complete(url: str, part: Path, size: int | None, magic: bytes) -> None:
                     f"{disk.megabytes(have)} are kept in {part}: run the command again and it "
                     "goes on there, or take another --mirror"
                 )
-            time.sleep(WAIT * 2**failures)
+            time.sleep(WAIT * 2 ** max(0, failures - 1))
 
 
 def _request(

@@ -89,6 +89,25 @@ def test_a_cut_is_noticed_without_a_content_length(server, file):
     assert ranges(server)[1] is not None and file.read_bytes() == DATA
 
 
+@pytest.mark.parametrize("place", ["checksum.verify", "disk.publish"])
+def test_interrupted_after_the_last_byte_nothing_is_asked_for_again(
+    server, file, monkeypatch, place
+):
+    publish = disk.publish
+
+    def stop(part, *rest):
+        if part.suffix == ".part" and not part.name.endswith(".json.part"):
+            raise KeyboardInterrupt
+        publish(part, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, stop)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(server, file)
+    fetch(server, file)
+    assert len(server.asked) == 1 and file.read_bytes() == DATA and alone(file)
+
+
 def test_a_part_with_too_much_in_it_starts_anew(server, file):
     server.plan = [cut, *[lambda handler: status(handler, 503)] * download.TRIES]
     fail(server, file)

@@ -293,6 +293,15 @@ def test_lost_and_truncated_files_are_noticed_and_restored(run, tmp_path, damage
     assert {p.name: p.read_bytes() for p in (root / "images").iterdir()} == pictures("flickr8k")
 
 
+def test_a_link_that_shares_the_damage_is_no_repair(run, tmp_path):
+    folder = lay(tmp_path / "in", pictures("flickr8k") | karpathy("flickr8k"))
+    check(run("flickr8k", folder), "flickr8k", tmp_path / "out")
+    (folder / NAMES["flickr8k"][1]).write_bytes(b"short")
+    code, _, err = run("flickr8k", folder)
+    assert code == 1 and "1 of 6 pictures" in err
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
 def test_an_empty_picture_is_none(run, tmp_path):
     files = pictures("flickr8k") | karpathy("flickr8k") | {NAMES["flickr8k"][1]: b""}
     code, _, err = run("flickr8k", lay(tmp_path / "in", files))
