@@ -25,6 +25,16 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def server():
+    """A local HTTP server; see served.py."""
+    from served import Server
+
+    server = Server()
+    yield server
+    server.stop()
+
+
 @pytest.fixture(scope="session")
 def scenes_dir(tmp_path_factory) -> Path:
     """A small copy of the embedded data set."""

@@ -1,0 +1,241 @@
+"""Unpack a zip or tar archive that may have been made to do harm.
+
+Every name is judged before anything is written; sizes are counted as the bytes come. A file gets
+its name when it is whole, so an interrupted unpacking goes on, and what it left is compared with
+the archive by its checksum.
+"""
+
+import os
+import re
+import stat
+import struct
+import tarfile
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from tqdm import tqdm
+
+import disk
+from captioner.types import InputError
+
+MAX_ENTRIES = 500_000
+"""COCO's largest archive has 118,287 pictures."""
+
+MAX_RATIO, MAX_FREE = 20, 2**30
+"""What an archive may hold unpacked: this many times its own size, or so many bytes."""
+
+_CHUNK = 2**18
+_BROKEN = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError, OSError,
+    RuntimeError, UnicodeError, OverflowError,
+)  # fmt: skip
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+class _Entry(NamedTuple):
+    """A file or folder of an archive. fault: why it is refused. crc: None where a tar has none."""
+
+    name: str
+    size: int
+    folder: bool
+    fault: str | None
+    crc: int | None
+    open: Callable[[], IO[bytes]]
+
+
+def unpack(
+    archive: Path, folder: Path, place: Callable[[str], str | None] = lambda name: name
+) -> dict[str, int]:
+    """Unpack the files of an archive into a folder.
+
+    Args:
+        place: name in the archive -> path inside the folder, or None to leave it out.
+
+    Returns:
+        The paths of what was placed, and their sizes.
+
+    Raises:
+        InputError: it is no archive, it is damaged, or anything in it is not a plain file inside
+            the folder: absolute names, drive letters, backslashes, "..", links and devices, names
+            that occur twice, differ only in case, or are a file and a folder at once, encryption,
+            more entries or bytes than MAX_ENTRIES, MAX_RATIO and MAX_FREE allow, entries that hold
+            more or less than they say. Or the disk is full.
+    """
+    with disk.errors(folder), ExitStack() as stack:
+        entries = _judged(archive, _opened(archive, stack))
+        placed: dict[str, _Entry] = {}
+        for entry in entries:
+            target = None if entry.folder else place(entry.name)
+            if target in placed:
+                raise _refusal(archive, entry.name, f"goes where {placed[target].name!r} goes")
+            if target is not None:
+                placed[target] = entry
+        needed = sum(entry.size for name, entry in placed.items() if not (folder / name).exists())
+        folder.mkdir(parents=True, exist_ok=True)
+        disk.require(folder, needed, f"unpacking {archive.name}")
+        with tqdm(
+            total=sum(entry.size for entry in placed.values()),
+            desc=f"unpacking {archive.name}", unit="B", unit_scale=True, disable=None,
+        ) as bar:  # fmt: skip
+            made = set()
+            for name, entry in placed.items():
+                path = folder / name
+                if path.parent not in made:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    made.add(path.parent)
+                if not _same(path, entry):
+                    _write(archive, entry, path)
+                bar.update(entry.size)
+        disk.settle()
+    return {name: entry.size for name, entry in placed.items()}
+
+
+def _write(archive: Path, entry: _Entry, path: Path) -> None:
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with open(part, "wb") as file:
+            for chunk in _read(archive, entry):
+                file.write(chunk)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read(archive: Path, entry: _Entry) -> Iterator[bytes]:
+    """The bytes of an entry, as many as it says it has. zipfile compares the CRC at the end."""
+    count = 0
+    try:
+        with entry.open() as file:
+            while count <= entry.size and (chunk := file.read(_CHUNK)):
+                count += len(chunk)
+                yield chunk[: len(chunk) - max(0, count - entry.size)]
+    except _BROKEN as error:
+        raise _damage(archive, f"{entry.name!r}: {error}") from error
+    if count != entry.size:
+        more = "more" if count > entry.size else "less"
+        raise _refusal(archive, entry.name, f"holds {more} than the {entry.size:,} bytes it says")
+
+
+def _same(path: Path, entry: _Entry) -> bool:
+    """Whether an earlier unpacking that was cut off has brought this file here, and whole."""
+    if entry.crc is None or not path.is_file() or path.stat().st_size != entry.size:
+        return False
+    crc = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return crc == entry.crc
+
+
+# What is in it
+
+
+def _opened(archive: Path, stack: ExitStack) -> Iterable[_Entry]:
+    try:
+        with open(archive, "rb") as file:
+            start = file.read(2)
+        if start == b"PK":
+            return _zip_entries(stack.enter_context(zipfile.ZipFile(archive)))
+        return _tar_entries(stack.enter_context(tarfile.open(archive)))
+    except FileNotFoundError:
+        raise InputError(f"{archive}: no such file") from None
+    except _BROKEN as error:
+        raise InputError(f"{archive}: neither a zip nor a tar archive: {error}") from error
+
+
+def _zip_entries(file: zipfile.ZipFile) -> Iterator[_Entry]:
+    for info in file.infolist():
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        fault = None
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            fault = "is a link or a device"
+        elif info.flag_bits & 1:
+            fault = "is encrypted"
+        elif info.compress_type not in _METHODS:
+            fault = f"is compressed by method {info.compress_type}, which is not read here"
+
+        def opener(info: zipfile.ZipInfo = info) -> IO[bytes]:
+            return file.open(info)
+
+        yield _Entry(info.orig_filename, info.file_size, info.is_dir(), fault, info.CRC, opener)
+
+
+def _tar_entries(file: tarfile.TarFile) -> Iterator[_Entry]:
+    for member in file:
+        plain = (member.isfile() and not member.issparse()) or member.isdir()
+        fault = None if plain else "is a link or a device"
+
+        def opener(member: tarfile.TarInfo = member) -> IO[bytes]:
+            source = file.extractfile(member)
+            assert source is not None
+            return source
+
+        yield _Entry(member.name, member.size, member.isdir(), fault, None, opener)
+    assert file.fileobj is not None
+    while file.fileobj.read(_CHUNK):  # the checksum of a tar.gz comes after its last member
+        pass
+
+
+def _judged(archive: Path, entries: Iterable[_Entry]) -> list[_Entry]:
+    """All entries, with their names in one form. Raises InputError for a bad one."""
+    limit = max(MAX_FREE, MAX_RATIO * archive.stat().st_size)
+    found: list[_Entry] = []
+    seen: dict[str, tuple[str, bool]] = {}
+    total = 0
+    try:
+        for entry in entries:
+            if entry.fault:
+                raise _refusal(archive, entry.name, entry.fault)
+            entry = entry._replace(name=_inside(archive, entry.name))
+            if not entry.name:  # tar's "./"
+                continue
+            _note_name(archive, entry, seen)
+            found.append(entry)
+            total += entry.size
+            if len(found) > MAX_ENTRIES:
+                raise InputError(f"{archive}: more than {MAX_ENTRIES:,} entries; not unpacked")
+            if total > limit:
+                raise InputError(
+                    f"{archive}: holds more than {disk.megabytes(limit)} unpacked, which no "
+                    "archive of its size should; not unpacked"
+                )
+    except _BROKEN as error:
+        raise _damage(archive, str(error)) from error
+    return found
+
+
+def _inside(archive: Path, name: str) -> str:
+    """The name without "." and doubled slashes. Raises InputError where it could lead outside."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name) or "\\" in name or ".." in parts:
+        raise _refusal(archive, name, "is not a path inside the folder")
+    if not name.isprintable():
+        raise _refusal(archive, name, "has characters that no file name should have")
+    return "/".join(parts)
+
+
+def _note_name(archive: Path, entry: _Entry, seen: dict[str, tuple[str, bool]]) -> None:
+    """Adds a name and its folders to those seen, by what a disk that ignores case makes of them."""
+    parts = entry.name.split("/")
+    for depth in range(1, len(parts) + 1):
+        path = "/".join(parts[:depth])
+        this = path, entry.folder or depth < len(parts)
+        key = unicodedata.normalize("NFC", path).casefold()
+        other = seen.get(key)
+        if other is None:
+            seen[key] = this
+        elif other != this or not this[1]:
+            raise _refusal(archive, entry.name, f"collides with {other[0]!r}")
+
+
+def _refusal(archive: Path, name: str, why: str) -> InputError:
+    return InputError(f"{archive}: entry {name!r} {why}; nothing in it is to be trusted")
+
+
+def _damage(archive: Path, what: str) -> InputError:
+    return InputError(f"{archive}: damaged: {what}; delete it and obtain it again")

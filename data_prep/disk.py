@@ -1,0 +1,77 @@
+"""The disk under a data set: room, a lock, and files that appear whole or not at all."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from captioner.types import InputError
+
+
+@contextmanager
+def errors(path: Path) -> Iterator[None]:
+    """Turns the system's errors (disk full, no permission) into an InputError with the file."""
+    try:
+        yield
+    except OSError as error:
+        what = error.strerror or type(error).__name__
+        raise InputError(
+            f"{error.filename or path}: {what}; put that right and run the command again: "
+            "it goes on where it stopped"
+        ) from error
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Makes the folder, and keeps other processes of these commands out of it.
+
+    Raises InputError where one is in it already.
+    """
+    with errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{folder}: another process is at work there; wait until it has ended"
+            ) from None
+        yield
+
+
+def megabytes(size: int) -> str:
+    """A number of bytes, for a message."""
+    return f"{size / 1e6:,.1f} MB"
+
+
+def require(folder: Path, size: int, purpose: str) -> None:
+    """Raises InputError, with both figures, where `size` bytes do not fit into the folder."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise InputError(
+            f"{folder}: {purpose} needs {megabytes(size)}, but {megabytes(free)} are free; "
+            "make room or choose a folder on another disk, then run the command again"
+        )
+
+
+def publish(part: Path, path: Path) -> None:
+    """Gives a finished file its name, once its bytes are on the disk."""
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    publish(part, path)
+
+
+def settle() -> None:
+    """Waits until everything written is on the disk: one call for 100,000 files."""
+    os.sync()
