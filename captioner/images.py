@@ -10,7 +10,9 @@ import math
 import os
 import stat
 import struct
+import warnings
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +21,16 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from captioner.types import InputError
+from captioner.types import InputError, shown
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 """What Pillow may try. Phones' MPO files are JPEGs whose first picture is the photograph."""
 
 MAX_PIXELS = 64 * 2**20
 """Largest picture that is decoded: 64 megapixels, 192 MB as RGB."""
+
+# Pillow's warning comes before our error, and without the name of the picture.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 MAX_BYTES = 512 * 2**20
 """Largest file that is read."""
@@ -44,7 +49,6 @@ PILLOW_ERRORS = (
     NotImplementedError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
     Warning,  # where the caller has made warnings errors
 )
 """What Pillow 12 and 13 raise on broken files. Not MemoryError, which says nothing about them."""
@@ -73,10 +77,15 @@ def read_bytes(path: Path | str) -> bytes:
     """
     try:
         status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            os.scandir(path).close()  # may we see what is in it?
+            reason = "a folder, not a regular file: give the pictures in it"
+            raise ImageError(_message(path, reason))
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(_message(path, "is not a regular file"))
+            raise ImageError(_message(path, "not a regular file: copy it into one"))
         if status.st_size > MAX_BYTES:
-            raise ImageError(_message(path, f"{status.st_size:,} bytes; {MAX_BYTES:,} at most"))
+            reason = f"{status.st_size:,} bytes; {MAX_BYTES:,} at most: make it smaller"
+            raise ImageError(_message(path, reason))
         return Path(path).read_bytes()
     except OSError as error:
         raise ImageError(_message(path, error.strerror or str(error))) from error
@@ -101,11 +110,11 @@ def decode(data: bytes, name: str = "image bytes", max_pixels: int = MAX_PIXELS)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                reason = f"{width} x {height} pixels; {max_pixels:,} at most"
+                reason = f"{width} x {height} pixels; {max_pixels:,} at most: make it smaller"
                 raise ImageError(_message(name, reason))
             if max(width, height) > MAX_ASPECT * min(width, height):
-                reason = f"{width} x {height} pixels: one side is over {MAX_ASPECT} times the other"
-                raise ImageError(_message(name, reason))
+                reason = f"one side is over {MAX_ASPECT} times the other: crop it"
+                raise ImageError(_message(name, f"{width} x {height} pixels: {reason}"))
             if image.format == "PNG":
                 _check_png(data, width, height)
             image.load()
@@ -114,10 +123,20 @@ def decode(data: bytes, name: str = "image bytes", max_pixels: int = MAX_PIXELS)
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
-        reason = f"begins with {data[:16]!r}: no {', '.join(FORMATS)} header" if data else "empty"
+        reason = "empty: copy it again"
+        if data:
+            reason = (
+                f"begins with {data[:16]!r}: save it as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+            )
+        raise ImageError(_message(name, reason)) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        reason = f"too many pixels; {max_pixels:,} at most: make it smaller"
         raise ImageError(_message(name, reason)) from error
     except PILLOW_ERRORS as error:
-        raise ImageError(_message(name, str(error) or type(error).__name__)) from error
+        reason = (
+            f"not a whole picture ({str(error) or type(error).__name__}): save or copy it again"
+        )
+        raise ImageError(_message(name, reason)) from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -171,8 +190,7 @@ def _check_png(data: bytes, width: int, height: int) -> None:
 
 
 def _message(name: Path | str, reason: str) -> str:
-    name = str(name)
-    return f"{name if name.isprintable() else repr(name)}: {' '.join(reason.split())}"
+    return f"{shown(name)}: {' '.join(reason.split())}"
 
 
 @dataclass(frozen=True)
@@ -194,14 +212,17 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):  # JSON and YAML give lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        _require(isinstance(self.size, int) and self.size > 0, "size", self.size, "a whole number")
+        whole = isinstance(self.size, int) and self.size > 0
+        _require(whole, "size", self.size, "a whole number, 1 or more")
         _require(self.mode in ("squash", "crop"), "mode", self.mode, "squash or crop")
-        _require(0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "above 0 and at most 1")
+        share = _numbers([self.crop_pct]) and 0 < self.crop_pct <= 1
+        _require(share, "crop_pct", self.crop_pct, "above 0 and at most 1")
         _require(
             self.interpolation in FILTERS, "interpolation", self.interpolation, " or ".join(FILTERS)
         )
-        _require(len(self.mean) == 3, "mean", self.mean, "three numbers")
-        _require(len(self.std) == 3 and min(self.std) > 0, "std", self.std, "three above 0")
+        three = {name: _numbers(getattr(self, name), 3) for name in ("mean", "std")}
+        _require(three["mean"], "mean", self.mean, "three numbers")
+        _require(three["std"] and min(self.std) > 0, "std", self.std, "three above 0")
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.normalise(self.resize(image))
@@ -290,6 +311,10 @@ def view(
     if augment is None:
         return preprocess(image)
     return preprocess.normalise(augment(image, preprocess, seed))
+
+
+def _numbers(values: Sequence[object], count: int = 1) -> bool:
+    return len(values) == count and all(isinstance(value, int | float) for value in values)
 
 
 def _require(true: bool, name: str, value: object, wanted: str) -> None:

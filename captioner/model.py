@@ -6,13 +6,15 @@ read, and nothing in it is executed: classes are those of `captioner.encoders` a
 """
 
 import importlib
+import inspect
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import safetensors.torch
 import torch
@@ -22,9 +24,11 @@ from torch import Tensor, nn
 from captioner import files, images, search, tokenizers
 from captioner.decoders.base import Decoder
 from captioner.encoders import CNN
-from captioner.types import UNK, Features, InputError
+from captioner.types import UNK, Features, InputError, shown
 
 FORMAT = 1
+KINDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+KINDS |= {type(None): "null"}
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
@@ -180,23 +184,26 @@ def load(folder: str | Path) -> CaptionModel:
 
     Raises InputError naming the file and the key, where one is missing, foreign or broken.
     """
-    folder = Path(folder)
+    try:
+        return _load(Path(folder))
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{shown(error.filename or folder)}: {reason}") from error
+
+
+def _load(folder: Path) -> CaptionModel:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        raise InputError(f"{folder}: not a model directory, it has no {' and no '.join(missing)}")
+        raise InputError(
+            f"{shown(folder)}: not a model directory, it has no {' and no '.join(missing)}; "
+            "give the folder model/ of a run"
+        )
     path = folder / "config.json"
+    config = _read_config(path)
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        if saved["format"] != FORMAT:
-            raise InputError(f"{path}: format {saved['format']}, this version reads {FORMAT}")
-        config = {"encoder": dict(saved["encoder"]), "decoder": dict(saved["decoder"])}
-        preprocess = images.Preprocess(**saved["preprocess"])
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not readable as JSON: {error}") from error
-    except KeyError as error:
-        raise InputError(f"{path}: the key {error} is missing") from error
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from error
+        preprocess = images.Preprocess(**config.pop("preprocess"))
+    except (TypeError, InputError) as error:
+        raise InputError(f"{path}: preprocess: {error}") from error
     source = {"pretrained": False, "weights": None}  # the weights are in this directory
     encoder = {k: source.get(k, v) for k, v in config["encoder"].items()}
     tokenizer = tokenizers.load(folder / FILES[1])
@@ -210,15 +217,41 @@ def load(folder: str | Path) -> CaptionModel:
     return model.eval()
 
 
+def _read_config(path: Path) -> dict[str, dict[str, Any]]:
+    """The objects encoder, decoder and preprocess of a config.json."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}): copy it again") from error
+    if not isinstance(saved, dict):
+        raise InputError(f"{path}: not an object with format, encoder, decoder and preprocess")
+    for key in ("format", "encoder", "decoder", "preprocess"):
+        if key not in saved:
+            raise InputError(f"{path}: the key {key!r} is missing: copy it again")
+        if key != "format" and not isinstance(saved[key], dict):
+            raise InputError(f"{path}: {key} is {saved[key]!r:.60}; it must be an object")
+    if saved["format"] != FORMAT:
+        raise InputError(
+            f"{path}: format {saved['format']!r:.60}, this version reads {FORMAT}: use the version "
+            "of captioner that wrote it"
+        )
+    return {key: saved[key] for key in ("encoder", "decoder", "preprocess")}
+
+
 def _load_tensors(model: CaptionModel, path: Path) -> None:
+    path.open("rb").close()  # for the system's own error
     try:
         with safe_open(path, "pt") as file:
             digest = (file.metadata() or {}).get("tokenizer")
         tensors = safetensors.torch.load_file(path)
     except SafetensorError as error:
-        raise InputError(f"{path}: not a whole safetensors file: {error}") from error
+        raise InputError(
+            f"{path}: not a whole safetensors file ({error}): copy it again"
+        ) from error
     if digest != model.tokenizer.digest():
-        raise InputError(f"{path}: was not trained with the tokenizer.json beside it")
+        raise InputError(
+            f"{path}: was not trained with the tokenizer.json beside it: take both from one run"
+        )
     wanted = model.state_dict()
     wrong = [f"{key} is missing" for key in wanted if key not in tensors]
     wrong += [f"{key} is foreign" for key in tensors if key not in wanted]
@@ -231,8 +264,30 @@ def _load_tensors(model: CaptionModel, path: Path) -> None:
         raise InputError(
             f"{path}: does not fit its config.json: {'; '.join(wrong[:5])}"
             + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+            + ": take both from one run"
         )
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise InputError(
+                f"{path}: {key} holds values that are not finite: its training diverged; "
+                "train again with a lower learning rate"
+            )
     model.load_state_dict(tensors)
+
+
+def _check_options(Class: type, options: dict[str, Any], known: Sequence[str]) -> None:
+    """Numbers and words are what the constructor says they are; Python would not look."""
+    hints = get_type_hints(Class.__init__)  # type: ignore[misc]
+    name = f"{Class.__module__}.{Class.__name__}"
+    for option, value in options.items():
+        if option not in known:
+            raise InputError(f"{name}: no option {option!r}; it has {', '.join(known)}")
+        hint = hints.get(option)
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        fits = type(value) in kinds or (float in kinds and type(value) is int)
+        if not fits and all(kind in KINDS for kind in kinds):
+            wanted = " or ".join(KINDS[kind] for kind in kinds)
+            raise InputError(f"{name}: {option}={value!r}: give {wanted}")
 
 
 def make(config: dict[str, Any], package: str, kind: type | Sequence[type], **given: Any) -> Any:
@@ -251,9 +306,12 @@ def make(config: dict[str, Any], package: str, kind: type | Sequence[type], **gi
         except ModuleNotFoundError:
             pass
     kinds = tuple(kind) if isinstance(kind, Sequence) else (kind,)
-    if not (isinstance(Class, type) and issubclass(Class, kinds)):
-        raise InputError(f"_target_={target}: not a class of {package}")
+    if not (isinstance(Class, type) and issubclass(Class, kinds)) or inspect.isabstract(Class):
+        raise InputError(f"_target_={target}: not a class of {package}; only those are made")
+    _check_options(
+        Class, options, [n for n in inspect.signature(Class).parameters if n not in given]
+    )
     try:
         return Class(**options, **given)
-    except TypeError as error:
-        raise InputError(f"{target}: {error}") from error
+    except (TypeError, RuntimeError) as error:
+        raise InputError(f"{target}: {str(error).splitlines()[0]}") from error

@@ -209,7 +209,7 @@ def _entries(kind: str, files: list[Path], root: Path, split: str | None) -> lis
     if bare := [entry for entry in entries if not entry.captions]:
         raise InputError(
             f"{bare[0].where}: {len(bare)} of {len(entries)} images have no caption: "
-            + _join(repr(entry.name) for entry in bare)
+            f"{_join(repr(entry.name) for entry in bare)}; caption them or take them out"
         )
     return entries
 
@@ -274,7 +274,9 @@ def _coco(path: Path, text: str) -> list[_Entry]:
         where = f"{path}: annotations[{i}]"
         key = _get(annotation, "image_id", (int, str), where)
         if key not in entries:
-            raise InputError(f"{where}: image_id {key!r} is not in images")
+            raise InputError(
+                f"{where}: image_id {key!r} is not in images; add it there or take this out"
+            )
         entries[key].captions.append(_caption(annotation, "caption", where))
     return list(entries.values())
 
@@ -378,7 +380,7 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON: {error}") from error
+        raise InputError(f"{where}: not JSON: {error}; mend it, or copy it again") from error
 
 
 def _get(item: Any, key: str, kinds: tuple[type, ...], where: str) -> Any:
@@ -396,13 +398,16 @@ def _get(item: Any, key: str, kinds: tuple[type, ...], where: str) -> Any:
 def _caption(item: Any, key: str, where: str) -> str:
     caption = _get(item, key, (str,), where)
     if not caption.strip():
-        raise InputError(f"{where}: empty caption")
+        raise InputError(f"{where}: empty caption; write one or take it out")
+    if not caption.isascii() and re.search(r"[\ud800-\udfff]", caption):  # JSON can say that
+        raise InputError(f"{where}: half a character in {caption[:60]!r}; write it as UTF-8")
     return caption
 
 
 def _add(entries: dict[int | str, _Entry], entry: _Entry) -> None:
     if entry.id in entries:
-        raise InputError(f"{entry.where}: id {entry.id!r} is that of {entries[entry.id].where} too")
+        other = entries[entry.id].where
+        raise InputError(f"{entry.where}: id {entry.id!r} is that of {other} too; give it its own")
     entries[entry.id] = entry
 
 
@@ -419,7 +424,10 @@ def _locate(entries: list[_Entry], base: Path) -> list[Record]:
     records, missing = [], []
     for entry in entries:
         if _OUTSIDE.search(entry.name):
-            raise InputError(f"{entry.where}: {entry.name!r} is not a path inside the image folder")
+            raise InputError(
+                f"{entry.where}: {entry.name!r} is not a path inside the image folder; "
+                "put the picture there"
+            )
         parent, _, name = entry.name.rpartition("/")
         if parent not in listings:
             listings[parent] = _list(folders, parent, roots, entry)
@@ -464,7 +472,10 @@ def _list(
 def _check_inside(path: Path, roots: list[str], entry: _Entry) -> None:
     real = os.path.realpath(path)
     if not any(real == root or real.startswith(os.path.join(root, "")) for root in roots):
-        raise InputError(f"{entry.where}: {entry.name!r} leads out of the image folder, to {real}")
+        raise InputError(
+            f"{entry.where}: {entry.name!r} leads out of the image folder, to {real}; put a copy "
+            "there"
+        )
 
 
 def _join(items: Iterable[object]) -> str:

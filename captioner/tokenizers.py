@@ -30,8 +30,11 @@ class Tokenizer(ABC):
     def __init__(self, units: Sequence[str], max_length: int):
         if not units:
             raise InputError("the vocabulary is empty: lower tokenizer.min_count, or add captions")
-        if len(set(units)) != len(units) or set(units) & set(SPECIAL):
-            raise InputError("the vocabulary holds a unit twice, or a special token's name")
+        if special := sorted(set(units) & set(SPECIAL)):
+            raise InputError(f"{special[0]} is a special token: take it out of the captions")
+        if len(set(units)) != len(units):
+            twice = next(unit for unit, count in Counter(units).items() if count > 1)
+            raise InputError(f"the vocabulary holds {twice!r} twice: take one of them out")
         if max_length < 1:
             raise InputError(f"tokenizer.max_length={max_length}: give 1 or more")
         self.units, self.max_length = [*SPECIAL, *units], max_length
@@ -127,9 +130,14 @@ KINDS: dict[str, type[Tokenizer]] = {"word": Word, "char": Char}
 
 
 def train(captions: Iterable[str], kind: str = "word", **options: int) -> Tokenizer:
-    """A tokenizer of this kind. Raises InputError for a kind there is not."""
+    """A tokenizer of this kind. Raises InputError for a kind or an option that there is not."""
     if kind not in KINDS:
         raise InputError(f"tokenizer.kind={kind}: give one of {', '.join(KINDS)}")
+    for name, value in options.items():
+        if name not in ("min_count", "max_length"):
+            raise InputError(f"tokenizer.{name}: no such option; it has min_count and max_length")
+        if type(value) is not int or value < 1:
+            raise InputError(f"tokenizer.{name}={value}: give a whole number, 1 or more")
     return KINDS[kind].train(captions, **options)
 
 
@@ -140,16 +148,22 @@ def load(path: Path) -> Tokenizer:
         kind = KINDS[saved["kind"]]
         units, max_length = saved["units"], saved["max_length"]
         if not all(isinstance(unit, str) for unit in units) or not isinstance(max_length, int):
-            raise InputError(f"{path}: units must be strings and max_length an integer")
+            raise TypeError("units must be strings and max_length an integer")
         if saved["version"] != kind.version:
             raise InputError(
                 f"{path}: made by version {saved['version']} of the {kind.kind} tokenizer, this is "
                 f"version {kind.version}: the words would not mean the same; train again"
             )
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not a readable tokenizer file: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: not a readable tokenizer file ({error}): copy it again"
+        ) from error
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a tokenizer of captioner: {error!r}") from error
+        raise InputError(
+            f"{path}: not a tokenizer of captioner ({error!r}): take it from the run of the model"
+        ) from error
     try:
         return kind(units, max_length)
     except InputError as error:

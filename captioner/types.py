@@ -34,6 +34,12 @@ class InputError(ValueError):
     """
 
 
+def shown(name: object) -> str:
+    """A path for a message or an output line: quoted where it is empty or would break the line."""
+    text = str(name)
+    return text if text and text.isprintable() else repr(text)
+
+
 class Features(NamedTuple):
     """What an encoder makes of B pictures.
 

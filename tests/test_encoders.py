@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torchvision import models
 
 from captioner import encoders, images
 from captioner.encoders import CNN, Blind, Timm, Torchvision
@@ -123,6 +124,18 @@ def test_pretrained_reaches_timm_and_torchvision(monkeypatch):
     assert asked == [True, "DEFAULT"]
 
 
+@pytest.mark.parametrize("kind, place", [(Timm, timm), (Torchvision, models)])
+def test_without_a_network_it_says_what_to_do(monkeypatch, kind, place):
+    def offline(name, **options):
+        raise ConnectionError("name resolution failed")
+
+    monkeypatch.setattr(place, "create_model" if place is timm else "get_model", offline)
+    with pytest.raises(InputError, match="weights of resnet18 cannot be downloaded .*weights=FILE"):
+        kind("resnet18", pretrained=True)
+    with pytest.raises(ConnectionError):  # not about weights
+        kind("resnet18")
+
+
 def test_the_blind_encoder_sees_nothing():
     encoder = Blind(size=9)
     features = encoder(torch.randn(3, 3, 1, 1), grid=True)
@@ -154,6 +167,9 @@ class Strange(CNN):
         (lambda d: Timm("resnet10t", weights=str(d / "text.pth")), r"text\.pth: not a readable"),
         (lambda d: Timm("resnet10t", weights=str(d / "code.pth")), r"code\.pth: not a readable"),
         (lambda d: Timm("resnet10t", weights=str(d / "other.pth")), r"other\.pth: not weights of"),
+        (lambda d: Timm("resnet10t", weights=str(d / "list.pth")), r"list\.pth: not a state_dict"),
+        (lambda d: Timm("resnet10t", weights=str(d)), "encoder.weights=.*: Is a directory"),
+        (lambda d: Blind(0), "encoder.size=0"),
         (lambda d: Timm("resnet10t", train="some"), "encoder.train='some'"),
         (lambda d: Timm("resnet10t", train=99), "encoder.train=99"),
         (lambda d: Timm("vit_tiny_patch16_224")(torch.zeros(1, 3, 224, 224)), "not a CNN"),
@@ -168,6 +184,7 @@ class Strange(CNN):
 def test_a_wrong_option_is_named(tmp_path, make, message):
     (tmp_path / "text.pth").write_text("<html>not found</html>")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
     torch.save({"a": print}, tmp_path / "code.pth")  # a pickle that would call something
     with pytest.raises(InputError, match=message):
         make(tmp_path)

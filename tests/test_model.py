@@ -126,6 +126,11 @@ TARGET = "captioner.decoders.recurrent.Recurrent"
             "not a class of captioner.encoders",
         ),
         (lambda d: edit_config(d, lambda c: c["decoder"].update(layer=2)), "'layer'"),
+        (lambda d: edit_config(d, lambda c: c["decoder"].update(dropout="x")), "give a number"),
+        (lambda d: edit_config(d, lambda c: c["encoder"].update(train=0.5)), "a word or a whole"),
+        (lambda d: edit_config(d, lambda c: c["decoder"].update(hidden_size=2**40)), "memory"),
+        (lambda d: edit_config(d, lambda c: c.update(preprocess=[])), "must be an object"),
+        (lambda d: (d / "config.json").write_text("[]"), "config.json: not an object with"),
         (lambda d: edit_tensors(d, lambda t: t.pop("decoder.W_hy.bias")), "W_hy.bias is missing"),
         (lambda d: edit_tensors(d, lambda t: t.update(x=torch.zeros(1))), "x is foreign"),
         (

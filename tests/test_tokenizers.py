@@ -80,3 +80,6 @@ def test_a_vocabulary_without_words_says_what_to_do():
         tokenizers.train(CAPTIONS, min_count=9)
     with pytest.raises(InputError, match="tokenizer.kind=bpe"):
         tokenizers.train(CAPTIONS, "bpe")
+    for wrong in ({"min_count": 0}, {"max_length": "9"}, {"min_counts": 1}):
+        with pytest.raises(InputError, match=f"tokenizer.{next(iter(wrong))}"):
+            tokenizers.train(CAPTIONS, **wrong)
