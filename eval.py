@@ -19,7 +19,6 @@ config.register()
 def main(cfg: DictConfig) -> float:
     """Writes predictions.json and scores.json into `run_dir`, prints the table, returns CIDEr."""
     processes.join()
-    bad: list[str] = []
     if (cfg.model is None) == (cfg.predictions is None):
         raise InputError("give either model=DIR, or predictions=FILE and references=COCO.json")
     if cfg.predictions is not None:
@@ -35,13 +34,14 @@ def main(cfg: DictConfig) -> float:
         some = config.read_records(cfg.data, cfg.split)
         workers = 0 if captioner.encoder.frozen else cfg.data.workers
         some, source, bad = config.make_source(cfg.data, captioner, some, train=False)
+        config.skip_bad(cfg.data, bad, some)
         predictions = evaluation.predict(captioner, some, source, strategy, workers=workers)
         shown = config.read_scenes(cfg.data, cfg.split)
         title = f"{cfg.split}, {len(some)} images"
     scores = evaluation.evaluate(some, predictions, shown)
     if processes.rank() == 0:
         run_dir = config.run_dir(cfg)
-        evaluation.write(run_dir, predictions, scores, bad)
+        evaluation.write(run_dir, predictions, scores)
         Console().print(runs.table({title: scores["corpus"]}))
         print(f"predictions.json and scores.json are in {run_dir}")
     return float(scores["corpus"]["CIDEr"])

@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from captioner import (
@@ -62,7 +63,7 @@ class ProgressBar(RichProgressBar):
 def main(cfg: DictConfig) -> float:
     """One run, from data to scores, all in `run_dir`. Returns val CIDEr, for sweeps."""
     requeued = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
-    run_dir = Path(cfg.resume).absolute() if cfg.resume else config.run_dir(cfg)
+    run_dir = Path(cfg.resume) if cfg.resume else config.run_dir(cfg)
     if cfg.resume:
         config.check_alone(cfg.resume)
     if cfg.resume or (requeued and (run_dir / "config.yaml").exists()):
@@ -87,24 +88,26 @@ def main(cfg: DictConfig) -> float:
 
 def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
     """Lightning's, with the callbacks of a run."""
-    if not cfg.trainer.max_epochs:
-        raise InputError(f"trainer.max_epochs={cfg.trainer.max_epochs}: give 1 or more")
-    if cfg.timeout <= 0:
-        raise InputError(f"timeout={cfg.timeout}: give more than 0 seconds")
-    trainer = pl.Trainer(
-        **config.plain(cfg.trainer),
-        default_root_dir=run_dir,
-        callbacks=[
-            EarlyStopping("val/CIDEr", mode="max", patience=cfg.patience),
-            checkpoints.Checkpoints(run_dir, cfg.checkpoint_minutes),
-            ProgressBar(),
-        ],
-        logger=False,
-        plugins=[checkpoints.Files()],
-        use_distributed_sampler=False,
-        reload_dataloaders_every_n_epochs=1,
-        num_sanity_val_steps=0,
-    )
+    config.check_ranges(cfg)
+    try:
+        trainer = pl.Trainer(
+            **config.plain(cfg.trainer),
+            default_root_dir=run_dir,
+            callbacks=[
+                EarlyStopping("val/CIDEr", mode="max", patience=cfg.patience),
+                checkpoints.Checkpoints(run_dir, cfg.checkpoint_minutes),
+                ProgressBar(),
+            ],
+            logger=False,
+            plugins=[checkpoints.Files()],
+            use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+        )
+    except InputError:
+        raise
+    except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
+        raise InputError(f"trainer: {error}") from error
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._timeout = timedelta(seconds=cfg.timeout)
     return trainer
@@ -115,22 +118,24 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
     if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
         trainer.strategy.setup_environment()  # from here on they can talk to each other
     run_dir = processes.gather(run_dir)[0]
-    begun = (run_dir / "config.yaml").exists()
-    if any(processes.gather(begun)) and not cfg.resume:
-        raise InputError(
-            f"{run_dir} holds a run already: go on with it by resume={run_dir}, or give another "
-            "run_dir"
-        )
+    problem = None if cfg.resume else _in_the_way(run_dir)
+    if problem := processes.gather(problem)[0]:
+        raise InputError(problem)
     checkpoint = checkpoints.newest(run_dir / "checkpoints") if cfg.resume else None
     pl.seed_everything(cfg.seed, verbose=False)
 
+    objective = model.make(
+        config.plain(cfg.objective), "captioner.objectives", objectives.CrossEntropy
+    )
+    strategy = config.make_strategy(cfg.search)
+    optimizer = config.make_optimizer(cfg.optimizer)
     train = config.read_records(cfg.data, cfg.data.train_split)
     val = config.read_records(cfg.data, cfg.data.val_split)
     both = {record.image for record in train} & {record.image for record in val}
     if both and cfg.data.train_split != cfg.data.val_split:
         raise InputError(
             f"{len(both)} pictures are in {cfg.data.train_split} and in {cfg.data.val_split}, such "
-            f"as {min(both)}: the validation would mean nothing"
+            f"as {min(both)}: the validation would mean nothing; take them out of one"
         )
     tokenizer = tokenizers.train(
         (caption for record in train for caption in record.captions),
@@ -140,12 +145,15 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
         {"encoder": config.plain(cfg.encoder), "decoder": config.plain(cfg.decoder)}, tokenizer
     )
     captioner.encoder.to(trainer.strategy.root_device)  # where features are computed
-    objective = model.make(
-        config.plain(cfg.objective), "captioner.objectives", objectives.CrossEntropy
-    )
-    strategy = config.make_strategy(cfg.search)
     train, train_source, bad = config.make_source(cfg.data, captioner, train, train=True)
     val, val_source, bad_val = config.make_source(cfg.data, captioner, val, train=False)
+    bad += bad_val
+    config.skip_bad(cfg.data, bad, train, val)
+    if -(-len(train) // cfg.data.batch_size) < trainer.world_size:
+        raise InputError(
+            f"{len(train)} pictures in batches of data.batch_size={cfg.data.batch_size} are too few "
+            f"for {trainer.world_size} processes: give a smaller batch size, or fewer devices"
+        )
     data = CaptionData(
         train,
         val,
@@ -163,14 +171,14 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
         strategy,
         train,
         val,
-        config.make_optimizer(cfg.optimizer),
+        optimizer,
         encoder_lr=cfg.encoder_lr,
         warmup=cfg.warmup,
         seed=cfg.seed,
         words=data.words,
     )
     if trainer.is_global_zero:
-        _write_beginnings(run_dir, cfg, tokenizer, [*bad, *bad_val])
+        _write_beginnings(run_dir, cfg, tokenizer, bad)
     trainer.loggers = _loggers(run_dir, checkpoint)
     try:
         trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
@@ -186,6 +194,16 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
             f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch}"
         )
     return _evaluate_best(cfg, trainer, run_dir, val, val_source, strategy, data.workers)
+
+
+def _in_the_way(run_dir: Path) -> str | None:
+    """Why a new run cannot begin there."""
+    if (run_dir / "config.yaml").exists():
+        go_on = f"go on with it by resume={run_dir}"
+        return f"{run_dir} holds a run already: {go_on}, or give another run_dir"
+    if run_dir.exists() and not run_dir.is_dir():
+        return f"{run_dir}: not a folder: give another run_dir"
+    return None
 
 
 def _evaluate_best(cfg, trainer, run_dir, val: list[Record], source, strategy, workers) -> float:
@@ -207,14 +225,13 @@ def _evaluate_best(cfg, trainer, run_dir, val: list[Record], source, strategy, w
 def _write_beginnings(run_dir: Path, cfg: DictConfig, tokenizer, skipped: list[str]) -> None:
     """config.yaml, tokenizer.json, skipped.txt. Raises InputError where a run that goes on would
     not have the words it began with."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    files.make_folder(run_dir)
     path = run_dir / "tokenizer.json"
     if path.exists() and path.read_text(encoding="utf-8") != tokenizer.to_json():
         raise InputError(f"{path}: the training captions have changed since the run began")
     files.write(path, tokenizer.to_json())
     if skipped:
         files.write(run_dir / "skipped.txt", "".join(f"{line}\n" for line in skipped))
-        print(f"{len(skipped)} bad pictures are left out: {run_dir / 'skipped.txt'}")
     if not (run_dir / "config.yaml").exists():
         files.write(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 

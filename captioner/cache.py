@@ -63,10 +63,7 @@ class FeatureCache:
             "grid": grid,
         }
         self.folder = Path(folder) / digest_of(recipe)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise files.unwritable(self.folder, error) from error
+        files.make_folder(self.folder)
         self.whole = Whole(Path(folder))
         if processes.rank() == 0:
             files.write(self.folder / "encoder.json", json.dumps(recipe, indent=2))

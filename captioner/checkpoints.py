@@ -36,7 +36,7 @@ def save(folder: Path, state: dict[str, Any]) -> Path:
 
     Raises InputError where the disk is full; the older checkpoints stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     entries = _manifest(folder)
     newest = max((entry["number"] for entry in entries), default=0)
     buffer = io.BytesIO()

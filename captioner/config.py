@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from captioner import data, images, model, pictures, records, scenes, search
+from captioner import data, images, model, pictures, processes, records, scenes, search
 from captioner.cache import FeatureCache
 from captioner.pictures import BadPictures
 from captioner.types import InputError
@@ -130,11 +130,25 @@ def command(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 
 
 def run_dir(config: DictConfig) -> Path:
-    """Where this run, or this job of a sweep, writes. Absolute, since processes may move."""
-    path = Path(config.run_dir)
+    """Where this run, or this job of a sweep, writes."""
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        path = Path(HydraConfig.get().runtime.output_dir)
-    return path.absolute()
+        return Path(HydraConfig.get().runtime.output_dir)
+    return Path(config.run_dir)
+
+
+def check_ranges(config: DictConfig) -> None:
+    """Raises InputError for a number that is too small, before anything is computed."""
+    least = {"batch_size": 1, "captions": 1, "workers": 0, "views": 1}
+    values = {f"data.{name}": (config.data[name], low) for name, low in least.items()}
+    values |= {"patience": (config.patience, 0), "encoder_lr": (config.encoder_lr, 0)}
+    values["trainer.max_epochs"] = (config.trainer.max_epochs, 1)
+    for name, (value, low) in values.items():
+        if not isinstance(value, int | float) or value < low:
+            raise InputError(f"{name}={value}: give {low} or more")
+    if config.timeout <= 0:
+        raise InputError(f"timeout={config.timeout}: give more than 0 seconds")
+    if not 0 <= config.warmup < 1:
+        raise InputError(f"warmup={config.warmup}: give 0 <= warmup < 1, a share of all steps")
 
 
 def check_alone(resume: str) -> None:
@@ -176,7 +190,8 @@ def plain(config: Any) -> Any:
 def make_optimizer(config: DictConfig) -> Callable[..., torch.optim.Optimizer]:
     """{_target_: torch.optim.NAME, lr: ..} -> what makes it of parameters.
 
-    Raises InputError for anything that is not one of torch.optim's own optimisers.
+    Raises InputError for anything that is not one of torch.optim's own optimisers, and for options
+    that it refuses.
     """
     options = plain(config)
     target = str(options.pop("_target_", None))
@@ -186,6 +201,11 @@ def make_optimizer(config: DictConfig) -> Callable[..., torch.optim.Optimizer]:
         raise InputError(
             f"optimizer._target_={target}: give one of torch.optim's, as torch.optim.Adam"
         )
+    try:
+        Class([torch.zeros(1, requires_grad=True)], **options)
+    except (TypeError, ValueError) as error:
+        given = " ".join(f"optimizer.{key}={value}" for key, value in options.items())
+        raise InputError(f"{given}: {target} refuses this: {error}") from error
     return partial(Class, **options)
 
 
@@ -220,16 +240,28 @@ def make_source(
     """Where the pictures of these records come from: the cache of a frozen encoder, or files.
 
     Every picture is opened, if it was not before. Returns the records whose pictures are whole,
-    their source, and what is wrong with the others. Raises BadPictures where there are others and
-    data.skip_bad is not set, InputError where all are bad.
+    their source (for `skip_bad` to allow), and what is wrong with the others.
     """
     try:
         return list(some), _source(config, captioner, some, train), []
     except BadPictures as bad:
-        if not config.skip_bad or len(bad.errors) == len(some):
-            raise
         good = [record for i, record in enumerate(some) if i not in bad.errors]
-        return good, _source(config, captioner, good, train), list(bad.errors.values())
+        source: data.Source = data.Pixels([], captioner.encoder.preprocess)
+        if good and config.skip_bad:
+            source = _source(config, captioner, good, train)
+        return good, source, list(bad.errors.values())
+
+
+def skip_bad(config: DictConfig, bad: Sequence[str], *good: Sequence[records.Record]) -> None:
+    """Says on stderr which pictures are left out. Raises BadPictures where that was not asked for,
+    or where nothing would be left of some records."""
+    if not bad:
+        return
+    if not config.skip_bad or not all(good):
+        raise BadPictures(dict(enumerate(bad)), len(bad) + sum(map(len, good)))
+    if processes.rank() == 0:
+        lines = "\n  ".join(bad)
+        print(f"{len(bad)} bad pictures are left out:\n  {lines}", file=sys.stderr)
 
 
 def _source(

@@ -1,6 +1,7 @@
 """A model or a predictions file, and references -> predictions.json and scores.json."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,15 +74,27 @@ def read_predictions(path: Path) -> list[Prediction]:
     """A file in the official COCO results format. Raises InputError naming file and entry."""
     try:
         predictions = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not readable as JSON: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: not readable as JSON: {error}; mend it, or copy it again"
+        ) from error
     if not isinstance(predictions, list):
-        raise InputError(f"{path}: not a list of {{image_id, caption}}")
+        raise InputError(f"{path}: not a list of {{image_id, caption}}: make it one")
+    seen: set[Any] = set()
     for number, entry in enumerate(predictions):
+        where = f"{path}: entry {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("caption"), str):
-            raise InputError(f"{path}: entry {number} has no caption: {entry!r:.80}")
-        if not isinstance(entry.get("image_id"), int | str):
-            raise InputError(f"{path}: entry {number} has no image_id: {entry!r:.80}")
+            raise InputError(f"{where} has no caption: {entry!r:.80}; add it")
+        image = entry.get("image_id")
+        if type(image) not in (int, str):
+            raise InputError(f"{where} has no image_id: {entry!r:.80}; add it")
+        if image in seen:
+            raise InputError(f"{where}: image {image} has two predictions: take one out")
+        if not entry["caption"].isascii() and re.search("[\ud800-\udfff]", entry["caption"]):
+            raise InputError(f"{where}: half a character in {entry['caption']!r:.80}; mend it")
+        seen.add(image)
     return predictions
 
 
@@ -89,13 +102,8 @@ def write(
     folder: Path,
     predictions: Sequence[Prediction],
     scores: dict[str, Any],
-    skipped: Sequence[str] = (),
 ) -> None:
-    """predictions.json (official COCO results format) and scores.json; skipped.txt, where pictures
-    were left out because they are bad."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """predictions.json (official COCO results format) and scores.json."""
+    files.make_folder(folder)
     for name, content in (("predictions.json", predictions), ("scores.json", scores)):
         files.write(folder / name, json.dumps(content, ensure_ascii=False, indent=1))
-    if skipped:
-        files.write(folder / "skipped.txt", "".join(f"{line}\n" for line in skipped))
-        print(f"{len(skipped)} bad pictures are left out: {folder / 'skipped.txt'}")

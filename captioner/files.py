@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, and files that only grow."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -46,9 +47,20 @@ def whole_lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, where it is not there. Raises InputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
 def unwritable(path: Path, error: OSError) -> InputError:
     """What to tell a user whose disk is full, or who may not write there."""
-    return InputError(f"{path}: {error.strerror}; free space or write elsewhere, and run it again")
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return InputError(
+        f"{path}: {error.strerror}: {'free space' if full else 'write elsewhere'}, and run it again"
+    )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -140,7 +140,7 @@ class CaptionModel(nn.Module):
         The weights carry a digest of their tokenizer, so that words and weights cannot be parted.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         config = {
             "format": FORMAT,
             **self.config,

@@ -58,10 +58,7 @@ class Whole:
     """
 
     def __init__(self, folder: Path):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise files.unwritable(folder, error) from error
+        files.make_folder(folder)
         self.path = folder / "hashes.jsonl"
         self.open()
 

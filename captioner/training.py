@@ -48,8 +48,6 @@ class Training(pl.LightningModule):
         words: float = 1.0,
     ):
         super().__init__()
-        if not 0 <= warmup < 1:
-            raise InputError(f"warmup={warmup}: give 0 <= warmup < 1, a share of all steps")
         self.model, self.objective, self.strategy = model, objective, strategy
         self.train_records, self.val_records = train, val
         self.optimizer, self.encoder_lr, self.warmup = optimizer, encoder_lr, warmup

@@ -123,8 +123,3 @@ def test_randomness_is_a_function_of_seed_rank_epoch_and_batch():
     assert len(set(drawn)) == len(places)
     torch.manual_seed(99)
     assert drawn == [draw(*place) for place in places]
-
-
-def test_a_wrong_warmup_is_named():
-    with pytest.raises(InputError, match="^warmup=1.5"):
-        training(warmup=1.5)
