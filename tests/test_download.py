@@ -297,7 +297,7 @@ def test_redirects_lead_to_http_only(server, file, target):
 
 def test_redirects_never_lead_from_https_to_http(file):
     class Answer:
-        is_redirect, headers = True, {"Location": "http://plain.example/a.zip"}
+        is_redirect, headers = True, {"Location": "http://127.0.0.1/a.zip"}
 
         def close(self):
             pass
@@ -307,7 +307,7 @@ def test_redirects_never_lead_from_https_to_http(file):
             return Answer()
 
     with pytest.raises(InputError, match="not safe to follow"):
-        download._get(Session(), "https://safe.example/a.zip", {})
+        download._get(Session(), "https://127.0.0.1/a.zip", {})
 
 
 def test_redirects_end(server, file):
