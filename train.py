@@ -151,8 +151,8 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
     config.skip_bad(cfg.data, bad, train, val)
     if -(-len(train) // cfg.data.batch_size) < trainer.world_size:
         raise InputError(
-            f"{len(train)} pictures in batches of data.batch_size={cfg.data.batch_size} are too few "
-            f"for {trainer.world_size} processes: give a smaller batch size, or fewer devices"
+            f"{len(train)} pictures with data.batch_size={cfg.data.batch_size} are too few batches "
+            f"for {trainer.world_size} processes: give a smaller one, or fewer devices"
         )
     data = CaptionData(
         train,
@@ -239,11 +239,12 @@ def _write_beginnings(run_dir: Path, cfg: DictConfig, tokenizer, skipped: list[s
 def _loggers(run_dir: Path, checkpoint: Path | None) -> list[Any]:
     """metrics.csv and TensorBoard; those of a run that goes on, less what comes after it."""
     path, old = run_dir / "metrics.csv", run_dir / "metrics.before.csv"
-    step, validating, rows = None, False, []
+    step, moment, rows = None, None, []
     if checkpoint is not None:
         state = checkpoints.load(checkpoint)
         step = state["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
-        validating = state["callbacks"]["Checkpoints"]["validating"]  # it comes again
+        moment = state["callbacks"]["Checkpoints"]["moment"]
+        step += moment != "epoch"  # the number of the first row that is not there yet
     table = CSVLogger(run_dir, name="", version="")
     if processes.rank() == 0:
         if path.exists() and not old.exists():
@@ -251,8 +252,9 @@ def _loggers(run_dir: Path, checkpoint: Path | None) -> list[Any]:
         if step is not None and old.exists():
             with open(old, newline="", encoding="utf-8") as file:
                 for row in csv.DictReader(file):
-                    again = validating and int(row["step"]) == step and row.get("val/CIDEr")
-                    if int(row["step"]) <= step and not again:
+                    last = int(row["step"]) == step - 1
+                    again = moment == "validation" and last and row.get("val/CIDEr")
+                    if int(row["step"]) < step and not again:
                         rows.append(row)
         table.experiment.metrics = rows
         table.save()

@@ -133,16 +133,15 @@ class Checkpoints(pl.callbacks.Checkpoint):
         if minutes <= 0:
             raise InputError(f"checkpoint_minutes={minutes}: give more than 0")
         self.run_dir, self.seconds = run_dir, 60 * minutes
-        self.best, self.early, self.validating = float("-inf"), False, False
+        self.best, self.early, self.moment = float("-inf"), False, "step"
         self.signal, self.agreed, self.saved = 0, 0, time.monotonic()
         self.handlers: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "early": self.early, "validating": self.validating}
+        return {"best": self.best, "early": self.early, "moment": self.moment}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.early = state_dict["best"], state_dict["early"]
-        self.validating = state_dict["validating"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.should_stop = self.early  # where a run that goes on had ended early
@@ -177,7 +176,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
             return
         signum, due = self._agreed(pl_module)
         if signum or due:
-            self.save(trainer)
+            self.save(trainer, "step")
         self.agreed = signum
 
     def on_train_batch_start(self, *args: Any) -> None:
@@ -187,9 +186,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
     def before_validation(self, trainer: pl.Trainer) -> None:
         """Called from inside the first validation step: Lightning repeats a validation that was cut
         off only where its state says that one was under way."""
-        self.validating = True
-        self.save(trainer)
-        self.validating = False
+        self.save(trainer, "validation")
 
     def on_validation_batch_end(self, trainer, pl_module, *args: Any) -> None:
         if signum := self._agreed(pl_module)[0]:
@@ -204,12 +201,14 @@ class Checkpoints(pl.callbacks.Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.early = trainer.should_stop
-        self.save(trainer)
+        self.save(trainer, "epoch")
         if signum := self._agreed(pl_module)[0]:
             self._stop(signum)
 
-    def save(self, trainer: pl.Trainer) -> None:
-        """The state now, written by rank 0 while the others wait."""
+    def save(self, trainer: pl.Trainer, moment: str) -> None:
+        """The state now, written by rank 0 while the others wait. moment: after a "step", before
+        a "validation", after an "epoch"."""
+        self.moment = moment
         trainer.save_checkpoint(self.run_dir / "checkpoints")
         self.saved = time.monotonic()
 

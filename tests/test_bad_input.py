@@ -266,7 +266,6 @@ def rerun(command: str) -> None:
 
 def cache_goes_on(seen: Seen) -> None:
     assert len(cache_rows()) == 2
-    shutil.rmtree("run")
     rerun("train.py data.root=data encoder.size=40000")
     assert len(cache_rows()) == 5
 
@@ -466,6 +465,7 @@ EVAL = "eval.py predictions=predictions.json references=references.json"
 RESNET = "encoder=timm encoder.name=resnet10t encoder.pretrained=false encoder.image_size=32"
 BIAS = "decoder.W_hy.bias"
 ONE_RUN = "take both from one run"
+SKIP = "mend or remove them, or go on without them by data.skip_bad=true"
 FULL = "File too large: free space, ..."
 CACHE = ("cache/*.f16", "cache/*.json", "cache/*/lock", "cache/*/rows.txt", "cache/hashes.jsonl")
 RUN = ("run/*.json", "run/*.yaml", "run/*.csv", "run/model/*", "run/checkpoints/*")
@@ -558,7 +558,7 @@ ANNOTATIONS = [
         "picture there"),
     annotation("a picture in train and val", lambda: write("data/captions_val.json", coco("ad")),
         "1 pictures are in train and in val, such as data/images/a.png: the validation would mean "
-        "nothing"),
+        "nothing; take them out of one"),
     annotation("a CSV with bare commas", table,
         "data/all.csv: line 2: 4 fields, but 3 columns; put captions with commas in double quotes"),
     odd_annotation("a byte order mark",
@@ -578,10 +578,10 @@ PREDICTIONS = [
         "predictions.json: not readable as JSON: ..."),
     prediction("an entry without a caption",
         lambda: (predict("a dog"), edit("predictions.json", lambda p: p[0].pop("caption"))),
-        "predictions.json: entry 0 has no caption: {'image_id': 0}"),
+        "predictions.json: entry 0 has no caption: {'image_id': 0}; add it"),
     prediction("an image twice",
         lambda: (predict("a", "b", "c"), edit("predictions.json", lambda p: p.append(p[0]))),
-        "predictions.json: entry 1: image 0 has two predictions: take one out"),
+        "predictions.json: entry 3: image 0 has two predictions: take one out"),
     prediction("an image left out", lambda: predict("a dog", "a cat"),
         "1 image (2) with references but without a caption: caption every image, or leave the "
         "references of the others out"),
@@ -592,18 +592,18 @@ PREDICTIONS = [
 TRAINING = [
     Case("training: a bad picture, frozen encoder", lambda: write("data/images/b.png", "<html>"),
         "train.py data.root=data", 2,
-        f"error: 1 of 3 pictures cannot be read:\n  data/images/b.png: {HTML}...",
-        "the features of the good ones, in the cache; no run", cached(2), CACHE),
+        f"error: 1 of 5 pictures cannot be read:\n  data/images/b.png: {HTML}\n{SKIP}",
+        "the features of the good ones, in the cache; no run", cached(4), CACHE),
     Case("training: a bad picture, in evaluation", lambda: write("data/images/d.png", "<html>"),
         "eval.py model=model data.root=data", 2,
-        f"error: 1 of 2 pictures cannot be read:\n  data/images/d.png: {HTML}...",
+        f"error: 1 of 2 pictures cannot be read:\n  data/images/d.png: {HTML}\n{SKIP}",
         "the features of the good ones, in the cache; no scores", cached(1), CACHE),
     Case("training: bad pictures, trainable encoder",
         lambda: (write("data/images/b.png", "<html>"), write("data/images/e.png", b"")),
         f"train.py data.root=data {RESNET} encoder.train=all", 2,
         f"error: 2 of 5 pictures cannot be read:\n  data/images/b.png: {HTML}\n"
-        "  data/images/e.png: empty: copy it again\nmend or remove them, or go on without them by "
-        "data.skip_bad=true", "that the good ones are whole; no run", new=("cache/hashes.jsonl",)),
+        f"  data/images/e.png: empty: copy it again\n{SKIP}",
+        "that the good ones are whole; no run", new=("cache/hashes.jsonl",)),
     Case("training: bad pictures, told to go on",
         lambda: (write("data/images/b.png", "<html>"), write("data/images/e.png", b"")),
         "train.py data.root=data data.skip_bad=true", 0,
@@ -733,10 +733,10 @@ DISK = [
     Case("disk full: cache", some_cached, "train.py data.root=data encoder.size=40000", 2,
         f"error: cache/.../pooled.f16: {FULL}",
         "the rows that were there; run again, it goes on from them", cache_goes_on,
-        CACHE, how=200_000),  # two rows of 80,000 bytes are there
+        how=200_000),  # two rows of 80,000 bytes are there
     Case("disk full: checkpoint", lambda: None, "train.py data.root=data decoder.hidden_size=256",
         2, f"error: run/checkpoints...: {FULL}", "the features, in the cache; no checkpoint",
-        new=("run/*.yaml", "run/*.csv", "run/tokenizer.json", "run/tensorboard/*", *CACHE),
+        new=("run/*.yaml", "run/tokenizer.json", "run/tensorboard/*", *CACHE),
         how=1_000_000),
     Case("disk full: predictions", lambda: predict(*["a dog " * 20_000] * 3), EVAL, 2,
         f"error: run/predictions.json...: {FULL}",

@@ -131,7 +131,7 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_stopped(
     else:
         ddp = DDP if processes == 2 else []
         code, _ = in_processes(tmp_path, *extra, *ddp, mishap=mishap)
-    assert code == (128 + signum if signum != signal.SIGKILL else -signum)
+    assert code != 0 if signum == signal.SIGKILL else code == 128 + signum
     assert not (other / "scores.json").exists()
     if processes == 1:
         assert in_process(f"resume={other}") == 0
