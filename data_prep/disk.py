@@ -1,4 +1,4 @@
-"""The disk under a data set: room, a lock, and files that appear whole or not at all."""
+"""The disk under a data set: room, a lock, and the system's errors."""
 
 import fcntl
 import os
@@ -62,14 +62,6 @@ def publish(part: Path, path: Path) -> None:
     with open(part, "rb") as file:
         os.fsync(file.fileno())
     os.replace(part, path)
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    publish(part, path)
 
 
 def settle() -> None:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import checksum
 import disk
+from captioner import files
 from captioner.types import InputError
 
 CHUNK = 2**16
@@ -140,7 +141,7 @@ def _request(
         with disk.errors(part), open(part, "r+b" if have else "wb") as file:
             disk.require(part.parent, (total or 0) - have, f"the download of {part.stem}")
             if have == 0:  # only now, with the old bytes gone
-                disk.write(_note_path(part), json.dumps(note._asdict()))
+                files.write(_note_path(part), json.dumps(note._asdict()))
             file.seek(have)
             with tqdm(
                 total=total, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=None

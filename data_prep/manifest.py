@@ -7,7 +7,7 @@ still is, without reading 20 GB.
 import json
 from pathlib import Path
 
-import disk
+from captioner import files
 
 
 def missing(folder: Path, name: str) -> list[str] | None:
@@ -21,8 +21,9 @@ def missing(folder: Path, name: str) -> list[str] | None:
 
 def write(folder: Path, name: str, sizes: dict[str, int]) -> None:
     """Notes that these files are in place. Raises InputError where that cannot be written."""
-    with disk.errors(folder):
-        disk.write(_path(folder, name), json.dumps(sizes, indent=0))
+    path = _path(folder, name)
+    files.make_folder(path.parent)
+    files.write(path, json.dumps(sizes, indent=0))
 
 
 def _path(folder: Path, name: str) -> Path:

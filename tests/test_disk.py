@@ -1,27 +1,7 @@
-import os
-
 import pytest
 
 import disk
 from captioner.types import InputError
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "deep" / "a.json"
-    disk.write(path, "one")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(5, "I/O error")))
-    with pytest.raises(InputError, match="a.json: I/O error"), disk.errors(path):
-        disk.write(path, "two")
-    assert path.read_text() == "one"
-
-
-def test_the_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
-    done = []
-    monkeypatch.setattr(os, "fsync", lambda _: done.append("fsync"))
-    replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda *names: (done.append("rename"), replace(*names)))
-    disk.write(tmp_path / "a", "text")
-    assert done == ["fsync", "rename"]
 
 
 def test_one_process_at_a_time(tmp_path):

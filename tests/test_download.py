@@ -120,7 +120,7 @@ def test_the_name_comes_when_the_bytes_are_on_the_disk(server, file, monkeypatch
     published, publish = [], disk.publish
     monkeypatch.setattr(disk, "publish", lambda *p: (published.append(p[1].name), publish(*p)))
     fetch(server, file)
-    assert published == ["a.zip.part.json", "a.zip"]
+    assert published == ["a.zip"]
 
 
 def test_many_cuts_are_no_failure_while_something_comes(server, file, monkeypatch):
