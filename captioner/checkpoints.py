@@ -21,7 +21,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from captioner import files, processes
 from captioner.types import InputError
@@ -95,20 +95,19 @@ def _digest(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class Files(CheckpointIO):
-    """How Lightning reads and writes checkpoints: by `save` and `load`."""
+class Files(TorchCheckpointIO):
+    """How Lightning reads and writes checkpoints: a run's, into a folder, by `save`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:
-        """path: the folder. The hpc_ckpt_N.ckpt of Lightning's SLURM plugin is not written: it
-        would be taken before newer ones, and `Checkpoints` has just saved."""
-        if not Path(path).name.startswith("hpc_ckpt"):
+        """The hpc_ckpt_N.ckpt of Lightning's SLURM plugin is not written: it would be taken before
+        newer ones, and `Checkpoints` has just saved. (ddp_spawn hands weights over in a file.)"""
+        if not Path(path).suffix:
             save(Path(path), checkpoint)
+        elif not Path(path).name.startswith("hpc_ckpt"):
+            super().save_checkpoint(checkpoint, path, storage_options)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return load(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
 
 
 class Stopped(Exception):
