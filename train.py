@@ -22,6 +22,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
+from torch.multiprocessing import ProcessRaisedException
 
 from captioner import (
     checkpoints,
@@ -94,7 +95,9 @@ def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
             **config.plain(cfg.trainer),
             default_root_dir=run_dir,
             callbacks=[
-                EarlyStopping("val/CIDEr", mode="max", patience=cfg.patience),
+                EarlyStopping(
+                    "val/CIDEr", mode="max", patience=cfg.patience, check_on_train_epoch_end=False
+                ),
                 checkpoints.Checkpoints(run_dir, cfg.checkpoint_minutes),
                 ProgressBar(),
             ],
@@ -182,16 +185,28 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
     trainer.loggers = _loggers(run_dir, checkpoint)
     try:
         trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
+        saver = trainer.checkpoint_callback
+        assert isinstance(saver, checkpoints.Checkpoints)
+        late = max(processes.gather(saver.signal))
+        if late in (signal.SIGTERM, signal.SIGINT):  # after the last step
+            raise checkpoints.Stopped(late)
     except checkpoints.Stopped as stopped:
         if trainer.is_global_zero:
             print(f"stopped by {stopped}; go on with\n  python train.py resume={run_dir}")
             sys.exit(128 + stopped.signum)
         sys.exit(0)  # one exit code for all, that of the first process
 
+    except ProcessRaisedException as error:  # ddp_spawn's
+        _, known, message = str(error).partition("captioner.types.InputError: ")
+        if not known:
+            raise
+        raise InputError(message.strip()) from error
+
     if not (run_dir / "model").exists():
         raise InputError(
             "no validation took place: raise trainer.max_epochs, or lower "
-            f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch}"
+            f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch}, or raise "
+            f"trainer.limit_val_batches={cfg.trainer.limit_val_batches}"
         )
     return _evaluate_best(cfg, trainer, run_dir, val, val_source, strategy, data.workers)
 
@@ -259,7 +274,7 @@ def _loggers(run_dir: Path, checkpoint: Path | None) -> list[Any]:
         table.experiment.metrics = rows
         table.save()
         old.unlink(missing_ok=True)
-    board = TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=step)
+    board = TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=step or 0)
     return [table, board]
 
 

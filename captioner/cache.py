@@ -177,7 +177,7 @@ class FeatureCache:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One run at a time computes; another one waits, and then finds the rows there."""
-        with open(self.folder / "lock", "w") as lock:
+        with files.opened(self.folder / "lock") as lock:
             waiting = False
             while not processes.gather(processes.rank() > 0 or _try_lock(lock))[0]:
                 if not waiting and processes.rank() == 0:
@@ -205,6 +205,8 @@ def _try_lock(lock: IO[str]) -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:  # a file system without locks
+        raise files.unwritable(Path(lock.name), error) from error
     return True
 
 

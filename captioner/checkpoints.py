@@ -143,6 +143,8 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self.best, self.early = state_dict["best"], state_dict["early"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning's own broadcasts from inside the signal handler, and ends with exit code 0.
+        trainer._signal_connector._sigterm_notifier_fn = self._note  # type: ignore
         trainer.should_stop = self.early  # where a run that goes on had ended early
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -171,7 +173,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         done = batch_idx + 1
         if done == trainer.num_training_batches or done % trainer.val_check_batch == 0:
             return  # what follows, the validation or the epoch's end, saves
-        if done % trainer.accumulate_grad_batches:
+        if _inside_a_step(trainer):
             return
         signum, due = self._agreed(pl_module)
         if signum or due:
@@ -185,9 +187,12 @@ class Checkpoints(pl.callbacks.Checkpoint):
     def before_validation(self, trainer: pl.Trainer) -> None:
         """Called from inside the first validation step: Lightning repeats a validation that was cut
         off only where its state says that one was under way."""
-        self.save(trainer, "validation")
+        if not _inside_a_step(trainer):
+            self.save(trainer, "validation")
 
     def on_validation_batch_end(self, trainer, pl_module, *args: Any) -> None:
+        if _inside_a_step(trainer):
+            return  # the step's end will save
         if signum := self._agreed(pl_module)[0]:
             self._stop(signum)
 
@@ -216,3 +221,8 @@ class Checkpoints(pl.callbacks.Checkpoint):
         if signum in (signal.SIGUSR1, signal.SIGUSR2) and callable(handler):
             handler(signum, None)
         raise Stopped(signum)
+
+
+def _inside_a_step(trainer: pl.Trainer) -> bool:
+    """Between two micro-batches of one optimiser's step, whose gradients no checkpoint holds."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()

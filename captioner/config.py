@@ -93,7 +93,7 @@ class EvalConfig:
     split: str = "val"
     predictions: str | None = None
     references: str | None = None
-    run_dir: str = "runs/eval_${run_name:}"
+    run_dir: str = "runs/eval_${now:%Y-%m-%d_%H-%M-%S}"
 
 
 def register() -> None:
@@ -145,6 +145,10 @@ def check_ranges(config: DictConfig) -> None:
     for name, (value, low) in values.items():
         if not isinstance(value, int | float) or value < low:
             raise InputError(f"{name}={value}: give {low} or more")
+    if isinstance(interval := config.trainer.get("val_check_interval"), str):
+        raise InputError(
+            f"trainer.val_check_interval={interval}: give a share of the epoch, or how many batches"
+        )
     if config.timeout <= 0:
         raise InputError(f"timeout={config.timeout}: give more than 0 seconds")
     if not 0 <= config.warmup < 1:

@@ -4,6 +4,7 @@ So nothing random needs to be saved: epoch e's batch b is the same in every run,
 workers, and going on in the middle of an epoch is skipping to a batch number.
 """
 
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -133,8 +134,8 @@ class EvalBatches(Dataset):
         world: int = 1,
     ):
         self.source, self.token_ids, self.captions = source, token_ids, captions
-        shared = [*range(len(token_ids)), *range(-len(token_ids) % world)]
-        self.mine = shared[rank::world]
+        order = list(range(len(token_ids)))
+        self.mine = (order + (order * world)[: -len(order) % world])[rank::world]
         self.own = len(range(rank, len(token_ids), world))
         self.batch_size = batch_size
 
@@ -266,5 +267,12 @@ class CaptionData(pl.LightningDataModule):
             batch_size=None,
             sampler=From(start, len(batches)),
             num_workers=self.workers,
+            worker_init_fn=_ignore_signals,
             generator=torch.Generator(),  # its own: the workers' seeds leave the model's alone
         )
+
+
+def _ignore_signals(worker: int) -> None:
+    """Ctrl-C and schedulers signal the loader's processes too; only who trains shall answer."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

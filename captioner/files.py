@@ -2,7 +2,9 @@
 
 import errno
 import os
+import secrets
 from pathlib import Path
+from typing import IO
 
 from captioner.types import InputError
 
@@ -14,7 +16,8 @@ def write(path: Path, content: bytes | bytearray | memoryview | str) -> None:
     name before lies there still, and nothing else.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(path.name + ".tmp")
+    # A name of its own, since another run may write the same file of a cache.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -45,6 +48,14 @@ def whole_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     return path.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def opened(path: Path) -> IO[str]:
+    """A file to write to. Raises InputError."""
+    try:
+        return open(path, "w")
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def make_folder(path: Path) -> None:

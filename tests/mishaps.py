@@ -1,7 +1,8 @@
 """Mishaps in training at a chosen place, for the tests of resuming and of several processes.
 
-Written KIND:RANK:EPOCH:BATCH. KIND is a signal's name, `nan`, `raise` or `hang`; with a `val-`
-before it, it happens in the validation of that epoch. RANK is a number, or `all`.
+Written KIND:RANK:EPOCH:BATCH. KIND is a signal's name, `nan`, `raise` or `hang`; with a `group-`
+before it, the signal is sent to the whole process group, and with a `val-`, it happens in the
+validation of that epoch. RANK is a number, or `all`.
 """
 
 import os
@@ -23,7 +24,10 @@ def act(kind: str, loss):
         raise RuntimeError("this process fails")
     if kind == "hang":
         time.sleep(1000)
-    os.kill(os.getpid(), signal.Signals[kind])
+    if kind.startswith("group-"):
+        os.killpg(os.getpgid(0), signal.Signals[kind.removeprefix("group-")])
+    else:
+        os.kill(os.getpid(), signal.Signals[kind])
     return loss
 
 

@@ -113,8 +113,8 @@ def test_processes_share_an_epoch(images):
         assert same([batch], [parts[number % 3][number // 3]])
 
 
-@pytest.mark.parametrize("images", [50, 15, 2])
-@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("images", [50, 15, 2, 1])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_evaluation_counts_every_picture_once(world, images):
     """All processes get as many batches; pictures that stand in have no captions."""
     some, seen, counts = captions(images), [], []

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, whatever fails in between."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -15,6 +16,14 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="a.json: I/O error"):
         files.write(path, "two")
     assert path.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_may_write_at_once(tmp_path):
+    path = tmp_path / "a.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: files.write(path, str(i) * 10_000), range(8)))
+    assert path.read_text() in {str(i) * 10_000 for i in range(8)}
     assert list(tmp_path.iterdir()) == [path]
 
 

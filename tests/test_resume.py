@@ -15,6 +15,7 @@ from test_end_to_end import run
 
 import train as train_command
 from captioner import checkpoints
+from captioner.data import CaptionData
 from captioner.training import Training
 from captioner.types import InputError
 
@@ -49,12 +50,19 @@ def in_process(*options, mishap=None):
 
 
 def in_processes(
-    tmp_path, *options, mishap=None, timeout=150, start=(sys.executable,), script=ROOT / "train.py"
+    tmp_path,
+    *options,
+    mishap=None,
+    start=(sys.executable,),
+    script=ROOT / "train.py",
+    new_group=False,
 ):
     """train.py as a user starts it -> its exit code, and what it printed."""
     env = mishaps.environment(tmp_path, mishap)
     command = [*start, script, *options]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=150, start_new_session=new_group
+    )
     return done.returncode, done.stderr
 
 
@@ -151,8 +159,9 @@ def test_interrupted_twice_it_still_ends_the_same(options, whole, tmp_path):
     assert_equal_runs(whole(1, 0), tmp_path / "run")
 
 
-def test_with_accumulated_gradients_and_validation_inside_the_epoch(options, tmp_path):
-    extra = ["trainer.accumulate_grad_batches=2", "+trainer.val_check_interval=0.4"]
+@pytest.mark.parametrize("interval", [0.4, 0.6])  # after a step; between micro-batches
+def test_with_accumulated_gradients_and_validation_inside_the_epoch(options, tmp_path, interval):
+    extra = ["trainer.accumulate_grad_batches=2", f"+trainer.val_check_interval={interval}"]
     extra += ["data.workers=0", "trainer.max_epochs=2"]
     assert in_process(*options, *extra, f"run_dir={tmp_path / 'whole'}") == 0
     for number, mishap in enumerate(["SIGTERM:0:0:2", "val-SIGTERM:0:0:0", "SIGTERM:0:1:0"]):
@@ -172,6 +181,39 @@ def test_early_stopping_is_remembered(options, tmp_path):
     assert in_process(f"resume={tmp_path}") == 0
     assert (tmp_path / "metrics.csv").read_bytes() == before
     assert (tmp_path / "scores.json").exists()
+
+
+def test_an_epoch_may_end_without_a_validation(options, tmp_path):
+    extra = [*options, "data.workers=0", "+trainer.max_steps=7"]
+    assert in_process(*extra, f"run_dir={tmp_path / 'whole'}") == 0
+    assert in_process(*extra, f"run_dir={tmp_path / 'cut'}", mishap="SIGTERM:0:1:0") == 143
+    assert in_process(f"resume={tmp_path / 'cut'}") == 0
+    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_signal_to_the_whole_group_spares_the_loaders_processes(options, whole, tmp_path):
+    """As Ctrl-C in a terminal, and SLURM, send it."""
+    extra = [*options, "data.workers=2", f"run_dir={tmp_path / 'run'}"]
+    code, said = in_processes(tmp_path, *extra, mishap="group-SIGINT:0:0:1", new_group=True)
+    assert code == 130 and said.count("SIGINT: saving") == 1
+    assert in_process(f"resume={tmp_path / 'run'}") == 0
+    assert_equal_runs(whole(1, 2), tmp_path / "run")
+
+
+@pytest.mark.parametrize("moment", ["val_dataloader", "on_train_end"])
+def test_a_signal_before_the_first_step_or_after_the_last_counts(options, tmp_path, moment):
+    kind = Training if moment == "on_train_end" else CaptionData
+    hook = getattr(kind, moment)
+
+    def signalled(self, *args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return hook(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, moment, signalled)
+        assert in_process(*options, "data.workers=0", f"run_dir={tmp_path}") == 143
+    assert checkpoints.newest(tmp_path / "checkpoints")
+    assert not (tmp_path / "scores.json").exists()
 
 
 def test_what_cannot_go_on_says_so(options, whole, tmp_path, capsys):
@@ -237,6 +279,7 @@ SAVER = """
 import sys, torch
 from pathlib import Path
 from captioner import checkpoints
+from captioner.data import CaptionData
 number = 0
 while True:
     number += 1
