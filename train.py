@@ -84,6 +84,7 @@ def main(cfg: DictConfig) -> float:
         return launcher.launch(run, cfg, trainer, run_dir)
     except BaseException:
         launcher.kill(signal.SIGKILL)  # they may wait for this process for ever
+        launcher.procs.clear()  # or Lightning's observer kills this one for their exit code
         raise
 
 
@@ -195,7 +196,6 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
             print(f"stopped by {stopped}; go on with\n  python train.py resume={run_dir}")
             sys.exit(128 + stopped.signum)
         sys.exit(0)  # one exit code for all, that of the first process
-
     except ProcessRaisedException as error:  # ddp_spawn's
         _, known, message = str(error).partition("captioner.types.InputError: ")
         if not known:

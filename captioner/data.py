@@ -273,6 +273,9 @@ class CaptionData(pl.LightningDataModule):
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ctrl-C and schedulers signal the loader's processes too; only who trains shall answer."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    """Ctrl-C and schedulers signal the loader's processes too; only who trains shall answer.
+
+    Not SIGTERM, by which who trains ends them.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

@@ -144,6 +144,8 @@ def rounds(
     """
     rank, world = processes.rank(), processes.world()
     mine = todo[rank::world]
+    if len(mine) <= 4 * batch_size:
+        workers = 0  # done before they have started
     loader = iter(
         DataLoader(
             Subset(pictures, mine), batch_size=batch_size, num_workers=workers, collate_fn=list
