@@ -129,7 +129,7 @@ class FeatureCache:
                 made = []
                 for start in range(0, len(views), batch_size):
                     names, pixels = zip(*views[start : start + batch_size])
-                    batch = torch.stack(pixels).to(_device(self.encoder))
+                    batch = images.stack(pixels).to(_device(self.encoder))
                     made.append((names, self._halves(self.encoder(batch, grid=self.grid))))
                 bad |= self.whole.add(paths, items)
                 for part in processes.gather(made):

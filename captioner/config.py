@@ -34,6 +34,7 @@ class DataConfig:
     annotations, images: where records.read shall look, if not where it looks by itself.
 
     limit: only the first n pictures of a split. batch_size: pictures a step; captions: of each.
+    workers: threads that read pictures ahead, in each process.
     cache: where features are kept (default: captioner/features in the user's cache folder).
     skip_bad: go on without pictures that cannot be read; they are listed in RUN_DIR/skipped.txt.
     views > 1 with augment: versions of each picture that a frozen encoder's cache holds.

@@ -4,7 +4,6 @@ So nothing random needs to be saved: epoch e's batch b is the same in every run,
 workers, and going on in the middle of an epoch is skipping to a batch number.
 """
 
-import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from captioner import images
 from captioner.cache import FeatureCache
+from captioner.readers import ahead
 from captioner.records import Record
 from captioner.tokenizers import Tokenizer
 from captioner.types import BOS, EOS, PAD, Batch, Features, InputError
@@ -46,7 +45,7 @@ class Pixels:
 
     def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> Tensor:
         augment = None if draw is None else self.augment
-        return torch.stack(
+        return images.stack(
             [
                 images.view(images.read(self.paths[i]), self.preprocess, augment, seed)
                 for i, seed in zip(index, draw or [0] * len(index))
@@ -66,7 +65,7 @@ class Cached:
         return self.cache[rows_BV[np.arange(len(rows_BV)), view]]
 
 
-class TrainBatches(Dataset):
+class TrainBatches:
     """The batches of one epoch, by number: `batch_size` pictures with C captions each.
 
     Pictures whose captions have similar lengths stand in one batch: they are sorted by length
@@ -117,7 +116,7 @@ class TrainBatches(Dataset):
         return make_batch(self.source, self.batches[number].tolist(), draws, rows, self.captions)
 
 
-class EvalBatches(Dataset):
+class EvalBatches:
     """All pictures in order, as they are, with their first C captions; shared among processes.
 
     Every process gets the same number of batches, so that none waits for another: where the
@@ -152,17 +151,18 @@ class EvalBatches(Dataset):
         return make_batch(self.source, index, None, rows, self.captions)
 
 
-class From(Sampler[int]):
-    """The numbers of an epoch's batches from `start` on. Its length is that of the whole epoch."""
+class Loader:
+    """An epoch's batches from number `start` on, read ahead; its length is the whole epoch's."""
 
-    def __init__(self, start: int, batches: int):
-        self.start, self.batches = start, batches
+    def __init__(self, batches: TrainBatches | EvalBatches, start: int = 0, workers: int = 0):
+        self.batches, self.start, self.workers = batches, start, workers
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.batches))
+    def __iter__(self) -> Iterator[Batch]:
+        numbers = range(self.start, len(self.batches))
+        return ahead(self.batches.__getitem__, numbers, self.workers)
 
     def __len__(self) -> int:
-        return self.batches
+        return len(self.batches)
 
 
 def make_batch(
@@ -243,39 +243,21 @@ class CaptionData(pl.LightningDataModule):
                 )
         self.place = state_dict["epoch"], state_dict["batch"]
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Loader:
         """This epoch's batches; Lightning asks anew each epoch."""
         assert self.trainer is not None
         # Lightning asks once before it knows that the run goes on in a later epoch.
         epoch = max(self.trainer.current_epoch, self.place[0])
         batches = TrainBatches(*self._share("train"), seed=self.seed, epoch=epoch)
-        return self._loader(batches, self.place[1] if epoch == self.place[0] else 0)
+        start = self.place[1] if epoch == self.place[0] else 0
+        return Loader(batches, start, self.workers)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> Loader:
         """The whole validation split, in order."""
-        return self._loader(EvalBatches(*self._share("val")))
+        return Loader(EvalBatches(*self._share("val")), workers=self.workers)
 
     def _share(self, split: str) -> tuple[Source, list[list[list[int]]], int, int, int, int]:
         """What the batches of this split are made of, and which of the processes this is."""
         assert self.trainer is not None
         made_of = self.sources[split], self.token_ids[split], self.batch_size, self.captions
         return *made_of, self.trainer.global_rank, self.trainer.world_size
-
-    def _loader(self, batches: TrainBatches | EvalBatches, start: int = 0) -> DataLoader:
-        return DataLoader(
-            batches,
-            batch_size=None,
-            sampler=From(start, len(batches)),
-            num_workers=self.workers,
-            worker_init_fn=_ignore_signals,
-            generator=torch.Generator(),  # its own: the workers' seeds leave the model's alone
-        )
-
-
-def _ignore_signals(worker: int) -> None:
-    """Ctrl-C and schedulers signal the loader's processes too; only who trains shall answer.
-
-    Not SIGTERM, by which who trains ends them.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)

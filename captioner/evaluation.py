@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from captioner import files, processes
-from captioner.data import EvalBatches, Source
+from captioner.data import EvalBatches, Loader, Source
 from captioner.metrics import score
 from captioner.model import CaptionModel
 from captioner.records import Record
@@ -36,7 +35,7 @@ def predict(
     model.eval()
     share = processes.rank(), processes.world()
     batches = EvalBatches(source, [[]] * len(records), batch_size, 1, *share)
-    loader = DataLoader(batches, batch_size=None, num_workers=workers)
+    loader = Loader(batches, workers=workers)
     said: dict[int, str] = {}
     for batch in tqdm(loader, "captions", unit=" batches", disable=processes.rank() > 0):
         numbers = batch.index_B.tolist()

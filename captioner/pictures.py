@@ -1,4 +1,4 @@
-"""Many pictures at once: read by all processes and loader processes, whole or listed as bad."""
+"""Many pictures at once: read by all processes and their readers, whole or listed as bad."""
 
 import hashlib
 import json
@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from captioner import files, images, processes
+from captioner.readers import ahead
 from captioner.types import InputError
 
 
@@ -48,7 +47,7 @@ class Item(NamedTuple):
     digest: str  # of its bytes
     stat: tuple[int, int]  # size, modification time
     views: list[str]  # those that are missing
-    pixels: Tensor  # (views, 3, S, S): one tensor, since each would cost the loader a descriptor
+    pixels: list[Tensor]  # (3, S, S) each
 
 
 class Whole:
@@ -102,8 +101,8 @@ class Whole:
             files.append(self.path, b"\n")
 
 
-class Pictures(Dataset):
-    """Reads, hashes and decodes in the loader's processes. Without preprocessing, only that."""
+class Pictures:
+    """Reads, hashes and decodes, in readers' threads. Without preprocessing, only that."""
 
     def __init__(self, paths, preprocess=None, augment=None, views=(), index=()):
         self.paths, self.preprocess, self.augment = paths, preprocess, augment
@@ -119,15 +118,15 @@ class Pictures(Dataset):
             data = images.read_bytes(path)
             digest = hashlib.sha256(data).hexdigest()
             missing = [view for view in self.views if f"{digest} {view}" not in self.index]
-            pixels = [torch.empty(0)]
+            pixels = []
             if missing or not self.views:
                 picture = images.decode(data, str(path))
-                pixels = [self._view(picture, digest, view) for view in missing] or pixels
+                pixels = [self._view(picture, digest, view) for view in missing]
         except OSError as error:
             return f"{path}: {error.strerror}"
         except InputError as error:
             return str(error)
-        return Item(digest, stat, missing, torch.stack(pixels))
+        return Item(digest, stat, missing, pixels)
 
     def _view(self, picture: Image, digest: str, view: str) -> Tensor:
         augment = None if view == "0" else self.augment
@@ -144,16 +143,14 @@ def rounds(
     """
     rank, world = processes.rank(), processes.world()
     mine = todo[rank::world]
-    if len(mine) <= 4 * batch_size:
-        workers = 0  # done before they have started
-    loader = iter(
-        DataLoader(
-            Subset(pictures, mine), batch_size=batch_size, num_workers=workers, collate_fn=list
-        )
-    )
+    starts = range(0, -(-len(todo) // world), batch_size)  # one round more may find none of mine
+
+    def read(start: int) -> dict[int, Item | str]:
+        return {i: pictures[i] for i in mine[start : start + batch_size]}
+
     with tqdm(total=len(todo), desc=title, unit=" images", disable=rank > 0) as progress:
-        for start in range(0, -(-len(todo) // world), batch_size):
-            yield dict(zip(mine[start : start + batch_size], next(loader, [])))
+        for items in ahead(read, starts, workers):
+            yield items
             progress.update(min(batch_size * world, len(todo) - progress.n))
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from captioner import images, records
-from captioner.data import EvalBatches, From, Pixels, TrainBatches, make_batch
+from captioner.data import EvalBatches, Loader, Pixels, TrainBatches, make_batch
 from captioner.types import BOS, EOS, PAD, Features
 
 
@@ -79,9 +79,7 @@ def test_a_batch_is_known_by_its_number_alone():
 def test_going_on_is_skipping_to_a_batch_number():
     batches = TrainBatches(Numbers(), captions(), 8, 5, epoch=3)
     for workers in (0, 2):
-        loader = torch.utils.data.DataLoader(
-            batches, batch_size=None, sampler=From(4, len(batches)), num_workers=workers
-        )
+        loader = Loader(batches, 4, workers)
         assert same(list(loader), epoch(number=3)[4:])
         assert len(loader) == 7  # of the whole epoch
 

@@ -191,13 +191,14 @@ def test_an_epoch_may_end_without_a_validation(options, tmp_path):
     assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_signal_to_the_whole_group_spares_the_loaders_processes(options, whole, tmp_path):
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_stops_all_at_one_step(options, whole, tmp_path):
     """As Ctrl-C in a terminal, and SLURM, send it."""
-    extra = [*options, "data.workers=2", f"run_dir={tmp_path / 'run'}"]
+    extra = [*options, *DDP, "data.workers=2", f"run_dir={tmp_path / 'run'}"]
     code, said = in_processes(tmp_path, *extra, mishap="group-SIGINT:0:0:1", new_group=True)
-    assert code == 130 and said.count("SIGINT: saving") == 1
-    assert in_process(f"resume={tmp_path / 'run'}") == 0
-    assert_equal_runs(whole(1, 2), tmp_path / "run")
+    assert code == 130 and said.count("SIGINT: saving") == 2
+    assert in_processes(tmp_path, f"resume={tmp_path / 'run'}")[0] == 0
+    assert_equal_runs(whole(2, 2), tmp_path / "run")
 
 
 @pytest.mark.parametrize("moment", ["val_dataloader", "on_train_end"])
