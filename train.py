@@ -36,7 +36,6 @@ from captioner import (
     tokenizers,
 )
 from captioner.data import CaptionData
-from captioner.records import Record
 from captioner.training import Training
 from captioner.types import InputError
 
@@ -127,7 +126,35 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
         raise InputError(problem)
     checkpoint = checkpoints.newest(run_dir / "checkpoints") if cfg.resume else None
     pl.seed_everything(cfg.seed, verbose=False)
+    training, data, skipped = make_training(cfg, trainer)
+    if trainer.is_global_zero:
+        _write_beginnings(run_dir, cfg, training.model.tokenizer, skipped)
+    trainer.loggers = _loggers(run_dir, checkpoint)
+    try:
+        trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
+        saver = trainer.checkpoint_callback
+        assert isinstance(saver, checkpoints.Checkpoints)
+        late = max(processes.gather(saver.signal))
+        if late in (signal.SIGTERM, signal.SIGINT):  # after the last step
+            raise checkpoints.Stopped(late)
+    except checkpoints.Stopped as stopped:
+        if trainer.is_global_zero:
+            print(f"stopped by {stopped}; go on with\n  python train.py resume={run_dir}")
+            sys.exit(128 + stopped.signum)
+        sys.exit(0)  # one exit code for all, that of the first process
+    except ProcessRaisedException as error:  # ddp_spawn's
+        _, known, message = str(error).partition("captioner.types.InputError: ")
+        if not known:
+            raise
+        raise InputError(message.strip()) from error
+    return _evaluate_best(cfg, training, data, run_dir)
 
+
+def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, CaptionData, list[str]]:
+    """The model and its data, and what is wrong with the pictures that are left out.
+
+    Every picture is opened, and seen by a frozen encoder, if it was not before.
+    """
     objective = model.make(
         config.plain(cfg.objective), "captioner.objectives", objectives.CrossEntropy
     )
@@ -181,34 +208,7 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
         seed=cfg.seed,
         words=data.words,
     )
-    if trainer.is_global_zero:
-        _write_beginnings(run_dir, cfg, tokenizer, bad)
-    trainer.loggers = _loggers(run_dir, checkpoint)
-    try:
-        trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
-        saver = trainer.checkpoint_callback
-        assert isinstance(saver, checkpoints.Checkpoints)
-        late = max(processes.gather(saver.signal))
-        if late in (signal.SIGTERM, signal.SIGINT):  # after the last step
-            raise checkpoints.Stopped(late)
-    except checkpoints.Stopped as stopped:
-        if trainer.is_global_zero:
-            print(f"stopped by {stopped}; go on with\n  python train.py resume={run_dir}")
-            sys.exit(128 + stopped.signum)
-        sys.exit(0)  # one exit code for all, that of the first process
-    except ProcessRaisedException as error:  # ddp_spawn's
-        _, known, message = str(error).partition("captioner.types.InputError: ")
-        if not known:
-            raise
-        raise InputError(message.strip()) from error
-
-    if not (run_dir / "model").exists():
-        raise InputError(
-            "no validation took place: raise trainer.max_epochs, or lower "
-            f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch}, or raise "
-            f"trainer.limit_val_batches={cfg.trainer.limit_val_batches}"
-        )
-    return _evaluate_best(cfg, trainer, run_dir, val, val_source, strategy, data.workers)
+    return training, data, bad
 
 
 def _in_the_way(run_dir: Path) -> str | None:
@@ -221,13 +221,22 @@ def _in_the_way(run_dir: Path) -> str | None:
     return None
 
 
-def _evaluate_best(cfg, trainer, run_dir, val: list[Record], source, strategy, workers) -> float:
-    """Scores the best model; the processes share the pictures."""
-    captioner = model.load(run_dir / "model").to(trainer.strategy.root_device)
-    predictions = evaluation.predict(captioner, val, source, strategy, workers=workers)
+def _evaluate_best(cfg: DictConfig, training: Training, data: CaptionData, run_dir: Path) -> float:
+    """Scores the best model on the validation split; the processes share the pictures."""
+    if not (run_dir / "model").exists():
+        raise InputError(
+            "no validation took place: raise trainer.max_epochs, or lower "
+            f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch}, or raise "
+            f"trainer.limit_val_batches={cfg.trainer.limit_val_batches}"
+        )
+    captioner = model.load(run_dir / "model").to(training.trainer.strategy.root_device)
+    val, source = training.val_records, data.sources["val"]
+    predictions = evaluation.predict(
+        captioner, val, source, training.strategy, workers=data.workers
+    )
     shown = config.read_scenes(cfg.data, cfg.data.val_split)
     scores = evaluation.evaluate(val, predictions, shown)
-    if trainer.is_global_zero:
+    if training.trainer.is_global_zero:
         evaluation.write(run_dir, predictions, scores)
         Console().print(runs.table({f"{cfg.data.val_split}, {len(val)} images": scores["corpus"]}))
         print(

@@ -203,9 +203,6 @@ class CaptionData(pl.LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("captions", captions)):
-            if value < 1:
-                raise InputError(f"data.{name}={value}: give 1 or more")
         self.sources: dict[str, Source] = {"train": train_source, "val": val_source}
         self.token_ids = {
             "train": [[tokenizer.targets(caption) for caption in r.captions] for r in train],

@@ -98,21 +98,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mirror", metavar="URL", help="where else zips/train2014.zip .. lie")
     parser.add_argument("--delete-archives", action="store_true", help="once they are unpacked")
     given = parser.parse_args(arguments)
-    try:
-        if given.karpathy and (given.year == 2017 or given.splits):
-            raise InputError("--karpathy divides all of 2014: leave --year and --splits away")
-        with disk.lock(given.folder):
-            _prepare(given)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: run the command again and it goes on where it stopped", file=sys.stderr)
-        return 130
-    return 0
+    if given.karpathy and (given.year == 2017 or given.splits):
+        parser.error("--karpathy divides all of 2014: leave --year and --splits away")
+    return ready.exit_code(given.folder, lambda: _prepare(given))
 
 
-def _prepare(given: argparse.Namespace) -> None:
+def _prepare(given: argparse.Namespace) -> list[str]:
     root, year = given.folder, given.year or 2014
     splits = [split for split in ("train", "val") if split in (given.splits or ("train", "val"))]
     if given.karpathy:
@@ -134,6 +125,7 @@ def _prepare(given: argparse.Namespace) -> None:
             print(f"{path}: captions of {len(records.read_references(path)):,} pictures")
     else:
         ready.report("coco", root, annotations, [*splits, *(["test"] if given.karpathy else [])])
+    return []
 
 
 def _room(root: Path, new: list[Archive], delete: bool) -> int:

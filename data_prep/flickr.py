@@ -22,12 +22,10 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-import disk
 import manifest
 import ready
 import sources
 from captioner import images, records
-from captioner.types import InputError
 
 
 class Place(NamedTuple):
@@ -97,18 +95,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("sources", type=Path, nargs="*", metavar="SOURCE", help="default: DIR")
     parser.add_argument("--check", action="store_true", help="open every picture")
     given = parser.parse_args(arguments)
-    try:
-        with disk.lock(given.folder):
-            lacking = _prepare(given.name, given.folder, given.sources, given.check)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: run the command again and it goes on where it stopped", file=sys.stderr)
-        return 130
-    for line in lacking:
-        print(line, file=sys.stderr)
-    return 1 if lacking else 0
+    return ready.exit_code(
+        given.folder, lambda: _prepare(given.name, given.folder, given.sources, given.check)
+    )
 
 
 def _prepare(name: str, root: Path, given: list[Path], check: bool) -> list[str]:

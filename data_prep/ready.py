@@ -1,11 +1,35 @@
-"""The last step of a preparation: read the records as training will, and say how to go on."""
+"""The ends of a preparation: its exit code; and reading the records as training will."""
 
 import re
 import shlex
+import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import disk
 from captioner import records
+from captioner.types import InputError
+
+
+def exit_code(folder: Path, prepare: Callable[[], Sequence[str]]) -> int:
+    """Prepares a folder while no other process does; says on stderr how that failed.
+
+    Returns 0; 1 where `prepare` returns lines that say what is missing; 2 for an error; 130 where
+    it was interrupted.
+    """
+    try:
+        with disk.lock(folder):
+            lacking = prepare()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: run the command again and it goes on where it stopped", file=sys.stderr)
+        return 130
+    for line in lacking:
+        print(line, file=sys.stderr)
+    return 1 if lacking else 0
 
 
 def report(data: str, root: Path, annotations: str, splits: list[str]) -> None:

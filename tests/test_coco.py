@@ -280,9 +280,11 @@ def test_captions_that_the_archive_lacks_are_named(run, site, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [["--year=2017"], ["--splits", "val"]])
-def test_karpathys_split_is_2014s(run, site, options):
-    code, _, err = run("--karpathy", *options)
-    assert code == 2 and "leave --year and --splits away" in err and not site.asked
+def test_karpathys_split_is_2014s(run, site, capsys, options):
+    with pytest.raises(SystemExit) as refused:
+        run("--karpathy", *options)
+    assert refused.value.code == 2 and not site.asked
+    assert "leave --year and --splits away" in capsys.readouterr().err
 
 
 def test_two_processes_do_not_work_in_one_folder(run, tmp_path):
