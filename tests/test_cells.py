@@ -4,52 +4,102 @@ import numpy as np
 import pytest
 import torch
 
-from captioner.cells import LSTM, RNN
+from captioner.cells import CELLS, LSTM, make
+from captioner.types import InputError
 
-CELLS = [RNN, LSTM]
-N, E, H = 3, 4, 5
+N, H = 3, 5
+every_cell = pytest.mark.parametrize("name", CELLS)
 
 
-def sigm(x):
+def s(x):
     return 1 / (1 + np.exp(-x))
 
 
-def rnn(W, x, h):
-    return (np.tanh(x @ W["W_xh"].T + h @ W["W_hh"].T + W["b"] + W["image"]),)
+# DESIGN's table, letter by letter: X and R are W_xh and W_hh by block, b holds the image term too.
 
 
-def lstm(W, x, h, c):
-    i, f, o, g = np.split(x @ W["W_xh"].T + h @ W["W_hh"].T + W["b"] + W["image"], 4, axis=1)
-    c = sigm(f) * c + sigm(i) * np.tanh(g)
-    return sigm(o) * np.tanh(c), c
+def rnn(X, R, b, x, h, f=np.tanh):
+    return (f(x @ X["h"].T + h @ R["h"].T + b["h"]),)
 
 
-EQUATIONS = {RNN: rnn, LSTM: lstm}
+def relu(X, R, b, x, h):
+    return rnn(X, R, b, x, h, lambda a: np.maximum(a, 0))
 
 
-def random_cell(Cell, dtype=torch.float64):
+def lstm(X, R, b, x, h, c):
+    a = {k: x @ X[k].T + h @ R[k].T + b[k] for k in "ifog"}
+    c = s(a["f"]) * c + s(a["i"]) * np.tanh(a["g"])
+    return s(a["o"]) * np.tanh(c), c
+
+
+def gru(X, R, b, x, h):
+    r = s(x @ X["r"].T + h @ R["r"].T + b["r"])
+    z = s(x @ X["z"].T + h @ R["z"].T + b["z"])
+    n = np.tanh(x @ X["n"].T + (r * h) @ R["n"].T + b["n"])
+    return (z * h + (1 - z) * n,)
+
+
+def mut1(X, R, b, x, h):
+    z = s(x @ X["z"].T + b["z"])
+    r = s(x @ X["r"].T + h @ R["r"].T + b["r"])
+    return (np.tanh((r * h) @ R["h"].T + np.tanh(x) + b["h"]) * z + h * (1 - z),)
+
+
+def mut2(X, R, b, x, h):
+    z = s(x @ X["z"].T + h @ R["z"].T + b["z"])
+    r = s(x + h @ R["r"].T + b["r"])
+    return (np.tanh((r * h) @ R["h"].T + x @ X["h"].T + b["h"]) * z + h * (1 - z),)
+
+
+def mut3(X, R, b, x, h):
+    z = s(x @ X["z"].T + np.tanh(h) @ R["z"].T + b["z"])
+    r = s(x @ X["r"].T + h @ R["r"].T + b["r"])
+    return (np.tanh((r * h) @ R["h"].T + x @ X["h"].T + b["h"]) * z + h * (1 - z),)
+
+
+EQUATIONS = dict(zip(("RNN", "ReLU", "LSTM", "GRU", "MUT1", "MUT2", "MUT3"),
+                     (rnn, relu, lstm, gru, mut1, mut2, mut3)))  # fmt: skip
+
+
+def equation(cell, x, state, image):
+    """One step of `cell` in NumPy: image is the term that is added to every pre-activation."""
+
+    def blocks(names, rows):
+        return dict(zip(names, np.split(rows.detach().numpy(), len(names))))
+
+    recurrent = cell.blocks[-len(cell.W_hh) // cell.hidden_size :]
+    image = np.split(np.broadcast_to(image, (len(x), len(cell.b))), len(cell.blocks), axis=1)
+    b = {name: row + i for (name, row), i in zip(blocks(cell.blocks, cell.b).items(), image)}
+    X, R = blocks(cell.reads, cell.W_xh), blocks(recurrent, cell.W_hh)
+    return EQUATIONS[type(cell).__name__](X, R, b, x, *state)
+
+
+def random_cell(name, E=H):
     """With a random bias, so that a forgotten one shows."""
-    cell = Cell(E, H).to(dtype)
+    cell = make(name, E, H).double()
     cell.b.data.normal_()
-    state = tuple(torch.randn(N, H, dtype=dtype) for _ in cell.entries)
-    return cell, torch.randn(N, E, dtype=dtype), state
+    state = tuple(torch.randn(N, H, dtype=torch.float64) for _ in cell.entries)
+    return cell, torch.randn(N, E, dtype=torch.float64), state
 
 
-@pytest.mark.parametrize("Cell", CELLS)
-def test_step_is_the_equation_with_the_image_term_in_every_gate(Cell):
-    cell, x, state = random_cell(Cell)
-    image = torch.randn(N, cell.gates * H, dtype=torch.float64)
+def test_every_cell_has_its_equation():
+    assert CELLS.keys() == EQUATIONS.keys()
+
+
+@every_cell
+def test_step_is_the_equation_with_the_image_term_in_every_gate(name):
+    cell, x, state = random_cell(name)
+    image = torch.randn(N, len(cell.b), dtype=torch.float64)
     new = cell.step(cell.inputs(x) + image, state)
-    W = {name: p.detach().numpy() for name, p in cell.named_parameters()} | {"image": image.numpy()}
-    expected = EQUATIONS[Cell](W, x.numpy(), *(s.numpy() for s in state))
+    expected = equation(cell, x.numpy(), [entry.numpy() for entry in state], image.numpy())
     assert len(new) == len(expected) == len(cell.entries)
     for got, want in zip(new, expected):
         np.testing.assert_allclose(got.detach().numpy(), want, atol=1e-12)
 
 
-@pytest.mark.parametrize("Cell", CELLS)
-def test_analytic_gradients_equal_numeric_ones(Cell):
-    cell, x, state = random_cell(Cell)
+@every_cell
+def test_analytic_gradients_equal_numeric_ones(name):
+    cell, x, state = random_cell(name)
     names = [name for name, _ in cell.named_parameters()]
     cell.forward = lambda x, *state: cell.step(cell.inputs(x), state)
 
@@ -61,8 +111,25 @@ def test_analytic_gradients_equal_numeric_ones(Cell):
     assert torch.autograd.gradcheck(run, leaves)
 
 
+@every_cell
+def test_gates_are_the_named_blocks(name):
+    """Shut and opened by their bias alone."""
+    cell, x, state = random_cell(name)
+    for gate in cell.gates:
+        for value in (0.0, 1.0):
+            cell.b.data.zero_().view(len(cell.blocks), H)[cell.blocks.index(gate)] = (
+                200 * value - 100
+            )
+            products = [lambda pre, h, W=W: pre + h @ W.T for _, W in cell.recurrent()]
+            _, gates = cell.equation(cell.inputs(x), state, products)
+            assert len(gates) == len(cell.gates)
+            for other, values in zip(cell.gates, gates):
+                assert ((values - value).abs() < 1e-9).all() == (other == gate)
+
+
 def test_lstm_equals_torch_with_copied_weights():
-    cell, x, (h, c) = random_cell(LSTM)
+    E = 4
+    cell, x, (h, c) = random_cell("LSTM", E)
     theirs = torch.nn.LSTMCell(E, H, dtype=torch.float64)
     rows = torch.arange(4 * H).view(4, H)[[0, 1, 3, 2]].flatten()  # torch's order is i, f, g, o
     theirs.weight_ih.data = cell.W_xh.data[rows]
@@ -75,11 +142,20 @@ def test_lstm_equals_torch_with_copied_weights():
         h, c = ours
 
 
-@pytest.mark.parametrize("Cell", CELLS)
-def test_weights_start_as_documented(Cell):
-    cell = Cell(E, H)
-    for block in cell.W_hh.chunk(cell.gates):
+@every_cell
+def test_weights_start_as_documented(name):
+    cell = make(name, H, H)
+    for block in cell.W_hh.split(H):
         torch.testing.assert_close(block @ block.T, torch.eye(H), atol=1e-6, rtol=0)
-    bias = cell.b.view(cell.gates, H)
-    assert (bias[1] == 1).all() if Cell is LSTM else (bias == 0).all()
-    assert bias.sum() == (H if Cell is LSTM else 0)
+    bias = cell.b.view(len(cell.blocks), H)
+    assert bias.sum() == (H if isinstance(cell, LSTM) else 0)
+    assert (bias[1] == 1).all() if isinstance(cell, LSTM) else (bias == 0).all()
+    assert all(parameter.numel() for parameter in cell.parameters())
+
+
+def test_what_cannot_be_is_named():
+    with pytest.raises(InputError, match="decoder.cell=GRUU: give one of RNN, ReLU, LSTM, GRU"):
+        make("GRUU", 4, 5)
+    for name in ("MUT1", "MUT2"):
+        with pytest.raises(InputError, match=rf"{name} takes its input as it is.* \(4\) .* \(5\)"):
+            make(name, 4, 5)

@@ -1,17 +1,20 @@
-"""The laws of every decoder, for both cells, all five injections, one and two layers."""
+"""The laws of every decoder, for every cell, all five injections, one and two layers."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from test_cells import equation
 from torch.nn import functional as F
 
+from captioner.cells import CELLS
 from captioner.decoders.base import real_positions
 from captioner.decoders.recurrent import INJECT, Recurrent
 from captioner.types import BOS, EOS, PAD, Features, InputError
 
-B, C, V, D, E, H, T = 3, 2, 11, 7, 4, 6, 5
+B, C, V, D, H, T = 3, 2, 11, 7, 6, 5
+E = {"MUT1": H, "MUT2": H}  # they take their input as it is; the others: 4
 N = B * C
 LENGTH_N = torch.tensor([3, 5, 0, 1, 5, 2])
 
@@ -19,7 +22,7 @@ every_form = pytest.mark.parametrize(
     "form",
     [
         dict(cell=cell, inject=inject, layers=layers)
-        for cell in ("RNN", "LSTM")
+        for cell in CELLS
         for inject in INJECT
         for layers in (1, 2)
     ],
@@ -28,7 +31,8 @@ every_form = pytest.mark.parametrize(
 
 
 def decoder_of(form, dtype=torch.float64, **options):
-    options = dict(embed_size=E, hidden_size=H, dropout=0.0) | form | options
+    cell = form["cell"] if isinstance(form["cell"], str) else form["cell"][0]
+    options = dict(embed_size=E.get(cell, 4), hidden_size=H, dropout=0.0) | form | options
     decoder = Recurrent(V, D, **options).to(dtype)
     for parameter in decoder.parameters():  # biases too: a forgotten one must show
         parameter.data += 0.3 * torch.randn_like(parameter)
@@ -60,17 +64,19 @@ def test_forward_equals_the_unrolled_step(form):
     features, token_NT = batch()
     logits_NTV, final = unrolled(decoder, features, token_NT)
     memory, state = decoder.start(features, N)
-    logits_PV, after, kept = decoder(token_NT, LENGTH_N, memory, state, keep=("h",))
+    names = [f"h{layer}" for layer in range(len(decoder.cells))]
+    logits_PV, after, kept = decoder(token_NT, LENGTH_N, memory, state, keep=names)
     real_NT = real_positions(LENGTH_N, T)
     torch.testing.assert_close(logits_PV, logits_NTV[real_NT], atol=1e-12, rtol=0)
     assert after.keys() == final.keys()
     for name in final:
         torch.testing.assert_close(after[name], final[name], atol=1e-12, rtol=0)
-    assert kept["h"].shape == (N, T, form["layers"], H)
-    for n, length in enumerate(LENGTH_N.tolist()):
-        assert (kept["h"][n, length:] == 0).all()
-        for layer in range(form["layers"] if length else 0):
-            torch.testing.assert_close(kept["h"][n, length - 1, layer], after[f"h{layer}"][n])
+    for name in names:
+        assert kept[name].shape == (N, T, H)
+        for n, length in enumerate(LENGTH_N.tolist()):
+            assert (kept[name][n, length:] == 0).all()
+            if length:
+                torch.testing.assert_close(kept[name][n, length - 1], after[name][n])
 
 
 @every_form
@@ -87,56 +93,129 @@ def test_forward_goes_on_from_a_state(form):
     torch.testing.assert_close(whole.view(N, T, V), parts, atol=1e-12, rtol=0)
 
 
-def sigm(x):
-    return 1 / (1 + np.exp(-x))
-
-
 @every_form
 def test_step_is_the_equation(form):
-    """A transcription in NumPy of cell, layers and injection: three steps from START on."""
-    decoder = decoder_of(form)
+    """A transcription in NumPy of layers and injection: three steps from START on."""
+    check_equation(decoder_of(form))
+
+
+@pytest.mark.parametrize("inject", ["par", "first"])
+@pytest.mark.parametrize("image_layers", [[1], [0, 2]])
+def test_the_image_enters_the_layers_that_are_named(inject, image_layers):
+    """And layers may differ, and be residual."""
+    form = dict(cell=["GRU", "LSTM", "MUT1"], inject=inject, image_layers=image_layers)
+    check_equation(decoder_of(form, residual=True))
+
+
+def check_equation(decoder):
     features, _ = batch()
     W = {name: p.detach().numpy() for name, p in decoder.named_parameters()}
-    v = features.pooled_BD.numpy()
-    inject, layers = form["inject"], form["layers"]
-    lstm = form["cell"] == "LSTM"
-
-    def layer(number, x, h, c, image):
-        cell = {k: W[f"cells.{number}.{k}"] for k in ("W_xh", "W_hh", "b")}
-        a = x @ cell["W_xh"].T + h @ cell["W_hh"].T + cell["b"] + image
-        if not lstm:
-            return np.tanh(a), c
-        i, f, o, g = np.split(a, 4, axis=1)
-        c = sigm(f) * c + sigm(i) * np.tanh(g)
-        return sigm(o) * np.tanh(c), c
+    inject, layers = decoder.inject, range(len(decoder.cells))
 
     def stack(x, states, image):
-        for number in range(layers):
-            states[number] = layer(number, x, *states[number], image if number == 0 else 0)
-            x = states[number][0]
+        for n, cell in enumerate(decoder.cells):
+            states[n] = equation(cell, x, states[n], image.get(n, np.zeros(1)))
+            x = states[n][0] + (x if n and decoder.residual else 0)
         return x, states
 
-    Wv = v @ W["W_ih.weight"].T
-    states = [(np.zeros((B, H)), np.zeros((B, H))) for _ in range(layers)]
+    Wv = features.pooled_BD.numpy() @ W["W_ih.weight"].T
+    states = [tuple(np.zeros((B, H)) for _ in cell.entries) for cell in decoder.cells]
     if inject == "pre":
-        _, states = stack(Wv, states, 0)
+        _, states = stack(Wv, states, {})
     if inject == "init":
-        blocks = np.split(np.tanh(Wv + W["W_ih.bias"]), layers * (2 if lstm else 1), axis=1)
-        states = [
-            (blocks[2 * n], blocks[2 * n + 1]) if lstm else (blocks[n], np.zeros((B, H)))
-            for n in range(layers)
-        ]
+        blocks = iter(np.split(np.tanh(Wv + W["W_ih.bias"]), len(decoder.entries), axis=1))
+        states = [tuple(next(blocks) for _ in cell.entries) for cell in decoder.cells]
+    ends = np.cumsum([len(decoder.cells[n].b) for n in decoder.image_layers])[:-1]
+    images = dict(zip(decoder.image_layers, np.split(Wv, ends, axis=1)))
 
     memory, state = decoder.start(features, B)
     for t, token in enumerate([BOS, 5, 7]):
-        image = Wv if inject == "par" or (inject == "first" and t == 0) else 0
-        h, states = stack(W["embed.weight"][[token] * B], states, image)
+        now = images if inject == "par" or (inject == "first" and t == 0) else {}
+        h, states = stack(W["embed.weight"][[token] * B], states, now)
         if inject == "merge":
             h = 1.7159 * np.tanh(2 / 3 * (h + Wv))
         y = h @ W["W_hy.weight"].T + W["W_hy.bias"]
         logits, state = decoder.step(torch.full((B,), token), memory, state)
         np.testing.assert_allclose(logits[:, BOS + 1 :].detach(), y[:, BOS + 1 :], atol=1e-12)
         assert (logits[:, [PAD, BOS]] == -math.inf).all()
+        for n in layers:
+            np.testing.assert_allclose(state[f"h{n}"].detach(), states[n][0], atol=1e-12)
+
+
+MIXED = dict(cell=["RNN", "LSTM", "GRU"], image_layers=[1, 2], residual=True)
+
+
+@pytest.mark.parametrize("inject", ["par", "first"])
+def test_layers_that_differ_obey_the_laws(inject):
+    form = MIXED | {"inject": inject, "layers": 3}
+    test_forward_equals_the_unrolled_step(form)
+    test_forward_goes_on_from_a_state(form)
+    test_analytic_gradients_equal_numeric_ones(form)
+    test_padding_changes_nothing_and_gets_exactly_no_gradient(form)
+    test_first_loss_is_log_of_the_vocabulary(form)
+    test_two_pictures_can_be_learned_by_heart(form)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_gates_are_kept_on_request(cell):
+    decoder = decoder_of(dict(cell=cell, layers=2))
+    features, token_NT = batch()
+    memory, state = decoder.start(features, N)
+    if not CELLS[cell].gates:
+        with pytest.raises(ValueError, match="gates1"):
+            decoder(token_NT, LENGTH_N, memory, state, keep=["gates1"])
+        return
+    _, _, kept = decoder(token_NT, LENGTH_N, memory, state, keep=["h1", "gates1"])
+    gates, real_NT = kept["gates1"], real_positions(LENGTH_N, T)
+    assert gates.shape == (N, T, len(CELLS[cell].gates), H)
+    assert ((gates[real_NT] > 0) & (gates[real_NT] < 1)).all() and (gates[~real_NT] == 0).all()
+    if cell != "LSTM":  # an update gate says how much of the state is new
+        z, h = gates[:, :, 0], kept["h1"]
+        keeps = z if cell == "GRU" else 1 - z
+        n = (h[:, 1] - keeps[:, 1] * h[:, 0]) / (1 - keeps[:, 1])
+        assert (n.abs() <= 1)[LENGTH_N > 1].all()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_product_for_the_gradient_of_W_hh_changes_no_number(cell):
+    """Against autograd through `step` after `step`."""
+    decoder = decoder_of(dict(cell=cell, layers=2))
+    features, token_NT = batch()
+    weights = torch.randn(N, T, V - 2, dtype=torch.float64) * real_positions(LENGTH_N, T)[..., None]
+    logits_NTV, _ = unrolled(decoder, features, token_NT)
+    (logits_NTV[..., 2:] * weights).sum().backward()
+    plain = {name: p.grad.clone() for name, p in decoder.named_parameters()}
+    decoder.zero_grad()
+    memory, state = decoder.start(features, N)
+    logits_PV, _, _ = decoder(token_NT, LENGTH_N, memory, state)
+    loss = (logits_PV[:, 2:] * weights[real_positions(LENGTH_N, T)]).sum()
+    loss.backward(retain_graph=True)
+    for _ in range(2):  # twice through the same graph, too
+        for name, p in decoder.named_parameters():
+            torch.testing.assert_close(p.grad, plain[name], atol=1e-12, rtol=0)
+        torch.autograd.grad(loss, decoder.embed.weight, retain_graph=True)
+        decoder.zero_grad()
+        loss.backward(retain_graph=True)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_half_precision_gives_nearly_the_same_gradients(cell):
+    decoder = decoder_of(dict(cell=cell, layers=2), torch.float32)
+    features, token_NT = batch(torch.float32)
+
+    def gradients(enabled):
+        decoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            memory, state = decoder.start(features, N)
+            logits_PV, _, _ = decoder(token_NT, LENGTH_N, memory, state)
+            loss = logits_PV[:, 2:].float().log_softmax(1)[:, 3].sum()
+        loss.backward()
+        return {name: p.grad.clone() for name, p in decoder.named_parameters()}
+
+    full, half = gradients(False), gradients(True)
+    for name in full:
+        assert half[name].dtype == torch.float32
+        assert (half[name] - full[name]).norm() < 0.05 * full[name].norm() + 1e-6, name
 
 
 @every_form
@@ -201,7 +280,7 @@ def test_first_loss_is_log_of_the_vocabulary(form):
 
 @every_form
 def test_two_pictures_can_be_learned_by_heart(form):
-    decoder = Recurrent(V, D, embed_size=16, hidden_size=32, dropout=0.0, **form)
+    decoder = Recurrent(V, D, embed_size=32, hidden_size=32, dropout=0.0, **form)
     features = Features(torch.rand(2, D))
     token_NT = torch.tensor([[BOS, 4, 5, 6, EOS], [BOS, 7, 5, 8, EOS]])
     length_N = torch.tensor([4, 4])
@@ -218,7 +297,7 @@ def test_two_pictures_can_be_learned_by_heart(form):
 
 def test_lstm_layers_equal_torch():
     decoder = decoder_of(dict(cell="LSTM", inject="par", layers=2))
-    theirs = torch.nn.LSTM(E, H, 2, batch_first=True, dtype=torch.float64)
+    theirs = torch.nn.LSTM(4, H, 2, batch_first=True, dtype=torch.float64)
     rows = torch.arange(4 * H).view(4, H)[[0, 1, 3, 2]].flatten()  # torch's order is i, f, g, o
     for number, cell in enumerate(decoder.cells):
         getattr(theirs, f"weight_ih_l{number}").data = cell.W_xh.data[rows]
@@ -227,9 +306,9 @@ def test_lstm_layers_equal_torch():
         getattr(theirs, f"bias_hh_l{number}").data.zero_()
     token_NT = torch.randint(2, V, (N, T))
     memory, state = decoder.start(None, N)
-    _, _, kept = decoder(token_NT, torch.full((N,), T), memory, state, keep=("h",))
+    _, _, kept = decoder(token_NT, torch.full((N,), T), memory, state, keep=("h1",))
     h_NTH, _ = theirs(decoder.embed(token_NT))
-    torch.testing.assert_close(kept["h"][:, :, 1], h_NTH, atol=1e-12, rtol=0)
+    torch.testing.assert_close(kept["h1"], h_NTH, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("inject", INJECT)
@@ -263,6 +342,13 @@ def test_dropout_acts_in_training_only():
         (dict(inject="here"), "decoder.inject=here"),
         (dict(layers=0), "layers=0"),
         (dict(hidden_size=-1), "hidden_size=-1"),
+        (dict(embed_size=0), "embed_size=0"),
+        (dict(cell=[]), "give 1 or more"),
+        (dict(cell=["RNN", "GRU"], layers=3), r"layers=3 with cell=\['RNN', 'GRU'\]"),
+        (dict(cell="MUT1", embed_size=8), "give decoder.embed_size=512"),
+        (dict(image_layers=[1]), r"image_layers=\[1\]: give some of \[0\]"),
+        (dict(image_layers=[]), "image_layers"),
+        (dict(layers=2, inject="pre", image_layers=[1]), "only par and first"),
         (dict(dropout=1.0), "decoder.dropout=1.0"),
     ],
 )

@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from captioner.types import Features, Memory, State
+from captioner.types import BOS, PAD, Features, InputError, Memory, State
 
 
 class Decoder(nn.Module, ABC):
@@ -42,9 +44,64 @@ class Decoder(nn.Module, ABC):
         """Teacher forcing: reads the first length_N tokens of each row, from `state` on.
 
         Returns logits_PV of the P real positions in row order (row 0's first), the state after
-        each row's last token, and the tensors named in `keep` as (N, T, ..), inside the graph.
-        A row of length 0 has no logits and keeps its state.
+        each row's last token, and the tensors named in `keep` as (N, T, ..), inside the graph, 0
+        where there is no token. A row of length 0 has no logits and keeps its state.
         """
+
+
+class WordDecoder(Decoder):
+    """With what nearly every decoder has: words going in, by `embed` (V, E), and the vocabulary,
+    y = W_hy h, by `logits`. Dropout acts on both. Raises InputError for sizes out of range."""
+
+    never_V: Tensor
+
+    def __init__(self, vocab_size: int, embed_size: int, output_size: int, dropout: float):
+        super().__init__()
+        for name, size in (("embed_size", embed_size), ("hidden_size", output_size)):
+            if size < 1:
+                raise InputError(f"decoder.{name}={size}: give 1 or more")
+        if not 0 <= dropout < 1:
+            raise InputError(f"decoder.dropout={dropout}: give 0 <= dropout < 1")
+        self.vocab_size = vocab_size
+        self.dropout = nn.Dropout(dropout)
+        self.embed = nn.Embedding(vocab_size, embed_size)
+        nn.init.uniform_(self.embed.weight, -0.1, 0.1)
+        self.W_hy = linear(output_size, vocab_size)
+        never_V = torch.zeros(vocab_size)
+        never_V[[PAD, BOS]] = -torch.inf
+        self.register_buffer("never_V", never_V, persistent=False)
+
+    def words(self, token: Tensor) -> Tensor:
+        """(..) -> (.., E)."""
+        return self.dropout(self.embed(token))
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(.., H) -> (.., V)."""
+        return F.linear(self.dropout(h), self.W_hy.weight, self.W_hy.bias + self.never_V)
+
+
+def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """Xavier-uniform weights (Glorot 2010), no bias at first."""
+    layer = nn.Linear(inputs, outputs, bias)
+    nn.init.xavier_uniform_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def to_rows(x_B: Tensor, rows: int) -> Tensor:
+    """Each image's entry for each of its rows."""
+    return x_B.repeat_interleave(rows // len(x_B), dim=0)
+
+
+def add_image(x_NG: Tensor, image_BG: Tensor) -> Tensor:
+    """Adds each image's vector to its N / B rows, without copying it to them."""
+    return (x_NG.view(len(image_BG), -1, x_NG.shape[1]) + image_BG[:, None]).view_as(x_NG)
+
+
+def scaled_tanh(x: Tensor) -> Tensor:
+    """g(x) = 1.7159 tanh(2x/3)  (LeCun 1998; Mao 2014)."""
+    return 1.7159 * torch.tanh(x * (2 / 3))
 
 
 def real_positions(length_N: Tensor, steps: int) -> Tensor:

@@ -1,0 +1,136 @@
+"""The loop over time, over real positions only.
+
+Positions are packed time by time with the longest rows first (as in a PackedSequence), so that the
+rows that are still alive at a time step are the first ones, and nothing is computed for padding.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from captioner.cells import Cell
+from captioner.decoders.base import real_positions
+
+Entries = tuple[Tensor, ...]
+Step = Callable[[Tensor, Entries], tuple[Entries, Entries]]
+"""(pre_NG, state) -> the new state, and more tensors of this time step."""
+
+
+class Pack(NamedTuple):
+    """The P real positions of N rows and T time steps, time by time, longest rows first."""
+
+    order_N: Tensor  # rows, longest first
+    rank_N: Tensor  # where each row stands in that order
+    sizes_T: list[int]  # rows still alive at each time step
+    row_P: Tensor
+    time_P: Tensor
+    real_NT: Tensor
+    in_row_order_P: Tensor  # indexes packed positions so that they come row by row
+
+    def of_image(self, x_B: Tensor) -> Tensor:
+        """(B, ..) -> (P, ..): for each position what belongs to its image."""
+        return x_B.index_select(0, self.row_P // (len(self.order_N) // len(x_B)))
+
+    def unpack(self, x_P: Tensor) -> Tensor:
+        """(P, ..) -> (N, T, ..), with zeros for padding."""
+        x_NT = x_P.new_zeros(*self.real_NT.shape, *x_P.shape[1:])
+        return x_NT.index_put((self.row_P, self.time_P), x_P)
+
+
+def pack(length_N: Tensor, steps: int) -> Pack:
+    """Raises nothing for rows of length 0: they stand last, and have no position."""
+    order_N = length_N.argsort(descending=True, stable=True)
+    rank_N = order_N.argsort()
+    alive_TN = real_positions(length_N[order_N], steps).t()
+    time_P, sorted_P = alive_TN.nonzero(as_tuple=True)
+    sizes_T = alive_TN.sum(1)
+    real_NT = real_positions(length_N, steps)
+    row_P, step_P = real_NT.nonzero(as_tuple=True)
+    in_row_order_P = (sizes_T.cumsum(0) - sizes_T)[step_P] + rank_N[row_P]
+    sizes = [size for size in sizes_T.tolist() if size] or [0]
+    return Pack(order_N, rank_N, sizes, order_N[sorted_P], time_P, real_NT, in_row_order_P)
+
+
+def scan(
+    step: Step, pre_PG: Tensor, state: Sequence[Tensor], packed: Pack
+) -> tuple[list[Tensor], list[Tensor], Entries]:
+    """`step` over the time steps, over the rows still alive.
+
+    state: a tensor (N, ..) for each entry. Returns the packed (P, ..) trace of each of them, and of
+    each of the step's other tensors; and the state after each row's last token.
+    """
+    state = tuple(entry.index_select(0, packed.order_N) for entry in state)
+    traces, others, ended = [], [], []
+    for pre_NG in pre_PG.split(packed.sizes_T):
+        alive = len(pre_NG)
+        if alive < len(state[0]):
+            ended.append(tuple(entry[alive:] for entry in state))
+            state = tuple(entry[:alive] for entry in state)
+        state, more = step(pre_NG, state)
+        traces.append(state)
+        others.append(more)
+    ended.append(state)
+    after = (torch.cat(pieces).index_select(0, packed.rank_N) for pieces in zip(*reversed(ended)))
+    return _packed(traces), _packed(others), tuple(after)
+
+
+def scan_cell(
+    cell: Cell, pre_PG: Tensor, state: Sequence[Tensor], packed: Pack
+) -> tuple[list[Tensor], list[Tensor], Entries]:
+    """`scan` of a cell, which adds the gates; W_hh gets its gradient in one product."""
+    pre_PG, products = defer(pre_PG, cell)
+    return scan(lambda pre, entries: cell.equation(pre, entries, products), pre_PG, state, packed)
+
+
+def _packed(steps: Sequence[Entries]) -> list[Tensor]:
+    return [torch.cat(pieces) for pieces in zip(*steps)]
+
+
+class Deferred:
+    """(pre, x) -> pre + W x, as if W were constant: see `defer`."""
+
+    def __init__(self, columns: slice, W: Tensor):
+        if torch.is_autocast_enabled(W.device.type):
+            W = W.to(torch.get_autocast_dtype(W.device.type))  # once, and not at every step
+        self.columns, self.W_t = columns, W.detach().t()
+        self.operands: list[Tensor] = []
+
+    def __call__(self, pre: Tensor, x: Tensor) -> Tensor:
+        x = x.to(self.W_t.dtype)
+        self.operands.append(x.detach())
+        return torch.addmm(pre, x, self.W_t)
+
+
+def defer(pre_PG: Tensor, cell: Cell) -> tuple[Tensor, list[Deferred]]:
+    """Products with W_hh for a loop over time whose gradient is one product, and not T small ones.
+
+    Since pre_t is added to W_hh h_{t-1}, dL/dW_hh = sum_t delta_t h_{t-1}^T, where delta_t is the
+    gradient at pre_t: all of them have come together when the backward pass reaches pre_PG. Returns
+    pre_PG, through which that gradient goes, and the products, to be used once at each time step.
+    """
+    products = [Deferred(columns, W) for columns, W in cell.recurrent()]
+    return _Owed.apply(pre_PG, cell.W_hh, products), products
+
+
+class _Owed(torch.autograd.Function):
+    """pre_PG unchanged; W's gradient out of that of pre_PG and what W was multiplied by."""
+
+    @staticmethod
+    def forward(ctx: Any, pre_PG: Tensor, W: Tensor, products: list[Deferred]) -> Tensor:
+        ctx.products, ctx.dtype = products, W.dtype
+        return pre_PG.view_as(pre_PG)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        (delta_PG,) = gradients
+        if not ctx.needs_input_grad[1]:
+            return delta_PG, None, None
+        parts = [
+            delta_PG[:, product.columns].t() @ torch.cat(product.operands).to(delta_PG.dtype)
+            for product in ctx.products
+        ]
+        return delta_PG, torch.cat(parts).to(ctx.dtype), None
