@@ -69,13 +69,12 @@ class Cell(nn.Module, ABC):
 
     def step(self, pre_NG: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """One time step: pre-activations from below and the old state -> the new state."""
-        products = [_product(W) for _, W in self.recurrent()]
+        products = [product(W) for _, W in self.recurrent()]
         return self.equation(pre_NG, state, products)[0]
 
     def recurrent(self) -> Iterator[tuple[slice, Tensor]]:
         """For each of `products`: the columns of `pre` that it is added to, its rows of W_hh."""
-        before = (len(self.blocks) - sum(self.products)) * self.hidden_size
-        column = before
+        column = len(self.b) - len(self.W_hh)
         for W in self.W_hh.split([n * self.hidden_size for n in self.products]):
             yield slice(column, column + len(W)), W
             column += len(W)
@@ -85,7 +84,8 @@ class Cell(nn.Module, ABC):
         return tuple(self.b.new_zeros(rows, self.hidden_size) for _ in self.entries)
 
 
-def _product(W: Tensor) -> Product:
+def product(W: Tensor) -> Product:
+    """For one time step; `captioner.decoders.scan.defer` has those for a loop."""
     return lambda pre, h: torch.addmm(pre, h, W.t())
 
 

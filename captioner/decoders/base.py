@@ -1,7 +1,7 @@
 """What every decoder is: `start`, then `step` after `step`; `forward` is the unrolled `step`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ class Decoder(nn.Module, ABC):
 
     vocab_size: int
     uses_grid: bool = False
+    penalised: Sequence[str] = ()  # what `penalty` asks `forward` to keep; without, there is none
 
     @abstractmethod
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
@@ -47,6 +48,17 @@ class Decoder(nn.Module, ABC):
         each row's last token, and the tensors named in `keep` as (N, T, ..), inside the graph, 0
         where there is no token. A row of length 0 has no logits and keeps its state.
         """
+
+    def penalty(
+        self, features: Features | None, kept: dict[str, Tensor], length_N: Tensor
+    ) -> Tensor:
+        """A term of the loss that belongs to this decoder, summed over what is real."""
+        raise NotImplementedError
+
+    def check_keep(self, keep: Sequence[str], known: Iterable[str]) -> None:
+        """Raises ValueError where `forward` is asked to keep something else than `known`."""
+        if unknown := set(keep) - set(known):
+            raise ValueError(f"keep={sorted(unknown)}: this decoder keeps {', '.join(known)}")
 
 
 class WordDecoder(Decoder):

@@ -126,7 +126,7 @@ class Recurrent(WordDecoder):
         packed = pack(length_N, token_NT.shape[1])
         image = state.get("image", memory.get("image"))
         images = self._by_layer(image)
-        x_P = self.words(token_NT[packed.row_P, packed.time_P])
+        x_P = self.words(packed.take(token_NT))
         states = []
         kept: dict[str, Tensor] = {}
         for layer, (cell, entry) in enumerate(zip(self.cells, self._by_cell(state))):
@@ -143,14 +143,13 @@ class Recurrent(WordDecoder):
             kept |= {f"{name}{layer}": trace for name, trace in zip(cell.entries, traces)}
             if gates and f"gates{layer}" in keep:
                 kept[f"gates{layer}"] = torch.stack(gates, dim=1)
-        if unknown := set(keep) - set(kept):
-            raise ValueError(f"keep={sorted(unknown)}: this decoder keeps {', '.join(kept)}")
+        self.check_keep(keep, kept)
         if image is not None and self.inject == "merge":
             x_P = scaled_tanh(x_P + packed.of_image(image))
         state_after = self._named(states)
         if "image" in state:
             state_after["image"] = state["image"] * (length_N == 0)[:, None]
-        logits_PV = self.logits(x_P.index_select(0, packed.in_row_order_P))
+        logits_PV = self.logits(packed.by_row(x_P))
         return logits_PV, state_after, {name: packed.unpack(kept[name]) for name in keep}
 
     def _layers_step(self, x_NE, images, states):

@@ -4,7 +4,7 @@ Positions are packed time by time with the longest rows first (as in a PackedSeq
 rows that are still alive at a time step are the first ones, and nothing is computed for padding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,14 @@ class Pack(NamedTuple):
     time_P: Tensor
     real_NT: Tensor
     in_row_order_P: Tensor  # indexes packed positions so that they come row by row
+
+    def take(self, x_NT: Tensor) -> Tensor:
+        """(N, T, ..) -> (P, ..)."""
+        return x_NT[self.row_P, self.time_P]
+
+    def by_row(self, x_P: Tensor) -> Tensor:
+        """The same positions, row by row."""
+        return x_P.index_select(0, self.in_row_order_P)
 
     def of_image(self, x_B: Tensor) -> Tensor:
         """(B, ..) -> (P, ..): for each position what belongs to its image."""
@@ -80,9 +88,9 @@ def scan(
 def scan_cell(
     cell: Cell, pre_PG: Tensor, state: Sequence[Tensor], packed: Pack
 ) -> tuple[list[Tensor], list[Tensor], Entries]:
-    """`scan` of a cell, which adds the gates; W_hh gets its gradient in one product."""
-    pre_PG, products = defer(pre_PG, cell)
-    return scan(lambda pre, entries: cell.equation(pre, entries, products), pre_PG, state, packed)
+    """`scan` of a cell; the other tensors are its gates."""
+    pre_PG, W = defer(pre_PG, cell.recurrent())
+    return scan(lambda pre, entries: cell.equation(pre, entries, W), pre_PG, state, packed)
 
 
 def _packed(steps: Sequence[Entries]) -> list[Tensor]:
@@ -93,9 +101,10 @@ class Deferred:
     """(pre, x) -> pre + W x, as if W were constant: see `defer`."""
 
     def __init__(self, columns: slice, W: Tensor):
+        self.columns, self.dtype = columns, W.dtype
         if torch.is_autocast_enabled(W.device.type):
             W = W.to(torch.get_autocast_dtype(W.device.type))  # once, and not at every step
-        self.columns, self.W_t = columns, W.detach().t()
+        self.W_t = W.detach().t()
         self.operands: list[Tensor] = []
 
     def __call__(self, pre: Tensor, x: Tensor) -> Tensor:
@@ -104,33 +113,35 @@ class Deferred:
         return torch.addmm(pre, x, self.W_t)
 
 
-def defer(pre_PG: Tensor, cell: Cell) -> tuple[Tensor, list[Deferred]]:
-    """Products with W_hh for a loop over time whose gradient is one product, and not T small ones.
+def defer(pre_PG: Tensor, weights: Iterable[tuple[slice, Tensor]]) -> tuple[Tensor, list[Deferred]]:
+    """Products for a loop over time, whose weights get their gradient in one product, not T.
 
-    Since pre_t is added to W_hh h_{t-1}, dL/dW_hh = sum_t delta_t h_{t-1}^T, where delta_t is the
-    gradient at pre_t: all of them have come together when the backward pass reaches pre_PG. Returns
-    pre_PG, through which that gradient goes, and the products, to be used once at each time step.
+    Since pre_t is added to W x_t, dL/dW = sum_t delta_t x_t^T, where delta_t is the gradient at
+    pre_t; and all of these have come together when the way back reaches pre_PG.
+
+    weights: each with the columns of `pre` that its product is added to. Returns pre_PG, through
+    which those gradients go, and the products, to be used once at each time step.
     """
-    products = [Deferred(columns, W) for columns, W in cell.recurrent()]
-    return _Owed.apply(pre_PG, cell.W_hh, products), products
+    weights = list(weights)
+    products = [Deferred(columns, W) for columns, W in weights]
+    return _Owed.apply(pre_PG, products, *(W for _, W in weights)), products
 
 
 class _Owed(torch.autograd.Function):
-    """pre_PG unchanged; W's gradient out of that of pre_PG and what W was multiplied by."""
+    """pre_PG unchanged; the weights' gradients out of that of pre_PG and of their operands."""
 
     @staticmethod
-    def forward(ctx: Any, pre_PG: Tensor, W: Tensor, products: list[Deferred]) -> Tensor:
-        ctx.products, ctx.dtype = products, W.dtype
+    def forward(ctx: Any, pre_PG: Tensor, products: list[Deferred], *weights: Tensor) -> Tensor:
+        ctx.products = products
         return pre_PG.view_as(pre_PG)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (delta_PG,) = gradients
-        if not ctx.needs_input_grad[1]:
-            return delta_PG, None, None
-        parts = [
-            delta_PG[:, product.columns].t() @ torch.cat(product.operands).to(delta_PG.dtype)
-            for product in ctx.products
-        ]
-        return delta_PG, torch.cat(parts).to(ctx.dtype), None
+        owed = []
+        for product, wanted in zip(ctx.products, ctx.needs_input_grad[2:]):
+            x_P = torch.cat(product.operands).to(delta_PG.dtype)
+            part = delta_PG[:, product.columns].t() @ x_P if wanted else None
+            owed.append(None if part is None else part.to(product.dtype))
+        return delta_PG, None, *owed

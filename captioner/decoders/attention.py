@@ -1,0 +1,402 @@
+"""Decoders that look at the regions of an image anew for every word.
+
+    alpha_t = softmax_r(score(k_r, q_t))        z_t = sum_r alpha_tr a_r
+
+The keys k_r are made of the regions a_r once per image, in `start`. Where z_t enters a cell, it
+does so by a matrix product of its own, added to the pre-activations: no concatenation.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from captioner import cells
+from captioner.cells import Product, product
+from captioner.decoders.base import WordDecoder, add_image, linear, to_rows
+from captioner.decoders.scan import Entries, defer, pack, scan
+from captioner.types import Features, InputError, Memory, State
+
+SCORES = ("additive", "dot")
+
+
+class Regions(nn.Module):
+    """How well a query q fits each region's key, k = U a + b:
+
+    additive  w^T tanh(k + q)     (Bahdanau 2015; Xu 2015)
+    dot       k^T q / sqrt(A)     (Luong 2015, scaled as by Vaswani 2017)
+
+    size: A. Raises InputError for another `score`.
+    """
+
+    def __init__(self, region_size: int, size: int, score: str):
+        super().__init__()
+        if score not in SCORES:
+            raise InputError(f"decoder.score={score}: give one of {', '.join(SCORES)}")
+        if size < 1:
+            raise InputError(f"decoder.attention_size={size}: give 1 or more")
+        self.size = size
+        self.U = linear(region_size, size)
+        self.w = linear(size, 1, bias=False) if score == "additive" else None
+
+    def memory(self, value_BRD: Tensor, features: Features) -> Memory:
+        """What `View` looks at: the regions, their keys, and which of them exist."""
+        memory = {"values": value_BRD, "keys": self.U(value_BRD)}
+        return memory if features.mask_BR is None else memory | {"mask": features.mask_BR}
+
+    def of(self, key_A: Tensor, query_A: Tensor) -> Tensor:
+        """(.., A), (.., A) -> (..)."""
+        if self.w is None:
+            return (key_A * query_A).sum(-1) * self.size**-0.5
+        return self.w(torch.tanh(key_A + query_A)).squeeze(-1)
+
+
+class View:
+    """The images as rows n see them: all N rows, or those numbered index_n, of N = B * M rows that
+    stand image by image."""
+
+    def __init__(self, regions: Regions, memory: Memory, rows: int, index_n: Tensor | None = None):
+        self.regions, self.memory, self.rows, self.index_n = regions, memory, rows, index_n
+        self.images = len(memory["keys"])
+
+    def scores(self, q_nA: Tensor) -> Tensor:
+        """(n, A) -> (n, R), -inf where there is no region."""
+        keys_BRA = self.memory["keys"]
+        if self.regions.w is None:
+            q_BMA = self._spread(q_nA) * self.regions.size**-0.5
+            score_nR = self._collect(q_BMA @ keys_BRA.transpose(1, 2))
+        elif self.index_n is None:  # the rows of an image share its keys: none is copied
+            score_BMR = self.regions.of(keys_BRA[:, None], self._spread(q_nA)[:, :, None])
+            score_nR = self._collect(score_BMR)
+        else:
+            score_nR = self.regions.of(self._of_image(keys_BRA), q_nA[:, None])
+        if "mask" not in self.memory:
+            return score_nR
+        return score_nR.masked_fill(~self._of_image(self.memory["mask"]), -torch.inf)
+
+    def mix(self, alpha_nR: Tensor) -> Tensor:
+        """(n, R) -> (n, D): the sum of the regions, so weighted."""
+        return self._collect(self._spread(alpha_nR) @ self.memory["values"])
+
+    def attend(self, q_nA: Tensor) -> tuple[Tensor, Tensor]:
+        """-> z_nD and alpha_nR."""
+        alpha_nR = self.scores(q_nA).softmax(1)
+        return self.mix(alpha_nR), alpha_nR
+
+    def _of_image(self, x_BX: Tensor) -> Tensor:
+        if self.index_n is None:
+            return to_rows(x_BX, self.rows)
+        return x_BX.index_select(0, self.index_n // (self.rows // self.images))
+
+    def _spread(self, x_nX: Tensor) -> Tensor:
+        """(n, X) -> (B, M, X), with zeros for the rows that do not look."""
+        if self.index_n is not None:
+            x_nX = x_nX.new_zeros(self.rows, x_nX.shape[1]).index_copy(0, self.index_n, x_nX)
+        return x_nX.view(self.images, -1, x_nX.shape[1])
+
+    def _collect(self, x_BMX: Tensor) -> Tensor:
+        """(B, M, X) -> (n, X)."""
+        x_NX = x_BMX.flatten(0, 1)
+        return x_NX if self.index_n is None else x_NX.index_select(0, self.index_n)
+
+
+class Attention(WordDecoder):
+    """What the decoders of this file share: `step` and `forward`, out of five pieces.
+
+    see      features -> memory, and the first state entries, one row per image
+    weights  the products of `tick`, each with the columns of `pre` that it is added to
+    read     words -> pre: all that depends on the words alone, for all positions at once
+    tick     one time step: pre, state, the products, a view -> the new state, and other tensors
+    say      words, states, the other tensors, a view -> what the vocabulary sees, and alpha
+
+    An "image" in memory is added to `pre`. `forward` keeps alpha (N, T, R). A language model it
+    cannot be: `start` raises InputError without the regions of an image.
+    """
+
+    uses_grid = True
+    entries: Sequence[str]
+    regions: Regions
+
+    @abstractmethod
+    def see(self, features: Features) -> tuple[Memory, Entries]: ...
+
+    @abstractmethod
+    def weights(self) -> Iterable[tuple[slice, Tensor]]: ...
+
+    @abstractmethod
+    def read(self, x_PE: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def tick(
+        self, pre_NX: Tensor, state: Entries, W: Sequence[Product], view: View
+    ) -> tuple[Entries, Entries]: ...
+
+    @abstractmethod
+    def say(
+        self, x_PE: Tensor, state: Sequence[Tensor], others: Sequence[Tensor], view: View
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
+        if features is None or features.grid_BRD is None:
+            raise InputError(f"{type(self).__name__} needs the regions of an image (its grid)")
+        memory, state = self.see(features)
+        return memory, {name: to_rows(entry, rows) for name, entry in zip(self.entries, state)}
+
+    def step(self, token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
+        x_NE = self.words(token_N)
+        pre_NX = self.read(x_NE)
+        if "image" in memory:
+            pre_NX = add_image(pre_NX, memory["image"])
+        view = View(self.regions, memory, len(token_N))
+        W = [product(weight) for _, weight in self.weights()]
+        entries, others = self.tick(pre_NX, tuple(state[name] for name in self.entries), W, view)
+        h_N, _ = self.say(x_NE, entries, others, view)
+        return self.logits(h_N), dict(zip(self.entries, entries))
+
+    def forward(
+        self,
+        token_NT: Tensor,
+        length_N: Tensor,
+        memory: Memory,
+        state: State,
+        keep: Sequence[str] = (),
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        self.check_keep(keep, ("alpha",))
+        packed = pack(length_N, token_NT.shape[1])
+        x_PE = self.words(packed.take(token_NT))
+        pre_PX = self.read(x_PE)
+        if "image" in memory:
+            pre_PX = pre_PX + packed.of_image(memory["image"])
+        pre_PX, W = defer(pre_PX, self.weights())
+
+        def tick(pre_NX: Tensor, entries: Entries) -> tuple[Entries, Entries]:
+            alive_N = packed.order_N[: len(pre_NX)]
+            view = View(self.regions, memory, len(token_NT), alive_N)
+            return self.tick(pre_NX, entries, W, view)
+
+        before = [state[name] for name in self.entries]
+        traces, others, after = scan(tick, pre_PX, before, packed)
+        place_P = packed.row_P * token_NT.shape[1] + packed.time_P
+        view = View(self.regions, memory, token_NT.numel(), place_P)
+        h_P, alpha_PR = self.say(x_PE, traces, others, view)
+        kept = {"alpha": packed.unpack(alpha_PR)} if keep else {}
+        return self.logits(packed.by_row(h_P)), dict(zip(self.entries, after)), kept
+
+
+class SoftAttention(Attention):
+    """q_t = W_q h_{t-1}                                     what to look for
+    z_t = s(w_beta h_{t-1} + b) sum_r alpha_tr a_r        gated by a scalar (section 4.2.1)
+    h_t = f(W_xh x_t + W_hh h_{t-1} + W_zh z_t)
+    y_t = W_hy (x_t + L_h h_t + L_z z_t)                  deep output (equation 7)
+    loss + lambda sum_r (1 - sum_t alpha_tr)^2            for each caption (equation 14)
+
+    Show, Attend and Tell, Xu et al. 2015. Every state entry starts at tanh(W mean_r a_r + b).
+
+    cell: one of captioner.cells.CELLS. score: additive, as in the paper, or dot.
+    attention_size: A, of keys and queries. doubly_stochastic: lambda.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        feature_size: int,
+        cell: str = "LSTM",
+        embed_size: int = 512,
+        hidden_size: int = 512,
+        attention_size: int = 512,
+        score: str = "additive",
+        dropout: float = 0.5,
+        doubly_stochastic: float = 1.0,
+    ):
+        super().__init__(vocab_size, embed_size, embed_size, dropout)
+        if doubly_stochastic < 0:
+            raise InputError(f"decoder.doubly_stochastic={doubly_stochastic}: give 0 or more")
+        self.cell = cells.make(cell, embed_size, hidden_size)
+        self.entries = self.cell.entries
+        self.regions = Regions(feature_size, attention_size, score)
+        self.W_init = linear(feature_size, len(self.entries) * hidden_size)
+        self.W_zh = linear(feature_size, len(self.cell.b), bias=False)
+        self.W_q = linear(hidden_size, attention_size + 1)  # its last row is the gate's
+        self.L_h = linear(hidden_size, embed_size, bias=False)
+        self.L_z = linear(feature_size, embed_size, bias=False)
+        self.doubly_stochastic = doubly_stochastic
+        self.penalised = ("alpha",) if doubly_stochastic else ()
+
+    def see(self, features):
+        state = torch.tanh(self.W_init(_mean(features)))
+        memory = self.regions.memory(features.grid_BRD, features)
+        return memory, state.chunk(len(self.entries), dim=1)
+
+    def weights(self):
+        G = len(self.cell.b)
+        yield from self.cell.recurrent()
+        yield slice(0, G), self.W_zh.weight
+        yield slice(G, None), self.W_q.weight
+
+    def read(self, x_PE):
+        return torch.cat([self.cell.inputs(x_PE), self.W_q.bias.expand(len(x_PE), -1)], dim=1)
+
+    def tick(self, pre_NX, state, W, view):
+        *W_hh, W_zh, W_q = W
+        pre_NG, q_NX = pre_NX.tensor_split([len(self.cell.b)], dim=1)
+        q_NA, beta_N1 = W_q(q_NX, state[0]).tensor_split([self.regions.size], dim=1)
+        z_ND, alpha_NR = view.attend(q_NA)
+        z_ND = torch.sigmoid(beta_N1) * z_ND
+        state, _ = self.cell.equation(W_zh(pre_NG, z_ND), state, W_hh)
+        return state, (z_ND, alpha_NR)
+
+    def say(self, x_PE, state, others, view):
+        z_PD, alpha_PR = others
+        return x_PE + self.L_h(state[0]) + self.L_z(z_PD), alpha_PR
+
+    def penalty(
+        self, features: Features | None, kept: dict[str, Tensor], length_N: Tensor
+    ) -> Tensor:
+        """lambda sum_r (1 - sum_t alpha_tr)^2, summed over the captions."""
+        alpha_NTR = kept["alpha"]
+        there_NR = (length_N > 0)[:, None]
+        if features is not None and features.mask_BR is not None:
+            there_NR = there_NR & to_rows(features.mask_BR, len(alpha_NTR))
+        return self.doubly_stochastic * ((1 - alpha_NTR.sum(1)).square() * there_NR).sum()
+
+
+class AdaptiveAttention(Attention):
+    """h_t = f(W_xh x_t + W_hh h_{t-1} + W_ih v)             v = max(0, W_b mean_r a_r)
+    s_t = s(W_sx x_t + W_sh h_{t-1} + W_si v) * tanh(c_t)  the visual sentinel (equations 9, 10)
+    alpha_t = softmax([score(v_r, h_t), score(s_t, h_t)])  v_r = max(0, W_a a_r) (equation 12)
+    y_t = W_hy (sum_r alpha_tr v_r + beta_t s_t + h_t)     beta_t: the sentinel's share
+
+    Knowing When to Look, Lu et al. 2017. It looks after the recurrence, so for all words at once.
+    A cell without a memory c has h_t in place of tanh(c_t).
+
+    cell, score, attention_size: as for SoftAttention. alpha has R + 1 columns; the last is beta.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        feature_size: int,
+        cell: str = "LSTM",
+        embed_size: int = 512,
+        hidden_size: int = 512,
+        attention_size: int = 512,
+        score: str = "additive",
+        dropout: float = 0.5,
+    ):
+        super().__init__(vocab_size, embed_size, hidden_size, dropout)
+        self.cell = cells.make(cell, embed_size, hidden_size)
+        self.entries = self.cell.entries
+        self.regions = Regions(hidden_size, attention_size, score)
+        self.W_a = linear(feature_size, hidden_size)
+        self.W_b = linear(feature_size, embed_size)
+        self.W_ih = linear(embed_size, len(self.cell.b) + hidden_size, bias=False)
+        self.W_sx = linear(embed_size, hidden_size)
+        self.W_sh = linear(hidden_size, hidden_size, bias=False)
+        self.W_s = linear(hidden_size, attention_size)
+        self.W_q = linear(hidden_size, attention_size, bias=False)
+
+    def see(self, features):
+        memory = self.regions.memory(torch.relu(self.W_a(features.grid_BRD)), features)
+        memory["image"] = self.W_ih(torch.relu(self.W_b(_mean(features))))
+        return memory, self.cell.zeros(len(features.pooled_BD))
+
+    def weights(self):
+        yield from self.cell.recurrent()
+        yield slice(len(self.cell.b), None), self.W_sh.weight
+
+    def read(self, x_PE):
+        return torch.cat([self.cell.inputs(x_PE), self.W_sx(x_PE)], dim=1)
+
+    def tick(self, pre_NX, state, W, view):
+        *W_hh, W_sh = W
+        pre_NG, pre_NH = pre_NX.tensor_split([len(self.cell.b)], dim=1)
+        gate_NH = torch.sigmoid(W_sh(pre_NH, state[0]))
+        state, _ = self.cell.equation(pre_NG, state, W_hh)
+        return state, (gate_NH * (torch.tanh(state[1]) if "c" in self.entries else state[0]),)
+
+    def say(self, x_PE, state, others, view):
+        h_PH, (s_PH,) = state[0], others
+        q_PA = self.W_q(h_PH)
+        own_P = self.regions.of(self.W_s(s_PH), q_PA)
+        alpha_PX = torch.cat([view.scores(q_PA), own_P[:, None]], dim=1).softmax(1)
+        seen_PH = view.mix(alpha_PX[:, :-1]) + alpha_PX[:, -1:] * s_PH
+        return seen_PH + h_PH, alpha_PX
+
+
+class UpDown(Attention):
+    """h1_t = f(W_xh x_t + W_hh h1_{t-1} + W_21 h2_{t-1} + W_ih mean_r a_r)     what to look for
+    z_t = sum_r alpha_tr a_r, by q_t = W_q h1_t
+    h2_t = f(W_xh' h1_t + W_hh' h2_{t-1} + W_zh z_t)                          what to say
+    y_t = W_hy h2_t
+
+    Bottom-Up and Top-Down Attention, Anderson et al. 2018, equations 1 to 7; the regions are the
+    encoder's, detected ones or a CNN's grid.
+
+    cell: of both layers. score, attention_size: as for SoftAttention.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        feature_size: int,
+        cell: str = "LSTM",
+        embed_size: int = 512,
+        hidden_size: int = 512,
+        attention_size: int = 512,
+        score: str = "additive",
+        dropout: float = 0.5,
+    ):
+        super().__init__(vocab_size, embed_size, hidden_size, dropout)
+        self.first = cells.make(cell, embed_size, hidden_size)
+        self.second = cells.make(cell, hidden_size, hidden_size)
+        self.entries = [f"{name}{layer}" for layer in (1, 2) for name in self.first.entries]
+        self.regions = Regions(feature_size, attention_size, score)
+        G = self.G = len(self.first.b)
+        self.W_ih = linear(feature_size, G, bias=False)
+        self.W_21 = linear(hidden_size, G, bias=False)
+        self.W_q = linear(hidden_size, attention_size, bias=False)
+        self.W_zh = linear(feature_size, G, bias=False)
+
+    def see(self, features):
+        memory = self.regions.memory(features.grid_BRD, features)
+        memory["image"] = nn.functional.pad(
+            self.W_ih(_mean(features)), (0, self.regions.size + self.G)
+        )
+        images = len(features.pooled_BD)
+        return memory, (*self.first.zeros(images), *self.second.zeros(images))
+
+    def weights(self):
+        A, G = self.regions.size, self.G
+        yield from self.first.recurrent()
+        yield slice(0, G), self.W_21.weight
+        yield slice(G, G + A), self.W_q.weight
+        yield slice(G + A, None), self.W_zh.weight
+        for columns, W in self.second.recurrent():
+            yield slice(columns.start + G + A, columns.stop + G + A), W
+
+    def read(self, x_PE):
+        return nn.functional.pad(self.first.inputs(x_PE), (0, self.regions.size + self.G))
+
+    def tick(self, pre_NX, state, W, view):
+        n, size = len(self.first.products), len(self.first.entries)
+        W_1, (W_21, W_q, W_zh), W_2 = W[:n], W[n : n + 3], W[n + 3 :]
+        one, two = state[:size], state[size:]
+        pre_NG, q_NA, pre_2_NG = pre_NX.split((self.G, self.regions.size, self.G), dim=1)
+        one, _ = self.first.equation(W_21(pre_NG, two[0]), one, W_1)
+        z_ND, alpha_NR = view.attend(W_q(q_NA, one[0]))
+        two, _ = self.second.equation(self.second.inputs(one[0]) + W_zh(pre_2_NG, z_ND), two, W_2)
+        return (*one, *two), (alpha_NR,)
+
+    def say(self, x_PE, state, others, view):
+        return state[len(self.first.entries)], others[0]
+
+
+def _mean(features: Features) -> Tensor:
+    """(B, R, D) -> (B, D), over the regions that exist."""
+    grid_BRD = features.grid_BRD
+    assert grid_BRD is not None
+    if features.mask_BR is None:
+        return grid_BRD.mean(1)
+    weight_BR1 = features.mask_BR.to(grid_BRD.dtype)[..., None]
+    return (grid_BRD * weight_BR1).sum(1) / weight_BR1.sum(1)

@@ -1,0 +1,75 @@
+"""m-RNN: the image meets the words in a multimodal layer, outside the recurrence."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from captioner.decoders.base import WordDecoder, add_image, linear, scaled_tanh
+from captioner.decoders.scan import defer, pack, scan
+from captioner.types import Features, Memory, State
+
+
+class MRNN(WordDecoder):
+    """w_t = E_2 E_1 token_t                                two embedding layers
+    r_t = max(0, U r_{t-1} + w_t)
+    m_t = g(V_w w_t + V_r r_t + V_I v)                   g(x) = 1.7159 tanh(2x/3)
+    y_t = W_hy m_t
+
+    Mao et al. 2014, "Explain Images with Multimodal Recurrent Neural Networks", equations 1 to 3.
+    embed_size: of the first embedding; hidden_size: of the second and of r; multimodal_size: of m.
+    `forward` keeps r (N, T, H).
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        feature_size: int,
+        embed_size: int = 128,
+        hidden_size: int = 256,
+        multimodal_size: int = 512,
+        dropout: float = 0.5,
+    ):
+        super().__init__(vocab_size, embed_size, multimodal_size, dropout)
+        self.E_2 = linear(embed_size, hidden_size)
+        self.U = linear(hidden_size, hidden_size, bias=False)
+        nn.init.orthogonal_(self.U.weight)
+        self.V_w = linear(hidden_size, multimodal_size)
+        self.V_r = linear(hidden_size, multimodal_size, bias=False)
+        self.V_I = linear(feature_size, multimodal_size, bias=False)
+
+    def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
+        state = {"r": self.U.weight.new_zeros(rows, len(self.U.weight))}
+        return {} if features is None else {"image": self.V_I(features.pooled_BD)}, state
+
+    def words(self, token: Tensor) -> Tensor:
+        return self.E_2(super().words(token))
+
+    def step(self, token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
+        w_NH = self.words(token_N)
+        r_NH = torch.relu(w_NH + self.U(state["r"]))
+        m_NM = self.V_w(w_NH) + self.V_r(r_NH)
+        if memory:
+            m_NM = add_image(m_NM, memory["image"])
+        return self.logits(scaled_tanh(m_NM)), {"r": r_NH}
+
+    def forward(
+        self,
+        token_NT: Tensor,
+        length_N: Tensor,
+        memory: Memory,
+        state: State,
+        keep: Sequence[str] = (),
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        self.check_keep(keep, ("r",))
+        packed = pack(length_N, token_NT.shape[1])
+        w_PH = self.words(packed.take(token_NT))
+        pre_PH, (U,) = defer(w_PH, [(slice(None), self.U.weight)])
+        (r_PH,), _, after = scan(
+            lambda w, r: ((torch.relu(U(w, *r)),), ()), pre_PH, [state["r"]], packed
+        )
+        m_PM = self.V_w(w_PH) + self.V_r(r_PH)
+        if memory:
+            m_PM = m_PM + packed.of_image(memory["image"])
+        logits_PV = self.logits(packed.by_row(scaled_tanh(m_PM)))
+        return logits_PV, {"r": after[0]}, {name: packed.unpack(r_PH) for name in keep}

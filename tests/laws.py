@@ -1,0 +1,206 @@
+"""The laws of every decoder, for the tests of each of them.
+
+A law takes `make(vocabulary) -> decoder` in float64, with random biases (`randomised`).
+"""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from captioner.decoders.base import real_positions
+from captioner.types import BOS, EOS, PAD, Features
+
+B, C, V, D, R, T = 3, 2, 11, 7, 4, 5
+N = B * C
+LENGTH_N = torch.tensor([3, 5, 0, 1, 5, 2])
+
+
+def randomised(decoder):
+    """In float64, biases random too: a forgotten one must show."""
+    decoder = decoder.double()
+    for parameter in decoder.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return decoder
+
+
+def features(images=B):
+    """Of the second image only some regions exist."""
+    mask_BR = torch.ones(images, R, dtype=torch.bool)
+    mask_BR[1:2, 1:3] = False
+    return Features(torch.rand(images, D).double(), torch.rand(images, R, D).double(), mask_BR)
+
+
+def tokens():
+    token_NT = torch.randint(2, V, (N, T))
+    token_NT[:, 0] = BOS
+    token_NT[~real_positions(LENGTH_N, T)] = PAD
+    return token_NT
+
+
+def unrolled(decoder, some, token_NT):
+    """`step` after `step`: logits_NTV, and the state after each of them and before."""
+    memory, state = decoder.start(some, N)
+    logits, states = [], [state]
+    for t in range(token_NT.shape[1]):
+        logits_NV, state = decoder.step(token_NT[:, t], memory, state)
+        logits.append(logits_NV)
+        states.append(state)
+    return torch.stack(logits, dim=1), states
+
+
+def forward_is_the_unrolled_step(make):
+    """Logits; and the state after each row's last token, by the words that it gives next."""
+    decoder, some, token_NT = make(V), features(), tokens()
+    logits_NTV, states = unrolled(decoder, some, token_NT)
+    memory, state = decoder.start(some, N)
+    logits_PV, after, _ = decoder(token_NT, LENGTH_N, memory, state)
+    expected_PV = logits_NTV[real_positions(LENGTH_N, T)]
+    torch.testing.assert_close(logits_PV, expected_PV, atol=1e-12, rtol=0)
+    next_N = torch.randint(EOS + 1, V, (N,))
+    logits_NV, _ = decoder.step(next_N, memory, after)
+    for n, length in enumerate(LENGTH_N.tolist()):
+        alone_NV, _ = decoder.step(next_N, memory, states[length])
+        torch.testing.assert_close(logits_NV[n], alone_NV[n], atol=1e-12, rtol=0)
+
+
+def forward_goes_on_from_a_state(make):
+    """A prompt of any length, then the rest, is the whole."""
+    decoder, some, token_NT = make(V), features(), torch.randint(2, V, (N, T))
+    full_N, cut_N = torch.full((N,), T), torch.tensor([2, 1, 3, 0, 2, 5])
+    memory, state = decoder.start(some, N)
+    whole_PV, _, _ = decoder(token_NT, full_N, memory, state)
+    first_PV, state, _ = decoder(token_NT, cut_N, memory, state)
+    rest_NT = torch.stack([row.roll(-cut) for row, cut in zip(token_NT, cut_N.tolist())])
+    rest_PV, _, _ = decoder(rest_NT, full_N - cut_N, memory, state)
+    parts = zip(first_PV.split(cut_N.tolist()), rest_PV.split((full_N - cut_N).tolist()))
+    together_PV = torch.cat([part for pair in parts for part in pair])
+    torch.testing.assert_close(together_PV, whole_PV, atol=1e-12, rtol=0)
+
+
+def analytic_gradients_are_numeric_ones(make):
+    """And those of `forward` are those of `step` after `step`."""
+    decoder, some, token_NT = make(V), features(), tokens()
+    names = [name for name, _ in decoder.named_parameters()]
+
+    class Loss(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.decoder = decoder
+
+        def forward(self, *seen):
+            some_now = some._replace(**dict(zip(("pooled_BD", "grid_BRD"), seen)))
+            memory, state = decoder.start(some_now, N)
+            keep = decoder.penalised
+            logits_PV, _, kept = decoder(token_NT, LENGTH_N, memory, state, keep)
+            # Its target is a constant.
+            term = decoder.penalty(some, kept, LENGTH_N)[None] if keep else torch.zeros(1)
+            return logits_PV[:, BOS + 1 :].log_softmax(1), term
+
+    loss = Loss()
+
+    def run(pooled_BD, grid_BRD, *weights):
+        named = {f"decoder.{name}": w for name, w in zip(names, weights)}
+        return torch.func.functional_call(loss, named, (pooled_BD, grid_BRD))
+
+    leaves = [some.pooled_BD, some.grid_BRD, *decoder.parameters()]
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
+
+    weights_NTV = torch.randn(N, T, V - 2).double()
+    weights_NTV[~real_positions(LENGTH_N, T)] = 0
+    (unrolled(decoder, some, token_NT)[0][..., 2:] * weights_NTV).sum().backward()
+    plain = [None if p.grad is None else p.grad.clone() for p in decoder.parameters()]
+    decoder.zero_grad()
+    memory, state = decoder.start(some, N)
+    logits_PV, _, _ = decoder(token_NT, LENGTH_N, memory, state)
+    (logits_PV[:, 2:] * weights_NTV[real_positions(LENGTH_N, T)]).sum().backward()
+    for name, parameter, gradient in zip(names, decoder.parameters(), plain):
+        assert (parameter.grad is None) == (gradient is None), name
+        if gradient is not None:
+            torch.testing.assert_close(parameter.grad, gradient, atol=1e-11, rtol=0)
+
+
+def padding_changes_nothing_and_gets_exactly_no_gradient(make):
+    decoder, some, token_NT = make(V), features(), tokens()
+    other_NT = token_NT.clone()
+    other_NT[~real_positions(LENGTH_N, T)] = 9  # a word in place of padding
+
+    def run(tokens_NT):
+        decoder.zero_grad()
+        memory, state = decoder.start(some, N)
+        logits_PV, _, _ = decoder(tokens_NT, LENGTH_N, memory, state)
+        logits_PV[:, BOS + 1 :].sum().backward()
+        return logits_PV.detach(), decoder.embed.weight.grad
+
+    logits, gradient = run(token_NT)
+    other_logits, other_gradient = run(other_NT)
+    assert torch.equal(logits, other_logits)
+    assert torch.equal(gradient, other_gradient)
+    assert (gradient[PAD] == 0).all()
+
+
+def regions_that_do_not_exist_change_nothing(make):
+    decoder, some, token_NT = make(V), features(), tokens()
+    other = some._replace(grid_BRD=some.grid_BRD + 9 * ~some.mask_BR[..., None])
+    logits = []
+    for seen in (some, other):
+        memory, state = decoder.start(seen, N)
+        logits.append(decoder(token_NT, LENGTH_N, memory, state)[0])
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-12, rtol=0)
+
+
+def first_loss_is_log_of_the_vocabulary(make):
+    vocabulary = 1000
+    decoder = make(vocabulary)
+    memory, state = decoder.start(features(), N)
+    token_NT = torch.randint(2, vocabulary, (N, T))
+    logits_PV, _, _ = decoder(token_NT, torch.full((N,), T), memory, state)
+    assert (logits_PV[:, [PAD, BOS]] == -math.inf).all()
+    loss = F.cross_entropy(logits_PV, torch.randint(2, vocabulary, (N * T,)))
+    assert abs(loss.item() - math.log(vocabulary - 2)) < 0.1
+
+
+def two_pictures_are_learned_by_heart(make, rate=0.03, steps=60):
+    decoder, some = make(V), features(2)
+    token_NT = torch.tensor([[BOS, 4, 5, 6, EOS], [BOS, 7, 5, 8, EOS]])
+    length_N = torch.tensor([4, 4])
+    optimizer = torch.optim.Adam(decoder.parameters(), rate)
+    for _ in range(steps):
+        memory, state = decoder.start(some, 2)
+        logits_PV, _, _ = decoder(token_NT[:, :-1], length_N, memory, state)
+        loss = F.cross_entropy(logits_PV, token_NT[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1
+
+
+def half_precision_gives_nearly_the_same_gradients(make):
+    decoder, some, token_NT = make(V).float(), features().to("cpu", torch.float32), tokens()
+
+    def gradients(enabled):
+        decoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            memory, state = decoder.start(some, N)
+            logits_PV, _, _ = decoder(token_NT, LENGTH_N, memory, state)
+            loss = logits_PV[:, 2:].float().log_softmax(1)[:, 3].sum()
+        loss.backward()
+        return {n: p.grad.clone() for n, p in decoder.named_parameters() if p.grad is not None}
+
+    full, half = gradients(False), gradients(True)
+    largest = max(gradient.norm() for gradient in full.values())
+    for name in full:
+        assert half[name].dtype == torch.float32
+        assert (half[name] - full[name]).norm() < 0.05 * full[name].norm() + 2e-3 * largest, name
+
+
+LAWS = (
+    forward_is_the_unrolled_step,
+    forward_goes_on_from_a_state,
+    padding_changes_nothing_and_gets_exactly_no_gradient,
+    half_precision_gives_nearly_the_same_gradients,
+    analytic_gradients_are_numeric_ones,
+)
+"""Those that hold for any weights; the others want the initial ones."""
+FIRST = (first_loss_is_log_of_the_vocabulary, two_pictures_are_learned_by_heart)
