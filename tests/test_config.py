@@ -50,8 +50,22 @@ def test_every_choice_composes_and_is_made(group, choice, monkeypatch, tmp_path)
     optimizer = config.make_optimizer(cfg.optimizer)(made.decoder.parameters())
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert isinstance(objective, objectives.CrossEntropy)
-    found = made.eval().generate(Features(torch.rand(2, made.encoder.size)), strategy)
-    assert len(found.token_BKT) == 2
+    some = Features(torch.rand(2, made.encoder.size), torch.rand(2, 4, made.encoder.size))
+    assert len(made.eval().generate(some, strategy).token_BKT) == 2
+
+
+PAPERS = ["mrnn", "neuraltalk", "nic", "lrcn", "minds_eye"]
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_are_made_for_coco_too(name):
+    cfg = composed(f"experiment={name}", "data=coco", "data.root=x", "encoder=resnet101")
+    plain = config.plain(cfg)
+    plain["encoder"]["pretrained"] = False
+    tokenizer = tokenizers.train(["a dog"] * 3)
+    made = model.build({key: plain[key] for key in ("encoder", "decoder")}, tokenizer)
+    assert made.encoder.size == 2048
+    assert made.eval().generate(Features(torch.rand(2, 2048)), config.make_strategy(cfg.search))
 
 
 @pytest.mark.parametrize("launcher, tasks", [("submitit_slurm", 1), ("slurm", 4)])
