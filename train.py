@@ -2,10 +2,12 @@
 Goes on with a run that was stopped: python train.py resume=RUN_DIR"""
 
 import csv
+import json
 import logging
 import os
 import signal
 import sys
+import time
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -13,9 +15,7 @@ from typing import Any
 
 import hydra
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
@@ -66,19 +66,20 @@ def main(cfg: DictConfig) -> float:
     run_dir = Path(cfg.resume) if cfg.resume else config.run_dir(cfg)
     if cfg.resume:
         config.check_alone(cfg.resume)
-    if cfg.resume or (requeued and (run_dir / "config.yaml").exists()):
+    there = requeued and (run_dir / "config.yaml").exists()  # a sweep may be begun twice
+    if cfg.resume or there or (config.in_sweep() and config.begun(run_dir, cfg)):
         cfg = config.resumed(run_dir)
     trainer = make_trainer(cfg, run_dir)
     launcher = trainer.strategy.launcher
     if not isinstance(launcher, _SubprocessScriptLauncher):
         return run(cfg, trainer, run_dir)
-    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if sweep and not launcher.cluster_environment.creates_processes_externally:
-        raise InputError(
+    if config.in_sweep() and not launcher.cluster_environment.creates_processes_externally:
+        ways = (
             f"-m with trainer.strategy={cfg.trainer.strategy}: its processes would each run the "
             "whole sweep. Give trainer.strategy=ddp_spawn; or hydra/launcher=slurm (submitit); or "
             "one process a job, side by side: trainer.devices=1 hydra/launcher=joblib"
         )
+        config.stop(InputError(ways))
     try:  # started here and not by fit, so that all share the features and the evaluation too
         return launcher.launch(run, cfg, trainer, run_dir)
     except BaseException:
@@ -118,6 +119,7 @@ def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
 
 def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
     """What every process does."""
+    begun = time.monotonic()
     if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
         trainer.strategy.setup_environment()  # from here on they can talk to each other
     run_dir = processes.gather(run_dir)[0]
@@ -139,6 +141,7 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
             raise checkpoints.Stopped(late)
     except checkpoints.Stopped as stopped:
         if trainer.is_global_zero:
+            _note_run(run_dir, training, begun)
             print(f"stopped by {stopped}; go on with\n  python train.py resume={run_dir}")
             sys.exit(128 + stopped.signum)
         sys.exit(0)  # one exit code for all, that of the first process
@@ -147,7 +150,10 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
         if not known:
             raise
         raise InputError(message.strip()) from error
-    return _evaluate_best(cfg, training, data, run_dir)
+    score = _evaluate_best(cfg, training, data, run_dir)
+    if trainer.is_global_zero:
+        _note_run(run_dir, training, begun)
+    return score
 
 
 def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, CaptionData, list[str]]:
@@ -257,7 +263,16 @@ def _write_beginnings(run_dir: Path, cfg: DictConfig, tokenizer, skipped: list[s
     if skipped:
         files.write(run_dir / "skipped.txt", "".join(f"{line}\n" for line in skipped))
     if not (run_dir / "config.yaml").exists():
-        files.write(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        files.write(run_dir / "config.yaml", config.as_yaml(cfg))
+
+
+def _note_run(run_dir: Path, training: Training, begun: float) -> None:
+    """run.json: what trains, and the seconds spent so far; a kill loses those of its process."""
+    path = run_dir / "run.json"
+    before = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0.0
+    seconds = before + time.monotonic() - begun
+    parameters = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
+    files.write(path, json.dumps({"parameters": parameters, "seconds": seconds}))
 
 
 def _loggers(run_dir: Path, checkpoint: Path | None) -> list[Any]:

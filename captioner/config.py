@@ -12,17 +12,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import yaml  # type: ignore[import-untyped]
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from captioner import data, images, model, pictures, processes, records, scenes, search
+from captioner import (
+    data,
+    files,
+    images,
+    model,
+    pictures,
+    processes,
+    records,
+    runs,
+    scenes,
+    search,
+)
 from captioner.cache import FeatureCache
 from captioner.pictures import BadPictures
 from captioner.types import InputError
@@ -114,27 +127,52 @@ def _run_name() -> str:
 
 
 def command(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """A user's error ends the command with its message alone, and exit code 2."""
+    """A user's error ends the command with its message alone, and exit code 2; in a sweep, only its
+    job, and Hydra ends with 1 after the others."""
 
     @wraps(main)
     def run(config: DictConfig) -> Any:
         try:
             return main(config)
         except MissingMandatoryValue as error:
-            message = f"{error.full_key} is not set: give {error.full_key}=..."
+            problem = InputError(f"{error.full_key} is not set: give {error.full_key}=...")
         except InputError as error:
-            message = str(error)
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
+            problem = error
+        if not in_sweep():
+            stop(problem)
+        print(f"error: {problem}", file=sys.stderr)
+        raise problem  # the other jobs go on
 
     return run
 
 
+def stop(problem: InputError) -> NoReturn:
+    """Ends the command, and a sweep with all its jobs."""
+    print(f"error: {problem}", file=sys.stderr)
+    sys.exit(2)
+
+
+def in_sweep() -> bool:
+    """Whether this is a job of a sweep (-m)."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def run_dir(config: DictConfig) -> Path:
     """Where this run, or this job of a sweep, writes."""
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        return Path(HydraConfig.get().runtime.output_dir)
-    return Path(config.run_dir)
+    return Path(HydraConfig.get().runtime.output_dir if in_sweep() else config.run_dir)
+
+
+class SweepTable(Callback):
+    """Hydra calls it: after each job of a sweep, one table of them all, as runs.md and runs.csv."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        folder = Path(config.hydra.sweep.dir)
+        ended = sorted(folder.glob("*/scores.json"), key=lambda path: (len(str(path)), path))
+        if found := {path.parent.name: runs.read(path.parent) for path in ended}:
+            files.write(folder / "runs.md", runs.markdown(found))
+            files.write(folder / "runs.csv", runs.as_csv(found))
 
 
 def check_ranges(config: DictConfig) -> None:
@@ -164,6 +202,17 @@ def check_alone(resume: str) -> None:
             f"resume={resume} goes on with that run's own configuration: leave out "
             f"{' '.join(other)}, or train anew in another run_dir"
         )
+
+
+def begun(run_dir: Path, config: DictConfig) -> bool:
+    """Whether this run was begun there, with this very configuration."""
+    path = run_dir / "config.yaml"
+    return path.is_file() and path.read_text(encoding="utf-8") == as_yaml(config)
+
+
+def as_yaml(config: DictConfig) -> str:
+    """What a run directory keeps."""
+    return OmegaConf.to_yaml(config, resolve=True)
 
 
 def resumed(run_dir: Path) -> DictConfig:

@@ -1,8 +1,10 @@
 """The whole road on the embedded data: train, resume from the exported model, score, caption."""
 
+import csv
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,9 +119,28 @@ def test_captions_from_paths_are_the_evaluations(trained, scenes_dir):
     assert same >= 7  # a near-tie may flip between float16 and float32
 
 
-def test_runs_are_compared_in_a_table(trained, capsys):
+def test_runs_are_compared_in_a_table(trained, tmp_path, capsys):
     assert runs.main([str(trained[0])]) == 0
     assert "scene_accuracy" in capsys.readouterr().out
+    other = tmp_path / "other"
+    shutil.copytree(trained[0], other)
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("lr: 0.", "lr: 3.0e-05 # 0."))
+    for format in ("markdown", "csv"):
+        assert runs.main([str(trained[0]), str(other), f"--format={format}"]) == 0
+        lines = capsys.readouterr().out.replace(" | ", ",").splitlines()
+        names, *_, one, two = (line.strip("| ").split(",") for line in lines)
+        assert names[1] == "optimizer.lr" and (one[1], two[1]) == ("0.02", "3e-05")
+        found = dict(zip(names, one))
+        with open(trained[0] / "metrics.csv", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["val/CIDEr"]]
+        best = max(rows, key=lambda row: float(row["val/CIDEr"]))
+        print(found)
+        assert float(found["perplexity"]) == pytest.approx(
+            math.exp(float(best["val/nll"])), abs=0.01
+        )
+        assert float(found["CIDEr"]) == pytest.approx(100 * trained[1], abs=0.06)
+        assert found["seconds"].isdigit() and found["parameters"].isdigit()
     assert runs.main(["nowhere"]) == 2
     assert "nowhere/scores.json" in capsys.readouterr().err
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,6 +241,26 @@ def test_a_sweep_of_subprocesses_is_refused(options, tmp_path):
     assert code == 2
     assert all(way in said for way in ("ddp_spawn", "joblib", "submitit"))
     assert not list((tmp_path / "sweep").glob("*/config.yaml"))
+
+
+def test_a_sweep_ends_in_a_table_and_goes_on_where_it_stopped(options, tmp_path):
+    """A job that fails does not stop the others; the same command again runs only what lacks."""
+    sweep = ["-m", *options, "decoder.cell=RNN,XXX,LSTM", f"run_dir={tmp_path}/sweep"]
+    code, said = in_processes(tmp_path, *sweep)
+    assert code == 1 and "error: decoder.cell=XXX: give one of" in said
+    header, _, rnn, lstm = (tmp_path / "sweep" / "runs.md").read_text().splitlines()
+    assert header.split(" | ")[:2] == ["| run", "decoder.cell"]
+    assert all(
+        name in header for name in ("CIDEr", "Bleu_4", "perplexity", "parameters", "seconds")
+    )
+    assert rnn.startswith("| 0 | RNN | ") and lstm.startswith("| 2 | LSTM | ")
+    assert "decoder.cell,Bleu_1" in (tmp_path / "sweep" / "runs.csv").read_text()
+
+    shutil.rmtree(tmp_path / "sweep" / "2")
+    before = checkpoints.newest(tmp_path / "sweep" / "0" / "checkpoints").stat().st_mtime_ns
+    assert in_processes(tmp_path, *sweep)[0] == 1
+    after = checkpoints.newest(tmp_path / "sweep" / "0" / "checkpoints").stat().st_mtime_ns
+    assert before == after and (tmp_path / "sweep" / "2" / "scores.json").exists()
 
 
 @pytest.mark.slow
