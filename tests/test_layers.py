@@ -13,7 +13,7 @@ FLOORS = [
     {"model", "objectives", "cache", "data"},
     {"training", "evaluation", "checkpoints"},
     {"report"},
-    {"__main__", "__init__", "config", "runs"},
+    {"__main__", "__init__", "config", "runs", "gradients"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 LIGHTNING = {"captioner/data.py", "captioner/training.py", "captioner/checkpoints.py", "train.py"}
