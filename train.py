@@ -150,7 +150,7 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
         if not known:
             raise
         raise InputError(message.strip()) from error
-    score = _evaluate_best(cfg, training, data, run_dir)
+    score = _evaluate_best(cfg, trainer, training, data, run_dir)
     if trainer.is_global_zero:
         _note_run(run_dir, training, begun)
     return score
@@ -227,7 +227,9 @@ def _in_the_way(run_dir: Path) -> str | None:
     return None
 
 
-def _evaluate_best(cfg: DictConfig, training: Training, data: CaptionData, run_dir: Path) -> float:
+def _evaluate_best(
+    cfg: DictConfig, trainer: pl.Trainer, training: Training, data: CaptionData, run_dir: Path
+) -> float:
     """Scores the best model on the validation split; the processes share the pictures."""
     if not (run_dir / "model").exists():
         raise InputError(
@@ -235,14 +237,14 @@ def _evaluate_best(cfg: DictConfig, training: Training, data: CaptionData, run_d
             f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch}, or raise "
             f"trainer.limit_val_batches={cfg.trainer.limit_val_batches}"
         )
-    captioner = model.load(run_dir / "model").to(training.trainer.strategy.root_device)
+    captioner = model.load(run_dir / "model").to(trainer.strategy.root_device)
     val, source = training.val_records, data.sources["val"]
     predictions = evaluation.predict(
         captioner, val, source, training.strategy, workers=data.workers
     )
     shown = config.read_scenes(cfg.data, cfg.data.val_split)
     scores = evaluation.evaluate(val, predictions, shown)
-    if training.trainer.is_global_zero:
+    if trainer.is_global_zero:
         evaluation.write(run_dir, predictions, scores)
         Console().print(runs.table({f"{cfg.data.val_split}, {len(val)} images": scores["corpus"]}))
         print(
