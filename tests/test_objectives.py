@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from captioner.data import make_batch
+from captioner.decoders.minds_eye import MindsEye
 from captioner.decoders.recurrent import Recurrent
 from captioner.objectives import CrossEntropy
 from captioner.types import Features, InputError
@@ -13,8 +14,9 @@ V, D = 12, 4
 
 
 class Model:
-    def __init__(self):
-        self.decoder = Recurrent(V, D, embed_size=5, hidden_size=6, dropout=0.0).double()
+    def __init__(self, decoder=None):
+        decoder = decoder or Recurrent(V, D, embed_size=5, hidden_size=6, dropout=0.0)
+        self.decoder = decoder.double()
 
     def encode(self, images):
         return images
@@ -50,8 +52,11 @@ def test_it_is_the_sum_over_real_words_and_end(smoothing):
     torch.testing.assert_close(loss, word_by_word(model, smoothing), atol=1e-10, rtol=0)
     torch.testing.assert_close(logs["nll"], word_by_word(model, 0.0), atol=1e-10, rtol=0)
     assert logs["words"] == 4 + 2 + 3
-    loss.backward()
-    assert all(p.grad.isfinite().all() for p in model.decoder.parameters())
+    parameters = list(model.decoder.parameters())
+    (3 * loss).backward()
+    expected = torch.autograd.grad(3 * word_by_word(model, smoothing), parameters)
+    for parameter, gradient in zip(parameters, expected):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-10, rtol=0)
 
 
 def test_without_smoothing_it_is_torchs_cross_entropy_over_what_can_be_said():
@@ -63,6 +68,17 @@ def test_without_smoothing_it_is_torchs_cross_entropy_over_what_can_be_said():
         CrossEntropy()(model, BATCH, 0)[0],
         F.cross_entropy(logits[:, 2:], target - 2, reduction="sum"),
     )
+
+
+def test_a_decoders_own_penalty_is_added_and_not_logged_as_nll():
+    losses = {}
+    for weight in (0.0, 0.5, 1.0):
+        torch.manual_seed(0)
+        model = Model(MindsEye(V, D, "RNN", 5, 6, 7, dropout=0.0, reconstruction=weight))
+        loss, logs = CrossEntropy()(model, BATCH, 0)
+        losses[weight] = loss.item() - logs["nll"].item()
+    assert losses[0.0] == 0 < losses[0.5]
+    assert losses[1.0] == pytest.approx(2 * losses[0.5], abs=1e-9)
 
 
 def test_the_first_loss_is_log_of_what_can_be_said():
