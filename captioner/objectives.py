@@ -57,13 +57,13 @@ class _NegativeLogLikelihood(torch.autograd.Function):
     def forward(
         ctx: Any, logits_PV: Tensor, target_P: Tensor, smoothing: float
     ) -> tuple[Tensor, Tensor]:
-        log_prob_PV = logits_PV.log_softmax(1)
-        nll = -log_prob_PV.gather(1, target_P[:, None]).sum()
+        log_sum_P = logits_PV.logsumexp(1)
+        nll = (log_sum_P - logits_PV.gather(1, target_P[:, None])[:, 0]).sum()
         loss = nll
         if smoothing:
-            uniform = -log_prob_PV[:, BOS + 1 :].mean(1).sum()
+            uniform = (log_sum_P - logits_PV[:, BOS + 1 :].mean(1)).sum()
             loss = (1 - smoothing) * nll + smoothing * uniform
-        ctx.save_for_backward(log_prob_PV, target_P)
+        ctx.save_for_backward(logits_PV, log_sum_P, target_P)
         ctx.smoothing = smoothing
         ctx.mark_non_differentiable(nll)
         return loss.clone(), nll
@@ -71,9 +71,9 @@ class _NegativeLogLikelihood(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        log_prob_PV, target_P = ctx.saved_tensors
+        logits_PV, log_sum_P, target_P = ctx.saved_tensors
         scale, smoothing = gradients[0], ctx.smoothing
-        gradient_PV = log_prob_PV.exp()
+        gradient_PV = (logits_PV - log_sum_P[:, None]).exp_()
         if smoothing:
             words_PV = gradient_PV[:, BOS + 1 :]
             words_PV -= smoothing / words_PV.shape[1]

@@ -63,7 +63,7 @@ def test_it_equals_torchs_decoder_with_copied_weights():
             theirs.multihead_attn(x, kv["k"], kv["v"], key_padding_mask=~some.mask_BR)[0]
         )
         x = theirs(x, some.grid_BRD, tgt_mask=causal_TT, tgt_is_causal=True)
-    expected = decoder.logits(decoder.norm(x))[real_positions(LENGTH_N, T)]
+    expected = decoder.logits(decoder.norm(x)[real_positions(LENGTH_N, T)])
     torch.testing.assert_close(logits_PV, expected, atol=1e-12, rtol=0)
 
 
