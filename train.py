@@ -165,7 +165,7 @@ def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, Capti
         config.plain(cfg.objective), "captioner.objectives", objectives.CrossEntropy
     )
     strategy = config.make_strategy(cfg.search)
-    optimizer = config.make_optimizer(cfg.optimizer)
+    optimizer = config.make_optimizer(cfg.optimizer, cfg.trainer.precision)
     train = config.read_records(cfg.data, cfg.data.train_split)
     val = config.read_records(cfg.data, cfg.data.val_split)
     both = {record.image for record in train} & {record.image for record in val}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -241,8 +242,13 @@ def plain(config: Any) -> Any:
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
-def make_optimizer(config: DictConfig) -> Callable[..., torch.optim.Optimizer]:
+def make_optimizer(
+    config: DictConfig, precision: str = "32-true"
+) -> Callable[..., torch.optim.Optimizer]:
     """{_target_: torch.optim.NAME, lr: ..} -> what makes it of parameters.
+
+    Fused where there is such a form and nothing else was asked for: three times as fast on CPUs.
+    Not in 16-mixed, whose gradients would then stay scaled until after they are clipped.
 
     Raises InputError for anything that is not one of torch.optim's own optimisers, and for options
     that it refuses.
@@ -255,6 +261,10 @@ def make_optimizer(config: DictConfig) -> Callable[..., torch.optim.Optimizer]:
         raise InputError(
             f"optimizer._target_={target}: give one of torch.optim's, as torch.optim.Adam"
         )
+    if "fused" in signature(Class).parameters and not options.get("foreach"):
+        options.setdefault("fused", precision != "16-mixed")
+    if options.get("fused") and precision == "16-mixed":
+        raise InputError("optimizer.fused=true with trainer.precision=16-mixed: give false")
     try:
         Class([torch.zeros(1, requires_grad=True)], **options)
     except (TypeError, ValueError) as error:

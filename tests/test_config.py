@@ -110,6 +110,21 @@ def test_nothing_but_optimisers_is_made(target):
         config.make_strategy(node)
 
 
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "RMSprop"])
+def test_optimisers_are_fused_where_they_can_be(name):
+    def fused(precision="32-true", **options):
+        node = OmegaConf.create({"_target_": f"torch.optim.{name}", "lr": 0.1, **options})
+        made = config.make_optimizer(node, precision)([torch.zeros(1, requires_grad=True)])
+        return bool(made.defaults.get("fused"))
+
+    assert fused() == (name != "RMSprop")
+    assert not fused("16-mixed") and not fused(foreach=True)
+    if name != "RMSprop":
+        assert not fused(fused=False)
+        with pytest.raises(InputError, match="fused=true with trainer.precision=16-mixed"):
+            fused("16-mixed", fused=True)
+
+
 def test_a_wrong_option_of_ours_is_named():
     with pytest.raises(InputError, match=r"search\.Beam.*'wide'"):
         config.make_strategy(OmegaConf.create({"_target_": "captioner.search.Beam", "wide": 3}))
