@@ -1,4 +1,5 @@
 """Scores a captioner: python eval.py model=DIR data=flickr8k data.root=DIR split=val search=beam
+an ensemble: python eval.py model=[A,B,C] ...
 or a predictions file: python eval.py predictions=FILE references=COCO.json
 Several processes share the pictures: torchrun --nproc-per-node 2 eval.py ..."""
 
@@ -29,7 +30,8 @@ def main(cfg: DictConfig) -> float:
         shown, title = None, f"{len(some)} images"
     else:
         strategy = config.make_strategy(cfg.search)
-        captioner = model.load(cfg.model)
+        folders = [cfg.model] if isinstance(cfg.model, str) else cfg.model
+        captioner = model.load(*folders, average=cfg.average)
         captioner.to(config.device())
         some = config.read_records(cfg.data, cfg.split)
         workers = 0 if captioner.encoder.frozen else cfg.data.workers

@@ -7,12 +7,12 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 
 from tqdm import tqdm
 
-from captioner.model import load
+from captioner.model import is_model, load
 from captioner.search import Beam
 from captioner.types import InputError, shown
 
@@ -23,11 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0; 1 if a picture could not be captioned; 2 if nothing could start."""
     parser = argparse.ArgumentParser("caption", description="Caption pictures, a line each.")
     parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="files, folders, globs, or - for a list on stdin"
+        "paths", nargs="*", metavar="PATH", help="files, folders, globs, or - for a list on stdin"
     )
     parser.add_argument(
-        "--model", default=os.environ.get("CAPTIONER_MODEL"), metavar="DIR",
-        help="a model directory, as train.py writes it (default: $CAPTIONER_MODEL)",
+        "--model", nargs="+", default=[os.environ.get("CAPTIONER_MODEL")], metavar="DIR",
+        help="a model directory, as train.py writes it, or several, as an ensemble (default: "
+        "$CAPTIONER_MODEL); what follows them and is none is a PATH",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="JSON lines {path, caption, score}")
     parser.add_argument("--beam", type=int, default=5, metavar="K", help="beam width (default 5)")
@@ -41,13 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
-    if options.model is None:
+    first, *more = options.model
+    models = [first, *takewhile(is_model, more)]
+    given = [*more[len(models) - 1 :], *options.paths]
+    if not given:
+        parser.error("the following arguments are required: PATH")
+    if first is None:
         parser.error("no model: give --model DIR or set CAPTIONER_MODEL (`make demo` trains one)")
 
     failures = 0
     try:
-        paths = [_expand(path) for path in options.paths]
-        model, beam = load(options.model), Beam(width=options.beam)
+        paths = [_expand(path) for path in given]
+        model, beam = load(*models), Beam(width=options.beam)
         results = model.caption_stream(chain.from_iterable(paths), beam, options.batch)
         # Lines on a terminal are progress enough; a bar among them would tear them.
         quiet = sys.stdout.isatty() or not sys.stderr.isatty()

@@ -38,6 +38,7 @@ from captioner import (
     search,
 )
 from captioner.cache import FeatureCache
+from captioner.encoders import CNN, Encoders
 from captioner.pictures import BadPictures
 from captioner.types import InputError
 
@@ -100,11 +101,15 @@ class TrainConfig:
 
 @dataclass
 class EvalConfig:
-    """Either `model` (with data, split, search), or `predictions` and `references`."""
+    """Either `model` (with data, split, search), or `predictions` and `references`.
+
+    model: a model directory, or a list of them, an ensemble; average: log_prob or prob.
+    """
 
     data: Any = MISSING
     search: dict[str, Any] = MISSING
-    model: str | None = None
+    model: Any = None
+    average: str = "log_prob"
     split: str = "val"
     predictions: str | None = None
     references: str | None = None
@@ -310,7 +315,7 @@ def make_source(
         return list(some), _source(config, captioner, some, train), []
     except BadPictures as bad:
         good = [record for i, record in enumerate(some) if i not in bad.errors]
-        source: data.Source = data.Pixels([], captioner.encoder.preprocess)
+        source: data.Source = data.Pixels([], images.Preprocess())
         if good and config.skip_bad:
             source = _source(config, captioner, good, train)
         return good, source, list(bad.errors.values())
@@ -331,7 +336,17 @@ def skip_bad(config: DictConfig, bad: Sequence[str], *good: Sequence[records.Rec
 def _source(
     config: DictConfig, captioner: model.CaptionModel, some: Sequence[records.Record], train: bool
 ) -> data.Source:
-    encoder, paths = captioner.encoder, [record.image for record in some]
+    encoder, uses_grid = captioner.encoder, captioner.decoder.uses_grid
+    paths = [record.image for record in some]
+    if isinstance(encoder, Encoders):
+        members = zip(encoder.members, uses_grid)  # type: ignore[call-overload]
+        return data.Together([_of_one(config, e, grid, paths, train) for e, grid in members])
+    return _of_one(config, encoder, uses_grid, paths, train)
+
+
+def _of_one(
+    config: DictConfig, encoder: CNN, grid: bool, paths: Sequence[Path], train: bool
+) -> data.Source:
     user_cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     folder = Path(config.cache or f"{user_cache}/captioner/features").expanduser()
     augment = None
@@ -344,5 +359,5 @@ def _source(
         pictures.check(paths, folder, config.workers)
         return data.Pixels(paths, encoder.preprocess, augment if train else None)
     views, augment = (config.views, augment) if train else (1, None)
-    cache = FeatureCache(folder, encoder, captioner.decoder.uses_grid, views, augment)
+    cache = FeatureCache(folder, encoder, grid, views, augment)
     return data.Cached(cache, paths, config.workers)

@@ -19,7 +19,7 @@ from captioner.cache import FeatureCache
 from captioner.readers import ahead
 from captioner.records import Record
 from captioner.tokenizers import Tokenizer
-from captioner.types import BOS, EOS, PAD, Batch, Features, InputError
+from captioner.types import BOS, EOS, PAD, Batch, Features, InputError, Many
 
 
 class Source(Protocol):
@@ -29,7 +29,9 @@ class Source(Protocol):
     for the picture as it is.
     """
 
-    def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> Tensor | Features: ...
+    def __call__(
+        self, index: Sequence[int], draw: Sequence[int] | None
+    ) -> Tensor | Features | Many: ...
 
 
 class Pixels:
@@ -63,6 +65,16 @@ class Cached:
         rows_BV = self.row_IV[list(index)]
         view = 0 if draw is None else np.array(draw) % rows_BV.shape[1]
         return self.cache[rows_BV[np.arange(len(rows_BV)), view]]
+
+
+class Together:
+    """For an ensemble: the same pictures as each of its members wants them."""
+
+    def __init__(self, members: Sequence[Source]):
+        self.members = members
+
+    def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> Many:
+        return Many(member(index, draw) for member in self.members)
 
 
 class TrainBatches:

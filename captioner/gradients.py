@@ -20,6 +20,7 @@ from torch import Tensor
 
 from captioner import cells, files, images, model, records
 from captioner.decoders.base import Decoder, real_positions
+from captioner.encoders import CNN
 from captioner.types import BOS, PAD, Features, InputError, State
 
 
@@ -116,6 +117,7 @@ def inspect(captioner: model.CaptionModel, some: Sequence[records.Record]) -> di
     token_NT = torch.full((len(ids), int(length_N.max()) + 1), PAD)
     for n, row in enumerate(ids):
         token_NT[n, : len(row) + 1] = torch.tensor([BOS, *row])
+    assert isinstance(captioner.encoder, CNN)
     pixels = images.stack([captioner.encoder.preprocess(images.read(r.image)) for r in some])
     with torch.no_grad():
         features = captioner.encode(pixels)

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from captioner import files, images, search, tokenizers
 from captioner.decoders.base import Decoder
-from captioner.encoders import CNN
-from captioner.types import UNK, Features, InputError, shown
+from captioner.decoders.ensemble import Ensemble
+from captioner.encoders import CNN, Encoders
+from captioner.types import UNK, Features, InputError, Many, shown
 
 FORMAT = 1
 KINDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
@@ -44,12 +45,13 @@ class Caption(NamedTuple):
 class CaptionModel(nn.Module):
     """encoder -> decoder.start -> decoder.step -> decoder.step -> ... -> END.
 
-    config: what `build` made it from; saved with it.
+    config: what `build` made it from; saved with it. An ensemble has none, and Many in place of
+    pixels and Features.
     """
 
     def __init__(
         self,
-        encoder: CNN,
+        encoder: CNN | Encoders,
         decoder: Decoder,
         tokenizer: tokenizers.Tokenizer,
         config: dict[str, Any],
@@ -58,20 +60,21 @@ class CaptionModel(nn.Module):
         self.encoder, self.decoder, self.tokenizer = encoder, decoder, tokenizer
         self.config = config
 
-    def encode(self, images: Tensor | Features) -> Features:
+    def encode(self, images: Tensor | Features | Many) -> Features:
         """Pixels (B, 3, S, S) -> Features; features from a cache are handed on.
 
         Either is brought to the model's device and floating point type first.
         """
         weight = next(self.decoder.parameters())
         images = images.to(weight.device, weight.dtype)
-        if isinstance(images, Features):
-            return images
+        one = images[0] if isinstance(images, Many) else images
+        if isinstance(one, Features):
+            return images  # type: ignore[return-value]
         return self.encoder(images, grid=self.decoder.uses_grid)
 
     def generate(
         self,
-        images: Tensor | Features,
+        images: Tensor | Features | Many,
         strategy: search.Strategy,
         numbers: Sequence[int] | None = None,
     ) -> search.Captions:
@@ -82,9 +85,8 @@ class CaptionModel(nn.Module):
         rules = [search.forbid(UNK), search.min_length(1)]
         with torch.inference_mode():
             features = self.encode(images)
-            memory, state = self.decoder.start(
-                features, rows=len(features.pooled_BD) * strategy.rows
-            )
+            one = features[0] if isinstance(features, Many) else features
+            memory, state = self.decoder.start(features, len(one.pooled_BD) * strategy.rows)
             return strategy(self.decoder.step, memory, state, rules, numbers)
 
     def texts(self, captions: search.Captions) -> list[tuple[str, float]]:
@@ -116,19 +118,19 @@ class CaptionModel(nn.Module):
         with ThreadPoolExecutor(4) as pool:
             while batch := [str(path) for path in islice(todo, batch_size)]:
                 pixels = list(pool.map(self._open, batch))
-                good = {n: p for n, p in enumerate(pixels, begun) if isinstance(p, Tensor)}
+                good = {n: p for n, p in enumerate(pixels, begun) if not isinstance(p, InputError)}
                 begun += len(batch)
                 said: Iterator[tuple[str, float]] = iter(())
                 if good:
-                    stacked = torch.stack(list(good.values()))
+                    stacked = _stack(list(good.values()))
                     said = iter(self.texts(self.generate(stacked, strategy, list(good))))
                 for path, picture in zip(batch, pixels):
-                    if isinstance(picture, Tensor):
-                        yield Caption(path, *next(said))
-                    else:
+                    if isinstance(picture, InputError):
                         yield Caption(path, None, None, str(picture))
+                    else:
+                        yield Caption(path, *next(said))
 
-    def _open(self, path: str) -> Tensor | InputError:
+    def _open(self, path: str) -> Tensor | Many | InputError:
         try:
             return self.encoder.preprocess(images.read(path))
         except InputError as error:
@@ -139,6 +141,8 @@ class CaptionModel(nn.Module):
 
         The weights carry a digest of their tokenizer, so that words and weights cannot be parted.
         """
+        if isinstance(self.encoder, Encoders):
+            raise InputError("an ensemble is not saved as one: save its members")
         folder = Path(folder)
         files.make_folder(folder)
         config = {
@@ -179,16 +183,40 @@ def build(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> CaptionMod
     return CaptionModel(encoder, decoder, tokenizer, config)
 
 
-def load(folder: str | Path) -> CaptionModel:
-    """Reads what `CaptionModel.save` wrote, in evaluation mode.
+def load(*folders: str | Path, average: str = "log_prob") -> CaptionModel:
+    """Reads what `CaptionModel.save` wrote, in evaluation mode; several folders as an ensemble.
 
-    Raises InputError naming the file and the key, where one is missing, foreign or broken.
+    average: how an ensemble's members are averaged, log_prob or prob. Raises InputError naming the
+    file and the key, where one is missing, foreign or broken, or the tokenizers are not equal.
     """
-    try:
-        return _load(Path(folder))
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{shown(error.filename or folder)}: {reason}") from error
+    members = []
+    for folder in folders:
+        try:
+            members.append(_load(Path(folder)))
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{shown(error.filename or folder)}: {reason}") from error
+        if members[-1].tokenizer.digest() != members[0].tokenizer.digest():
+            raise InputError(
+                f"{shown(folder)}: its tokenizer.json is not that of {shown(folders[0])}: an "
+                "ensemble needs one"
+            )
+    if len(members) == 1:
+        return members[0]
+    encoder = Encoders([member.encoder for member in members])  # type: ignore[misc]
+    decoder = Ensemble([member.decoder for member in members], average)
+    return CaptionModel(encoder, decoder, members[0].tokenizer, {}).eval()
+
+
+def is_model(folder: str | Path) -> bool:
+    """Whether it looks like what `CaptionModel.save` wrote."""
+    return all((Path(folder) / name).is_file() for name in FILES)
+
+
+def _stack(pixels: Sequence[Any]) -> Any:
+    if isinstance(pixels[0], Many):
+        return Many(images.stack(entries) for entries in zip(*pixels))
+    return images.stack(pixels)
 
 
 def _load(folder: Path) -> CaptionModel:
@@ -212,7 +240,7 @@ def _load(folder: Path) -> CaptionModel:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     model.config = config
-    model.encoder.preprocess = preprocess
+    model.encoder.preprocess = preprocess  # type: ignore[method-assign]
     _load_tensors(model, folder / "model.safetensors")
     return model.eval()
 

@@ -60,17 +60,25 @@ class Features(NamedTuple):
         return Features(pooled_BD.to(device, dtype), grid_BRD, mask_BR)
 
 
+class Many(tuple):
+    """An entry for each member of an ensemble: pixels, or Features."""
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Many":
+        """The same on another device, or in another floating point type."""
+        return Many(entry.to(device, dtype) for entry in self)
+
+
 class Batch(NamedTuple):
     """B pictures with C captions each, for training; N = B * C rows.
 
-    images: pixels (B, 3, S, S), or Features where they come from a cache.
+    images: pixels (B, 3, S, S), or Features where they come from a cache; for an ensemble, Many.
     token_NT: bos, words, eos, then pad. length_N: how many tokens are read, and so how many
     are learned: words + 1, the last target being eos (which a cut caption lacks); 0 for a row
     that stands in for a caption an image does not have.
     index_B: which records these are.
     """
 
-    images: Tensor | Features
+    images: Tensor | Features | Many
     token_NT: Tensor
     length_N: Tensor
     index_B: Tensor
