@@ -57,13 +57,16 @@ class _NegativeLogLikelihood(torch.autograd.Function):
     def forward(
         ctx: Any, logits_PV: Tensor, target_P: Tensor, smoothing: float
     ) -> tuple[Tensor, Tensor]:
-        log_sum_P = logits_PV.logsumexp(1)
-        nll = (log_sum_P - logits_PV.gather(1, target_P[:, None])[:, 0]).sum()
+        most_P1 = logits_PV.amax(1, keepdim=True)
+        share_PV = (logits_PV - most_P1).exp_()
+        sum_P1 = share_PV.sum(1, keepdim=True)
+        log_sum_P1 = most_P1 + sum_P1.log()
+        nll = (log_sum_P1 - logits_PV.gather(1, target_P[:, None])).sum()
         loss = nll
         if smoothing:
-            uniform = (log_sum_P - logits_PV[:, BOS + 1 :].mean(1)).sum()
+            uniform = (log_sum_P1[:, 0] - logits_PV[:, BOS + 1 :].mean(1)).sum()
             loss = (1 - smoothing) * nll + smoothing * uniform
-        ctx.save_for_backward(logits_PV, log_sum_P, target_P)
+        ctx.save_for_backward(share_PV, sum_P1, target_P)
         ctx.smoothing = smoothing
         ctx.mark_non_differentiable(nll)
         return loss.clone(), nll
@@ -71,11 +74,11 @@ class _NegativeLogLikelihood(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        logits_PV, log_sum_P, target_P = ctx.saved_tensors
+        share_PV, sum_P1, target_P = ctx.saved_tensors
         scale, smoothing = gradients[0], ctx.smoothing
-        gradient_PV = (logits_PV - log_sum_P[:, None]).exp_()
+        gradient_PV = share_PV * (scale / sum_P1)
         if smoothing:
             words_PV = gradient_PV[:, BOS + 1 :]
-            words_PV -= smoothing / words_PV.shape[1]
-        hit_P1 = gradient_PV.new_full((len(target_P), 1), smoothing - 1)
-        return gradient_PV.scatter_add_(1, target_P[:, None], hit_P1).mul_(scale), None, None
+            words_PV -= scale * smoothing / words_PV.shape[1]
+        hit_P1 = ((smoothing - 1) * scale).to(gradient_PV).expand(len(target_P), 1)
+        return gradient_PV.scatter_add_(1, target_P[:, None], hit_P1), None, None
