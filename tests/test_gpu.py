@@ -4,11 +4,19 @@ import json
 
 import pytest
 import torch
+from laws import LENGTH_N, B, D, N, V, features, randomised, tokens
 from test_processes import TORCHRUN
 from test_resume import ROOT, assert_equal_runs, in_process, in_processes
 
 from captioner import cache, records
+from captioner.cells import CELLS
+from captioner.decoders.attention import AdaptiveAttention, SoftAttention, UpDown
+from captioner.decoders.minds_eye import MindsEye
+from captioner.decoders.mrnn import MRNN
+from captioner.decoders.recurrent import Recurrent
+from captioner.decoders.transformer import Transformer
 from captioner.encoders import Timm
+from captioner.search import Beam
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -87,3 +95,42 @@ def test_evaluation_on_the_gpu(options, scenes_dir, tmp_path):
     assert code == 0, said
     said = [json.loads((tmp_path / x / "predictions.json").read_text()) for x in ("run", "eval")]
     assert said[0] == said[1]
+
+
+DECODERS = {
+    **{cell: lambda cell=cell: Recurrent(V, D, cell, 8, 8, dropout=0.0) for cell in CELLS},
+    "mrnn": lambda: MRNN(V, D, 4, 8, 8, dropout=0.0),
+    "minds_eye": lambda: MindsEye(V, D, "GRU", 8, 8, 8, dropout=0.0),
+    "soft": lambda: SoftAttention(V, D, "LSTM", 8, 8, 8, dropout=0.0),
+    "adaptive": lambda: AdaptiveAttention(V, D, "LSTM", 8, 8, 8, "dot", dropout=0.0),
+    "up_down": lambda: UpDown(V, D, "GRU", 8, 8, 8, dropout=0.0),
+    "transformer": lambda: Transformer(V, D, 8, 2, 2, 16, dropout=0.0),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_every_decoder_computes_there_what_it_computes_here(name):
+    """Logits, gradients and captions, in float64; and in 16-bit it has finite gradients."""
+    decoder, token_NT = randomised(DECODERS[name]()), tokens()
+
+    def run(device):
+        decoder.to(device).zero_grad()
+        some = features().to(device)
+        memory, state = decoder.start(some, N)
+        logits_PV, _, _ = decoder(token_NT.to(device), LENGTH_N.to(device), memory, state)
+        logits_PV[:, 2:].square().sum().backward()
+        gradients = [None if p.grad is None else p.grad.cpu() for p in decoder.parameters()]
+        with torch.no_grad():
+            said = Beam(3, max_length=6)(decoder.step, *decoder.start(some, B * 3))
+        return logits_PV.detach().cpu(), gradients, said.token_BKT.cpu()
+
+    torch.manual_seed(0)
+    here = run("cpu")
+    torch.manual_seed(0)
+    torch.testing.assert_close(run("cuda"), here, atol=1e-9, rtol=0)
+    decoder.float().zero_grad()
+    with torch.autocast("cuda", torch.float16):
+        memory, state = decoder.start(features().to("cuda", torch.float32), N)
+        logits_PV, _, _ = decoder(token_NT.cuda(), LENGTH_N.cuda(), memory, state)
+    logits_PV[:, 2:].float().square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in decoder.parameters())

@@ -75,6 +75,22 @@ def test_gradients_are_those_of_the_joint_batch(options, tmp_path, clip):
         assert losses[name] == pytest.approx(losses["at once"], abs=1e-10)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["minds_eye", "soft_attention", "up_down", "transformer"])
+def test_gradients_of_every_kind_are_those_of_the_joint_batch(options, tmp_path, decoder):
+    """With a decoder's own penalty, which belongs to words or captions of one process."""
+    mine = [o for o in options if not o.startswith("decoder.")]
+    extra = [*mine, *JOINT, f"decoder={decoder}", "decoder.hidden_size=16"]
+    extra += [] if decoder == "transformer" else ["decoder.embed_size=16"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert in_process(*extra, "data.batch_size=8", f"run_dir={one}") == 0
+    code, said = in_processes(tmp_path, *extra, "data.batch_size=4", *DDP, f"run_dir={two}")
+    assert code == 0, said
+    states = [checkpoints.load(checkpoints.newest(run / "checkpoints")) for run in (one, two)]
+    for key, tensor in states[0]["state_dict"].items():
+        torch.testing.assert_close(states[1]["state_dict"][key], tensor, atol=1e-10, rtol=0)
+
+
 # One run directory, one set of features and captions
 
 

@@ -221,7 +221,8 @@ class SoftAttention(Attention):
         self.L_h = linear(hidden_size, embed_size, bias=False)
         self.L_z = linear(feature_size, embed_size, bias=False)
         self.doubly_stochastic = doubly_stochastic
-        self.penalised = ("alpha",) if doubly_stochastic else ()
+        if doubly_stochastic:
+            self.penalised = ("alpha",)
 
     def see(self, features):
         state = torch.tanh(self.W_init(_mean(features)))

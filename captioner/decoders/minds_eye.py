@@ -42,9 +42,10 @@ class MindsEye(WordDecoder):
         self.s = cells.make(cell, embed_size, hidden_size)
         self.u = cells.make(cell, embed_size, memory_size)
         self.W_ih = linear(feature_size, len(self.s.b), bias=False)
-        self.W_vu = linear(memory_size, feature_size)
         self.reconstruction = reconstruction
-        self.penalised = ("u",) if reconstruction else ()
+        if reconstruction:
+            self.W_vu = linear(memory_size, feature_size)
+            self.penalised = ("u",)
 
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
         state = self._named("s", self.s.zeros(rows)) | self._named("u", self.u.zeros(rows))
