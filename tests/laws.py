@@ -150,6 +150,22 @@ def regions_that_do_not_exist_change_nothing(make):
     torch.testing.assert_close(logits[0], logits[1], atol=1e-12, rtol=0)
 
 
+def a_batch_without_words_has_no_logits_and_keeps_its_state(make):
+    """As the last batch of one of several processes may be."""
+    decoder, some = make(V), features()
+    for steps in (0, T):
+        memory, state = decoder.start(some, N)
+        token_NT = torch.full((N, steps), PAD)
+        logits_PV, after, kept = decoder(
+            token_NT, torch.zeros(N, dtype=torch.long), memory, state, decoder.penalised
+        )
+        assert logits_PV.shape == (0, V)
+        token_N = torch.full((N,), BOS)
+        before_NV, _ = decoder.step(token_N, memory, state)
+        torch.testing.assert_close(decoder.step(token_N, memory, after)[0], before_NV)
+        assert not decoder.penalised or decoder.penalty(some, kept, torch.zeros(N)) == 0
+
+
 def first_loss_is_log_of_the_vocabulary(make):
     vocabulary = 1000
     decoder = make(vocabulary)
@@ -201,6 +217,7 @@ LAWS = (
     padding_changes_nothing_and_gets_exactly_no_gradient,
     half_precision_gives_nearly_the_same_gradients,
     analytic_gradients_are_numeric_ones,
+    a_batch_without_words_has_no_logits_and_keeps_its_state,
 )
 """Those that hold for any weights; the others want the initial ones."""
 FIRST = (first_loss_is_log_of_the_vocabulary, two_pictures_are_learned_by_heart)
