@@ -6,7 +6,7 @@ Several processes share the pictures: torchrun --nproc-per-node 2 eval.py ..."""
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
 from captioner import config, evaluation, model, processes, records, runs
@@ -30,8 +30,8 @@ def main(cfg: DictConfig) -> float:
         shown, title = None, f"{len(some)} images"
     else:
         strategy = config.make_strategy(cfg.search)
-        folders = [cfg.model] if isinstance(cfg.model, str) else cfg.model
-        captioner = model.load(*folders, average=cfg.average)
+        folders = cfg.model if isinstance(cfg.model, ListConfig) else [cfg.model]
+        captioner = model.load(*map(str, folders), average=cfg.average)
         captioner.to(config.device())
         some = config.read_records(cfg.data, cfg.split)
         workers = 0 if captioner.encoder.frozen else cfg.data.workers

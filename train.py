@@ -66,8 +66,11 @@ def main(cfg: DictConfig) -> float:
     run_dir = Path(cfg.resume) if cfg.resume else config.run_dir(cfg)
     if cfg.resume:
         config.check_alone(cfg.resume)
-    there = requeued and (run_dir / "config.yaml").exists()  # a sweep may be begun twice
-    if cfg.resume or there or (config.in_sweep() and config.begun(run_dir, cfg)):
+    there = requeued and (run_dir / "config.yaml").exists()
+    again = config.in_sweep() and config.begun(run_dir, cfg)  # a sweep may be given twice
+    if again and (run_dir / "scores.json").exists():
+        return float(runs.read(run_dir)["CIDEr"])
+    if cfg.resume or there or again:
         cfg = config.resumed(run_dir)
     trainer = make_trainer(cfg, run_dir)
     launcher = trainer.strategy.launcher
@@ -79,7 +82,7 @@ def main(cfg: DictConfig) -> float:
             "whole sweep. Give trainer.strategy=ddp_spawn; or hydra/launcher=slurm (submitit); or "
             "one process a job, side by side: trainer.devices=1 hydra/launcher=joblib"
         )
-        config.stop(InputError(ways))
+        config.stop(ways)
     try:  # started here and not by fit, so that all share the features and the evaluation too
         return launcher.launch(run, cfg, trainer, run_dir)
     except BaseException:
@@ -165,7 +168,7 @@ def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, Capti
         config.plain(cfg.objective), "captioner.objectives", objectives.CrossEntropy
     )
     strategy = config.make_strategy(cfg.search)
-    optimizer = config.make_optimizer(cfg.optimizer, cfg.trainer.precision)
+    optimizer = config.make_optimizer(cfg.optimizer, trainer.precision)
     train = config.read_records(cfg.data, cfg.data.train_split)
     val = config.read_records(cfg.data, cfg.data.val_split)
     both = {record.image for record in train} & {record.image for record in val}

@@ -3,8 +3,8 @@
     python benchmarks/training.py                 # every decoder
     python benchmarks/training.py lstm attention  # some
 
-A step is: zero the gradients, forward, backward, clip, update. Ours is what train.py does (fused
-Adam); the usual ways, as tutorials and well-known repositories write them (torch's default Adam):
+A step is: zero the gradients, forward, backward, clip, update by (fused) Adam. The usual ways, as
+tutorials and well-known repositories write them:
 
     lstm       nn.LSTMCell on cat([word, image]), the image repeated for every caption
     nic        nn.LSTMCell; the image as a first word, for every caption
@@ -202,11 +202,11 @@ def batches(count: int) -> list[Batch]:
 class Side:
     """One way to train, timed epoch by epoch."""
 
-    def __init__(self, model: nn.Module, loss_of: Callable[[Batch], Tensor], fused: bool):
+    def __init__(self, model: nn.Module, loss_of: Callable[[Batch], Tensor]):
         self.model, self.loss_of = model, loss_of
         self.seconds: list[float] = []  # a step, by round
         self.inside: list[float] = []  # of these, forward and backward
-        self.optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=fused or None)
+        self.optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True)
 
     def step(self, batch: Batch) -> float:
         """Returns the seconds of forward and backward."""
@@ -274,10 +274,10 @@ def main() -> None:
     flops: dict[str, float] = {}
     for name in names:
         decoder = CASES[name].make()
-        sides[name] = [Side(decoder, Ours(decoder), fused=True)]
+        sides[name] = [Side(decoder, Ours(decoder))]
         if make := CASES[name].usual:
             usual = make(decoder)
-            sides[name].append(Side(usual, usual, fused=False))
+            sides[name].append(Side(usual, usual))
             print(f"{name}: {equal(*sides[name], data[0])}")
         counts = []
         for batch in data:

@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     first, *more = options.model
     models = [first, *takewhile(is_model, more)]
     given = [*more[len(models) - 1 :], *options.paths]
+    if more[len(models) - 1 :] and is_model(Path(given[0], "model")):
+        parser.error(f"{given[0]} holds a run: give {Path(given[0], 'model')}")
     if not given:
         parser.error("the following arguments are required: PATH")
     if first is None:

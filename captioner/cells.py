@@ -46,9 +46,9 @@ class Cell(nn.Module, ABC):
         if self.reads != self.blocks and input_size != hidden_size:
             raise InputError(
                 f"{type(self).__name__} takes its input as it is, so its size ({input_size}) must "
-                f"be that of the state ({hidden_size}): give decoder.embed_size={hidden_size}"
+                f"be that of the state ({hidden_size}): give the decoder one size for both"
             )
-        self.input_size, self.hidden_size = input_size, hidden_size
+        self.hidden_size = hidden_size
         self.W_xh = nn.Parameter(torch.empty(len(self.reads) * hidden_size, input_size))
         self.W_hh = nn.Parameter(torch.empty(sum(self.products) * hidden_size, hidden_size))
         self.b = nn.Parameter(torch.zeros(len(self.blocks) * hidden_size))

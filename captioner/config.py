@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, NoReturn
 
 import torch
@@ -141,20 +142,24 @@ def command(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         try:
             return main(config)
         except MissingMandatoryValue as error:
-            problem = InputError(f"{error.full_key} is not set: give {error.full_key}=...")
+            message = f"{error.full_key} is not set: give {error.full_key}=..."
         except InputError as error:
-            problem = error
+            message = str(error)
+        except Exception as error:
+            if in_sweep():  # Hydra keeps it, and with its frames the model and its batches
+                clear_frames(error.__traceback__)
+            raise
         if not in_sweep():
-            stop(problem)
-        print(f"error: {problem}", file=sys.stderr)
-        raise problem  # the other jobs go on
+            stop(message)
+        print(f"error: {message}", file=sys.stderr)
+        raise InputError(message)  # a new one, without frames; the other jobs go on
 
     return run
 
 
-def stop(problem: InputError) -> NoReturn:
+def stop(message: str) -> NoReturn:
     """Ends the command, and a sweep with all its jobs."""
-    print(f"error: {problem}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -266,13 +271,13 @@ def make_optimizer(
         raise InputError(
             f"optimizer._target_={target}: give one of torch.optim's, as torch.optim.Adam"
         )
-    if "fused" in signature(Class).parameters and not options.get("foreach"):
+    if "fused" in signature(Class).parameters and not {"foreach", "differentiable"} & set(options):
         options.setdefault("fused", precision != "16-mixed")
     if options.get("fused") and precision == "16-mixed":
         raise InputError("optimizer.fused=true with trainer.precision=16-mixed: give false")
     try:
         Class([torch.zeros(1, requires_grad=True)], **options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         given = " ".join(f"optimizer.{key}={value}" for key, value in options.items())
         raise InputError(f"{given}: {target} refuses this: {error}") from error
     return partial(Class, **options)

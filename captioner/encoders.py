@@ -119,8 +119,11 @@ class Encoders(nn.Module):
         return Many(member.preprocess(picture) for member in self.members)
 
     def forward(self, pixels: Many, grid: Sequence[bool]) -> Many:
-        """Each member's pixels -> each member's Features."""
-        return Many(member(x, g) for member, x, g in zip(self.members, pixels, grid))
+        """Each member's pixels -> each member's Features; those from a cache are handed on."""
+        return Many(
+            x if isinstance(x, Features) else member(x, g)
+            for member, x, g in zip(self.members, pixels, grid)
+        )
 
 
 class Timm(CNN):

@@ -1,5 +1,5 @@
 """`python -m captioner.gradients MODEL DATA`: how gradients flow back through a captioner, and how
-open its gates are; as JSON and as a figure.
+open its gates are (in the layers of a Recurrent decoder); as JSON and as a figure.
 
     dL/dh_{t-1} = (dh_t/dh_{t-1})^T dL/dh_t
 
@@ -188,6 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         some = [r for r in records.read(options.data, options.split) if r.captions]
+        if not some:
+            raise InputError(f"{options.data}: no captions in the split {options.split}")
         found = inspect(model.load(options.model), some[: max(1, options.limit)])
         files.make_folder(options.out)
         files.write(options.out / "gradients.json", json.dumps(found, indent=1))

@@ -67,9 +67,8 @@ class CaptionModel(nn.Module):
         """
         weight = next(self.decoder.parameters())
         images = images.to(weight.device, weight.dtype)
-        one = images[0] if isinstance(images, Many) else images
-        if isinstance(one, Features):
-            return images  # type: ignore[return-value]
+        if isinstance(images, Features):
+            return images
         return self.encoder(images, grid=self.decoder.uses_grid)
 
     def generate(
@@ -189,6 +188,8 @@ def load(*folders: str | Path, average: str = "log_prob") -> CaptionModel:
     average: how an ensemble's members are averaged, log_prob or prob. Raises InputError naming the
     file and the key, where one is missing, foreign or broken, or the tokenizers are not equal.
     """
+    if not folders:
+        raise InputError("no model: give a model directory, or several")
     members = []
     for folder in folders:
         try:

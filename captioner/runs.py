@@ -68,7 +68,7 @@ def read(folder: Path) -> Run:
     return run
 
 
-def cells(runs: Mapping[str, Run]) -> tuple[list[str], list[list[str]]]:
+def columns(runs: Mapping[str, Run]) -> tuple[list[str], list[list[str]]]:
     """Names of columns and rows of text: what differs in the configurations, then the results."""
     configs = [run.get("config", {}) for run in runs.values()]
     keys = list(dict.fromkeys(key for config in configs for key in config))
@@ -84,7 +84,7 @@ def cells(runs: Mapping[str, Run]) -> tuple[list[str], list[list[str]]]:
 
 def table(runs: Mapping[str, Run]) -> Table:
     """For a terminal; scores x 100, as papers print them."""
-    names, rows = cells(runs)
+    names, rows = columns(runs)
     table = Table(box=box.SIMPLE, pad_edge=False, padding=0)
     table.add_column("x 100", overflow="fold")
     for name in names[1:]:
@@ -96,14 +96,14 @@ def table(runs: Mapping[str, Run]) -> Table:
 
 def markdown(runs: Mapping[str, Run]) -> str:
     """For a README; scores x 100."""
-    names, rows = cells(runs)
+    names, rows = columns(runs)
     lines = [names, ["---"] * len(names), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def as_csv(runs: Mapping[str, Run]) -> str:
     """For a spreadsheet; scores x 100."""
-    names, rows = cells(runs)
+    names, rows = columns(runs)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([names, *rows])
     return text.getvalue()

@@ -8,6 +8,8 @@ Shape letters, as suffixes of names (`logits_NV` is a tensor of N rows and V col
     N  rows: captions or beams      G  gates * H
     P  real (not padded) positions  D  image feature
     T  time steps                   R  regions (grid cells of the CNN, or detected boxes)
+    A  keys and queries             M  rows per image, K or C
+    X  anything else                n  some of N rows; b, some of B images
 
 Row n belongs to image n // (N / B): the rows of one image stand together.
 """

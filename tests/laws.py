@@ -192,14 +192,15 @@ def two_pictures_are_learned_by_heart(make, rate=0.03, steps=60):
     assert loss.item() < 0.1
 
 
-def half_precision_gives_nearly_the_same_gradients(make):
-    decoder, some, token_NT = make(V).float(), features().to("cpu", torch.float32), tokens()
+def half_precision_gives_nearly_the_same_gradients(make, device="cpu", dtype=torch.bfloat16):
+    decoder, some = make(V).to(device, torch.float32), features().to(device, torch.float32)
+    token_NT, length_N = tokens().to(device), LENGTH_N.to(device)
 
     def gradients(enabled):
         decoder.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        with torch.autocast(device, dtype, enabled=enabled):
             memory, state = decoder.start(some, N)
-            logits_PV, _, _ = decoder(token_NT, LENGTH_N, memory, state)
+            logits_PV, _, _ = decoder(token_NT, length_N, memory, state)
             loss = logits_PV[:, 2:].float().log_softmax(1)[:, 3].sum()
         loss.backward()
         return {n: p.grad.clone() for n, p in decoder.named_parameters() if p.grad is not None}

@@ -157,8 +157,9 @@ def test_the_doubly_stochastic_penalty_is_its_equation():
 def test_what_cannot_be_is_named(Kind):
     with pytest.raises(InputError, match="decoder.score=cosine: give one of additive, dot"):
         Kind(V, D, score="cosine")
-    with pytest.raises(InputError, match="attention_size=0"):
-        Kind(V, D, attention_size=0)
+    for name in ("embed_size", "hidden_size", "attention_size"):
+        with pytest.raises(InputError, match=f"decoder.{name}=0: give 1 or more"):
+            Kind(V, D, **{name: 0})
     with pytest.raises(InputError, match="decoder.cell=XXX"):
         Kind(V, D, cell="XXX")
     decoder = make((Kind, "LSTM", "dot"))

@@ -157,5 +157,5 @@ def test_what_cannot_be_is_named():
     with pytest.raises(InputError, match="decoder.cell=GRUU: give one of RNN, ReLU, LSTM, GRU"):
         make("GRUU", 4, 5)
     for name in ("MUT1", "MUT2"):
-        with pytest.raises(InputError, match=rf"{name} takes its input as it is.* \(4\) .* \(5\)"):
+        with pytest.raises(InputError, match=rf"{name} takes its input as it is.*\(4\).*\(5\)"):
             make(name, 4, 5)

@@ -9,7 +9,9 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from captioner import config, model, objectives, tokenizers
+from captioner import cells, config, model, objectives, tokenizers
+from captioner.decoders.minds_eye import MindsEye
+from captioner.decoders.mrnn import MRNN
 from captioner.types import Features, InputError
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -54,7 +56,13 @@ def test_every_choice_composes_and_is_made(group, choice, monkeypatch, tmp_path)
     assert len(made.eval().generate(some, strategy).token_BKT) == 2
 
 
-PAPERS = ["mrnn", "neuraltalk", "nic", "lrcn", "minds_eye"]
+PAPERS = {
+    "mrnn": lambda decoder: isinstance(decoder, MRNN),
+    "neuraltalk": lambda d: d.inject == "first" and [type(c) for c in d.cells] == [cells.ReLU],
+    "nic": lambda d: d.inject == "pre" and [type(c) for c in d.cells] == [cells.LSTM],
+    "lrcn": lambda d: (d.inject, d.image_layers, len(d.cells)) == ("par", [1], 2),
+    "minds_eye": lambda decoder: isinstance(decoder, MindsEye) and decoder.penalised == ("u",),
+}
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -65,7 +73,9 @@ def test_the_papers_are_made_for_coco_too(name):
     tokenizer = tokenizers.train(["a dog"] * 3)
     made = model.build({key: plain[key] for key in ("encoder", "decoder")}, tokenizer)
     assert made.encoder.size == 2048
-    assert made.eval().generate(Features(torch.rand(2, 2048)), config.make_strategy(cfg.search))
+    assert PAPERS[name](made.decoder)
+    found = made.eval().generate(Features(torch.rand(2, 2048)), config.make_strategy(cfg.search))
+    assert len(found.token_BKT) == 2
 
 
 @pytest.mark.parametrize("launcher, tasks", [("submitit_slurm", 1), ("slurm", 4)])
@@ -118,11 +128,13 @@ def test_optimisers_are_fused_where_they_can_be(name):
         return bool(made.defaults.get("fused"))
 
     assert fused() == (name != "RMSprop")
-    assert not fused("16-mixed") and not fused(foreach=True)
+    assert not fused("16-mixed") and not fused(foreach=True) and not fused(differentiable=True)
     if name != "RMSprop":
         assert not fused(fused=False)
         with pytest.raises(InputError, match="fused=true with trainer.precision=16-mixed"):
             fused("16-mixed", fused=True)
+        with pytest.raises(InputError, match="refuses this"):
+            fused(fused=True, foreach=True)
 
 
 def test_a_wrong_option_of_ours_is_named():

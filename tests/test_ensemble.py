@@ -100,9 +100,15 @@ def test_models_with_different_encoders_caption_together(model_dir, others, scen
     assert [c.caption for c in one] == [c.caption for c in twice]
     with pytest.raises(InputError, match="save its members"):
         together.save("x")
+    with pytest.raises(InputError, match="no model"):
+        captioner.load()
 
 
 def test_eval_py_takes_a_list(model_dir, others, scenes_dir, tmp_path):
+    """Of a frozen encoder, whose features are cached, and of one that was trained, too."""
+    config = json.loads((others[1] / "config.json").read_text())
+    config["encoder"]["train"] = "all"
+    (others[1] / "config.json").write_text(json.dumps(config))
     names = ",".join(map(str, (model_dir, *others)))
     data = [f"data.root={scenes_dir}", f"data.cache={tmp_path / 'cache'}", "average=prob"]
     run(eval_command, f"model=[{names}]", *data, f"run_dir={tmp_path / 'run'}")

@@ -4,7 +4,17 @@ import json
 
 import pytest
 import torch
-from laws import LENGTH_N, B, D, N, V, features, randomised, tokens
+from laws import (
+    LENGTH_N,
+    B,
+    D,
+    N,
+    V,
+    features,
+    half_precision_gives_nearly_the_same_gradients,
+    randomised,
+    tokens,
+)
 from test_processes import TORCHRUN
 from test_resume import ROOT, assert_equal_runs, in_process, in_processes
 
@@ -110,7 +120,7 @@ DECODERS = {
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_every_decoder_computes_there_what_it_computes_here(name):
-    """Logits, gradients and captions, in float64; and in 16-bit it has finite gradients."""
+    """Logits, gradients and captions, in float64; and nearly the same gradients in float16."""
     decoder, token_NT = randomised(DECODERS[name]()), tokens()
 
     def run(device):
@@ -128,9 +138,6 @@ def test_every_decoder_computes_there_what_it_computes_here(name):
     here = run("cpu")
     torch.manual_seed(0)
     torch.testing.assert_close(run("cuda"), here, atol=1e-9, rtol=0)
-    decoder.float().zero_grad()
-    with torch.autocast("cuda", torch.float16):
-        memory, state = decoder.start(features().to("cuda", torch.float32), N)
-        logits_PV, _, _ = decoder(token_NT.cuda(), LENGTH_N.cuda(), memory, state)
-    logits_PV[:, 2:].float().square().sum().backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in decoder.parameters())
+    half_precision_gives_nearly_the_same_gradients(
+        lambda vocabulary: decoder, "cuda", torch.float16
+    )

@@ -1,6 +1,7 @@
 """Gradients vanish, last and explode where the lecture says so; the instruments measure that."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -128,3 +129,9 @@ def test_the_command_writes_json_and_a_figure(model_dir, scenes_dir, tmp_path, c
     assert (out / "gradients.png").read_bytes().startswith(b"\x89PNG")
     assert gradients.main([str(tmp_path), str(scenes_dir)]) == 2
     assert "not a model directory" in capsys.readouterr().err
+    (tmp_path / "captions.jsonl").write_text("")
+    shutil.copytree(scenes_dir, tmp_path / "data")
+    path = tmp_path / "data" / "captions_val.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    code = gradients.main([str(model_dir), str(tmp_path / "data")])
+    assert code == 2 and "caption" in capsys.readouterr().err

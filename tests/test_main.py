@@ -142,3 +142,14 @@ def test_results_stream_as_they_are_made(pictures, model_dir):
         assert run.stdout.readline().startswith("album/inner/c.png: ")
         run.stdin.close()
     assert run.returncode == 0
+
+
+def test_a_run_given_as_a_second_model_is_no_folder_of_pictures(model_dir, pictures, capsys):
+    shutil.copytree(model_dir, pictures / "run" / "model")
+    with pytest.raises(SystemExit) as refused:
+        main(["--model", str(model_dir), "run", "album"])
+    assert refused.value.code == 2
+    assert "run holds a run: give run/model" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--model", str(model_dir)])
+    assert "required: PATH" in capsys.readouterr().err

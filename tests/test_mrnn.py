@@ -7,7 +7,7 @@ import torch
 from laws import B, D, V, features
 
 from captioner.decoders.mrnn import MRNN
-from captioner.types import BOS
+from captioner.types import BOS, InputError
 
 
 def make(vocabulary=V, size=(3, 4, 5)):
@@ -38,3 +38,9 @@ def test_step_is_the_equation():
         logits, state = decoder.step(torch.full((B,), token), memory, state)
         np.testing.assert_allclose(logits[:, BOS + 1 :].detach(), y[:, BOS + 1 :], atol=1e-12)
     assert (r > 0).any()
+
+
+def test_a_wrong_size_is_named():
+    for name in ("embed_size", "hidden_size", "multimodal_size"):
+        with pytest.raises(InputError, match=f"decoder.{name}=0: give 1 or more"):
+            MRNN(V, D, **{name: 0})

@@ -273,26 +273,37 @@ def test_a_sweep_ends_in_a_table_and_goes_on_where_it_stopped(options, tmp_path)
     assert "decoder.cell,Bleu_1" in (tmp_path / "sweep" / "runs.csv").read_text()
 
     shutil.rmtree(tmp_path / "sweep" / "2")
-    before = checkpoints.newest(tmp_path / "sweep" / "0" / "checkpoints").stat().st_mtime_ns
+    ended = [path for path in (tmp_path / "sweep" / "0").rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in ended}
     assert in_processes(tmp_path, *sweep)[0] == 1
-    after = checkpoints.newest(tmp_path / "sweep" / "0" / "checkpoints").stat().st_mtime_ns
-    assert before == after and (tmp_path / "sweep" / "2" / "scores.json").exists()
+    assert {path: path.stat().st_mtime_ns for path in ended} == before
+    assert (tmp_path / "sweep" / "2" / "scores.json").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "way",
+    "way, jobs, expected",
     [
-        ["trainer.devices=2", "trainer.strategy=ddp_spawn"],
-        ["trainer.devices=1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+        (["trainer.devices=2", "trainer.strategy=ddp_spawn"], "seed=0,1", 0),
+        # A picture that is not there fails its job, and no other.
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], "data.limit=20,21", 1),
     ],
 )
-def test_the_ways_out_work(options, tmp_path, way):
-    extra = [*options, *way, "seed=0,1", f"run_dir={tmp_path}/sweep"]
-    code, said = in_processes(tmp_path, "-m", *extra)
-    assert code == 0, said
-    for job in ("0", "1"):
-        assert (tmp_path / "sweep" / job / "scores.json").exists()
+def test_the_ways_out_work(options, scenes_dir, tmp_path, way, jobs, expected):
+    data = tmp_path / "data"
+    shutil.copytree(scenes_dir, data)
+    path = data / "captions_train.json"
+    captions = json.loads(path.read_text())
+    captions["images"].append({"id": 7, "file_name": "broken.png"})
+    captions["annotations"].append({"id": 7, "image_id": 7, "caption": "a red circle"})
+    path.write_text(json.dumps(captions))
+    (data / "images" / "broken.png").write_bytes(b"")
+    extra = [*options, f"data.root={data}", "data.limit=20", *way, jobs]
+    code, said = in_processes(tmp_path, "-m", *extra, f"run_dir={tmp_path}/sweep")
+    assert code == expected, said
+    assert (tmp_path / "sweep" / "0" / "scores.json").exists()
+    assert (tmp_path / "sweep" / "1" / "scores.json").exists() == (expected == 0)
+    assert expected == 0 or "1 of 21 pictures cannot be read" in said
 
 
 # Precisions

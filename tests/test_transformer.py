@@ -82,10 +82,18 @@ def test_without_an_image_it_is_a_language_model():
     logits_PV, after, _ = decoder(token_NT, LENGTH_N, memory, state)
     logits_NTV, _ = laws.unrolled(decoder, None, token_NT)
     torch.testing.assert_close(logits_PV, logits_NTV[real_positions(LENGTH_N, T)])
+    with pytest.raises(ValueError, match="alpha"):
+        decoder(token_NT, LENGTH_N, memory, state, keep=("alpha",))
 
 
 def test_a_wrong_option_is_named():
-    for options in ({"layers": 0}, {"heads": 0}, {"feed_forward": 0}, {"hidden_size": 513}):
+    for options in (
+        {"layers": 0},
+        {"heads": 0},
+        {"feed_forward": 0},
+        {"hidden_size": 513},
+        {"hidden_size": 0},
+    ):
         (name,) = options
         with pytest.raises(InputError, match=name):
             Transformer(V, D, **options)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from captioner import cells
 from captioner.cells import Product, product
-from captioner.decoders.base import WordDecoder, add_image, linear, to_rows
+from captioner.decoders.base import WordDecoder, add_image, check_sizes, linear, to_rows
 from captioner.decoders.scan import Entries, defer, pack, scan
 from captioner.types import Features, InputError, Memory, State
 
@@ -34,8 +34,6 @@ class Regions(nn.Module):
         super().__init__()
         if score not in SCORES:
             raise InputError(f"decoder.score={score}: give one of {', '.join(SCORES)}")
-        if size < 1:
-            raise InputError(f"decoder.attention_size={size}: give 1 or more")
         self.size = size
         self.U = linear(region_size, size)
         self.w = linear(size, 1, bias=False) if score == "additive" else None
@@ -107,8 +105,8 @@ class Attention(WordDecoder):
     see      features -> memory, and the first state entries, one row per image
     weights  the products of `tick`, each with the columns of `pre` that it is added to
     read     words -> pre: all that depends on the words alone, for all positions at once
-    tick     one time step: pre, state, the products, a view -> the new state, and other tensors
-    say      words, states, the other tensors, a view -> what the vocabulary sees, and alpha
+    tick     a time step: pre, state, the products, a view -> the new state, what is to be said
+    say      words, what is to be said, a view -> what the vocabulary sees, and alpha
 
     An "image" in memory is added to `pre`. `forward` keeps alpha (N, T, R). A language model it
     cannot be: `start` raises InputError without the regions of an image.
@@ -133,9 +131,7 @@ class Attention(WordDecoder):
     ) -> tuple[Entries, Entries]: ...
 
     @abstractmethod
-    def say(
-        self, x_PE: Tensor, state: Sequence[Tensor], others: Sequence[Tensor], view: View
-    ) -> tuple[Tensor, Tensor]: ...
+    def say(self, x_PE: Tensor, told: Sequence[Tensor], view: View) -> tuple[Tensor, Tensor]: ...
 
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
         if features is None or features.grid_BRD is None:
@@ -150,8 +146,8 @@ class Attention(WordDecoder):
             pre_NX = add_image(pre_NX, memory["image"])
         view = View(self.regions, memory, len(token_N))
         W = [product(weight) for _, weight in self.weights()]
-        entries, others = self.tick(pre_NX, tuple(state[name] for name in self.entries), W, view)
-        h_N, _ = self.say(x_NE, entries, others, view)
+        entries, told = self.tick(pre_NX, tuple(state[name] for name in self.entries), W, view)
+        h_N, _ = self.say(x_NE, told, view)
         return self.logits(h_N), dict(zip(self.entries, entries))
 
     def forward(
@@ -176,10 +172,10 @@ class Attention(WordDecoder):
             return self.tick(pre_NX, entries, W, view)
 
         before = [state[name] for name in self.entries]
-        traces, others, after = scan(tick, pre_PX, before, packed)
+        told, after = scan(tick, pre_PX, before, packed)
         place_P = packed.row_P * token_NT.shape[1] + packed.time_P
         view = View(self.regions, memory, token_NT.numel(), place_P)
-        h_P, alpha_PR = self.say(x_PE, traces, others, view)
+        h_P, alpha_PR = self.say(x_PE, told, view)
         kept = {"alpha": packed.unpack(alpha_PR)} if keep else {}
         return self.logits(packed.by_row(h_P)), dict(zip(self.entries, after)), kept
 
@@ -209,6 +205,7 @@ class SoftAttention(Attention):
         dropout: float = 0.5,
         doubly_stochastic: float = 1.0,
     ):
+        check_sizes(embed_size=embed_size, hidden_size=hidden_size, attention_size=attention_size)
         super().__init__(vocab_size, embed_size, embed_size, dropout)
         if doubly_stochastic < 0:
             raise InputError(f"decoder.doubly_stochastic={doubly_stochastic}: give 0 or more")
@@ -245,11 +242,11 @@ class SoftAttention(Attention):
         z_ND, alpha_NR = view.attend(q_NA)
         z_ND = torch.sigmoid(beta_N1) * z_ND
         state, _ = self.cell.equation(W_zh(pre_NG, z_ND), state, W_hh)
-        return state, (z_ND, alpha_NR)
+        return state, (state[0], z_ND, alpha_NR)
 
-    def say(self, x_PE, state, others, view):
-        z_PD, alpha_PR = others
-        return x_PE + self.L_h(state[0]) + self.L_z(z_PD), alpha_PR
+    def say(self, x_PE, told, view):
+        h_PH, z_PD, alpha_PR = told
+        return x_PE + self.L_h(h_PH) + self.L_z(z_PD), alpha_PR
 
     def penalty(
         self, features: Features | None, kept: dict[str, Tensor], length_N: Tensor
@@ -285,6 +282,7 @@ class AdaptiveAttention(Attention):
         score: str = "additive",
         dropout: float = 0.5,
     ):
+        check_sizes(embed_size=embed_size, hidden_size=hidden_size, attention_size=attention_size)
         super().__init__(vocab_size, embed_size, hidden_size, dropout)
         self.cell = cells.make(cell, embed_size, hidden_size)
         self.entries = self.cell.entries
@@ -314,10 +312,11 @@ class AdaptiveAttention(Attention):
         pre_NG, pre_NH = pre_NX.tensor_split([len(self.cell.b)], dim=1)
         gate_NH = torch.sigmoid(W_sh(pre_NH, state[0]))
         state, _ = self.cell.equation(pre_NG, state, W_hh)
-        return state, (gate_NH * (torch.tanh(state[1]) if "c" in self.entries else state[0]),)
+        memory_NH = torch.tanh(state[1]) if "c" in self.entries else state[0]
+        return state, (state[0], gate_NH * memory_NH)
 
-    def say(self, x_PE, state, others, view):
-        h_PH, (s_PH,) = state[0], others
+    def say(self, x_PE, told, view):
+        h_PH, s_PH = told
         q_PA = self.W_q(h_PH)
         own_P = self.regions.of(self.W_s(s_PH), q_PA)
         alpha_PX = torch.cat([view.scores(q_PA), own_P[:, None]], dim=1).softmax(1)
@@ -348,6 +347,7 @@ class UpDown(Attention):
         score: str = "additive",
         dropout: float = 0.5,
     ):
+        check_sizes(embed_size=embed_size, hidden_size=hidden_size, attention_size=attention_size)
         super().__init__(vocab_size, embed_size, hidden_size, dropout)
         self.first = cells.make(cell, embed_size, hidden_size)
         self.second = cells.make(cell, hidden_size, hidden_size)
@@ -387,10 +387,10 @@ class UpDown(Attention):
         one, _ = self.first.equation(W_21(pre_NG, two[0]), one, W_1)
         z_ND, alpha_NR = view.attend(W_q(q_NA, one[0]))
         two, _ = self.second.equation(self.second.inputs(one[0]) + W_zh(pre_2_NG, z_ND), two, W_2)
-        return (*one, *two), (alpha_NR,)
+        return (*one, *two), (two[0], alpha_NR)
 
-    def say(self, x_PE, state, others, view):
-        return state[len(self.first.entries)], others[0]
+    def say(self, x_PE, told, view):
+        return told
 
 
 def _mean(features: Features) -> Tensor:

@@ -64,15 +64,12 @@ class Decoder(nn.Module, ABC):
 
 class WordDecoder(Decoder):
     """With what nearly every decoder has: words going in, by `embed` (V, E), and the vocabulary,
-    y = W_hy h, by `logits`. Dropout acts on both. Raises InputError for sizes out of range."""
+    y = W_hy h, by `logits`. Dropout acts on both. Raises InputError where it is not in [0, 1)."""
 
     never_V: Tensor
 
     def __init__(self, vocab_size: int, embed_size: int, output_size: int, dropout: float):
         super().__init__()
-        for name, size in (("embed_size", embed_size), ("hidden_size", output_size)):
-            if size < 1:
-                raise InputError(f"decoder.{name}={size}: give 1 or more")
         if not 0 <= dropout < 1:
             raise InputError(f"decoder.dropout={dropout}: give 0 <= dropout < 1")
         self.vocab_size = vocab_size
@@ -122,6 +119,13 @@ def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     if not torch.is_autocast_enabled(device):
         return tensors
     return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raises InputError, by the option's name, where one is not 1 or more."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputError(f"decoder.{name}={size}: give 1 or more")
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:

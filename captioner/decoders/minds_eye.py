@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from captioner import cells
-from captioner.decoders.base import WordDecoder, add_image, linear, real_positions
+from captioner.decoders.base import WordDecoder, add_image, check_sizes, linear, real_positions
 from captioner.decoders.scan import pack, scan_cell
 from captioner.types import Features, InputError, Memory, State
 
@@ -34,9 +34,8 @@ class MindsEye(WordDecoder):
         dropout: float = 0.5,
         reconstruction: float = 0.01,
     ):
+        check_sizes(embed_size=embed_size, hidden_size=hidden_size, memory_size=memory_size)
         super().__init__(vocab_size, embed_size, hidden_size + memory_size, dropout)
-        if min(hidden_size, memory_size) < 1:
-            raise InputError(f"decoder: {hidden_size=}, {memory_size=}: give 1 or more")
         if reconstruction < 0:
             raise InputError(f"decoder.reconstruction={reconstruction}: give 0 or more")
         self.s = cells.make(cell, embed_size, hidden_size)
@@ -75,10 +74,11 @@ class MindsEye(WordDecoder):
         pre_PG = self.s.inputs(x_PE)
         if memory:
             pre_PG = pre_PG + packed.of_image(memory["image"])
-        s, _, s_after = scan_cell(self.s, pre_PG, self._entries("s", state), packed)
-        u, _, u_after = scan_cell(self.u, self.u.inputs(x_PE), self._entries("u", state), packed)
-        logits_PV = self.logits(packed.by_row(torch.cat([s[0], u[0]], dim=1)))
-        kept = {"s": s[0], "u": u[0]}
+        (s_PH,), s_after = scan_cell(self.s, pre_PG, self._entries("s", state), packed)
+        u_before = self._entries("u", state)
+        (u_PX,), u_after = scan_cell(self.u, self.u.inputs(x_PE), u_before, packed)
+        logits_PV = self.logits(packed.by_row(torch.cat([s_PH, u_PX], dim=1)))
+        kept = {"s": s_PH, "u": u_PX}
         return (
             logits_PV,
             self._named("s", s_after) | self._named("u", u_after),

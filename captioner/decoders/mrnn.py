@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from captioner.decoders.base import WordDecoder, add_image, linear, scaled_tanh
-from captioner.decoders.scan import defer, pack, scan
+from captioner.decoders.base import WordDecoder, add_image, check_sizes, linear, scaled_tanh
+from captioner.decoders.scan import Entries, defer, pack, scan
 from captioner.types import Features, Memory, State
 
 
@@ -30,6 +30,7 @@ class MRNN(WordDecoder):
         multimodal_size: int = 512,
         dropout: float = 0.5,
     ):
+        check_sizes(embed_size=embed_size, hidden_size=hidden_size, multimodal_size=multimodal_size)
         super().__init__(vocab_size, embed_size, multimodal_size, dropout)
         self.E_2 = linear(embed_size, hidden_size)
         self.U = linear(hidden_size, hidden_size, bias=False)
@@ -48,10 +49,10 @@ class MRNN(WordDecoder):
     def step(self, token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
         w_NH = self.words(token_N)
         r_NH = torch.relu(w_NH + self.U(state["r"]))
-        m_NM = self.V_w(w_NH) + self.V_r(r_NH)
+        m_NX = self.V_w(w_NH) + self.V_r(r_NH)
         if memory:
-            m_NM = add_image(m_NM, memory["image"])
-        return self.logits(scaled_tanh(m_NM)), {"r": r_NH}
+            m_NX = add_image(m_NX, memory["image"])
+        return self.logits(scaled_tanh(m_NX)), {"r": r_NH}
 
     def forward(
         self,
@@ -65,11 +66,14 @@ class MRNN(WordDecoder):
         packed = pack(length_N, token_NT.shape[1])
         w_PH = self.words(packed.take(token_NT))
         pre_PH, (U,) = defer(w_PH, [(slice(None), self.U.weight)])
-        (r_PH,), _, after = scan(
-            lambda w, r: ((torch.relu(U(w, *r)),), ()), pre_PH, [state["r"]], packed
-        )
-        m_PM = self.V_w(w_PH) + self.V_r(r_PH)
+
+        def tick(w_NH: Tensor, r: Entries) -> tuple[Entries, Entries]:
+            new = (torch.relu(U(w_NH, r[0])),)
+            return new, new
+
+        (r_PH,), after = scan(tick, pre_PH, [state["r"]], packed)
+        m_PX = self.V_w(w_PH) + self.V_r(r_PH)
         if memory:
-            m_PM = m_PM + packed.of_image(memory["image"])
-        logits_PV = self.logits(packed.by_row(scaled_tanh(m_PM)))
+            m_PX = m_PX + packed.of_image(memory["image"])
+        logits_PV = self.logits(packed.by_row(scaled_tanh(m_PX)))
         return logits_PV, {"r": after[0]}, {name: packed.unpack(r_PH) for name in keep}

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from captioner import cells
-from captioner.decoders.base import WordDecoder, add_image, linear, scaled_tanh, to_rows
+from captioner.decoders.base import (
+    WordDecoder,
+    add_image,
+    check_sizes,
+    linear,
+    scaled_tanh,
+    to_rows,
+)
 from captioner.decoders.scan import pack, scan_cell
 from captioner.types import Features, InputError, Memory, State
 
@@ -55,10 +62,11 @@ class Recurrent(WordDecoder):
         image_layers: Sequence[int] = (0,),
         residual: bool = False,
     ):
+        check_sizes(embed_size=embed_size, hidden_size=hidden_size, layers=layers)
         super().__init__(vocab_size, embed_size, hidden_size, dropout)
         names = [cell] * layers if isinstance(cell, str) else list(cell)
         if not names or layers not in (1, len(names)):
-            raise InputError(f"decoder.layers={layers} with cell={cell}: give 1 or more, as many")
+            raise InputError(f"decoder.layers={layers} with cell={cell}: give as many")
         if inject not in INJECT:
             raise InputError(f"decoder.inject={inject}: give one of {', '.join(INJECT)}")
         image_layers = list(image_layers)
@@ -137,11 +145,11 @@ class Recurrent(WordDecoder):
                 now, later = pre_P.tensor_split([packed.sizes_T[0]])
                 first = packed.row_P[: len(now)]
                 pre_P = torch.cat([now + images[layer].index_select(0, first), later])
-            traces, gates, after = scan_cell(cell, pre_P, entry, packed)
+            traces, after = scan_cell(cell, pre_P, entry, packed, everything=bool(keep))
             x_P = traces[0] + x_P if layer and self.residual else traces[0]
             states.append(after)
             kept |= {f"{name}{layer}": trace for name, trace in zip(cell.entries, traces)}
-            if gates and f"gates{layer}" in keep:
+            if gates := traces[len(cell.entries) :]:
                 kept[f"gates{layer}"] = torch.stack(gates, dim=1)
         self.check_keep(keep, kept)
         if image is not None and self.inject == "merge":

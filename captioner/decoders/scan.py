@@ -16,7 +16,7 @@ from captioner.decoders.base import real_positions
 
 Entries = tuple[Tensor, ...]
 Step = Callable[[Tensor, Entries], tuple[Entries, Entries]]
-"""(pre_NG, state) -> the new state, and more tensors of this time step."""
+"""(pre_NG, state) -> the new state, and the tensors whose traces are wanted."""
 
 
 class Pack(NamedTuple):
@@ -64,37 +64,37 @@ def pack(length_N: Tensor, steps: int) -> Pack:
 
 def scan(
     step: Step, pre_PG: Tensor, state: Sequence[Tensor], packed: Pack
-) -> tuple[list[Tensor], list[Tensor], Entries]:
+) -> tuple[list[Tensor], Entries]:
     """`step` over the time steps, over the rows still alive.
 
-    state: a tensor (N, ..) for each entry. Returns the packed (P, ..) trace of each of them, and of
-    each of the step's other tensors; and the state after each row's last token.
+    state: a tensor (N, ..) for each entry. Returns the packed (P, ..) trace of each of the step's
+    other tensors, and the state after each row's last token.
     """
     state = tuple(entry.index_select(0, packed.order_N) for entry in state)
-    traces, others, ended = [], [], []
+    traces, ended = [], []
     for pre_NG in pre_PG.split(packed.sizes_T):
         alive = len(pre_NG)
         if alive < len(state[0]):
             ended.append(tuple(entry[alive:] for entry in state))
             state = tuple(entry[:alive] for entry in state)
-        state, more = step(pre_NG, state)
-        traces.append(state)
-        others.append(more)
+        state, trace = step(pre_NG, state)
+        traces.append(trace)
     ended.append(state)
     after = (torch.cat(pieces).index_select(0, packed.rank_N) for pieces in zip(*reversed(ended)))
-    return _packed(traces), _packed(others), tuple(after)
+    return [torch.cat(pieces) for pieces in zip(*traces)], tuple(after)
 
 
 def scan_cell(
-    cell: Cell, pre_PG: Tensor, state: Sequence[Tensor], packed: Pack
-) -> tuple[list[Tensor], list[Tensor], Entries]:
-    """`scan` of a cell; the other tensors are its gates."""
+    cell: Cell, pre_PG: Tensor, state: Sequence[Tensor], packed: Pack, everything: bool = False
+) -> tuple[list[Tensor], Entries]:
+    """`scan` of a cell, with the trace of h; of `everything`: all entries, then the gates."""
     pre_PG, W = defer(pre_PG, cell.recurrent())
-    return scan(lambda pre, entries: cell.equation(pre, entries, W), pre_PG, state, packed)
 
+    def step(pre_NG: Tensor, entries: Entries) -> tuple[Entries, Entries]:
+        entries, gates = cell.equation(pre_NG, entries, W)
+        return entries, (*entries, *gates) if everything else entries[:1]
 
-def _packed(steps: Sequence[Entries]) -> list[Tensor]:
-    return [torch.cat(pieces) for pieces in zip(*steps)]
+    return scan(step, pre_PG, state, packed)
 
 
 class Deferred:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from captioner.decoders.base import WordDecoder, linear, real_positions
+from captioner.decoders.base import WordDecoder, check_sizes, linear, real_positions
 from captioner.types import Features, InputError, Memory, State
 
 
@@ -48,9 +48,8 @@ class Transformer(WordDecoder):
         feed_forward: int = 2048,
         dropout: float = 0.1,
     ):
+        check_sizes(hidden_size=hidden_size, layers=layers, heads=heads, feed_forward=feed_forward)
         super().__init__(vocab_size, hidden_size, hidden_size, dropout)
-        if min(layers, heads, feed_forward) < 1:
-            raise InputError(f"decoder: {layers=}, {heads=}, {feed_forward=}: give 1 or more")
         if hidden_size % (2 * heads):
             wrong = f"decoder.hidden_size={hidden_size} with heads={heads}"
             raise InputError(f"{wrong}: give a multiple of {2 * heads}")
@@ -90,7 +89,7 @@ class Transformer(WordDecoder):
         keep: Sequence[str] = (),
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         """Everything but the attention itself sees the real positions only, in row order."""
-        self.check_keep(keep, ("alpha",))
+        self.check_keep(keep, ("alpha",) if memory else ())
         real_NT = real_positions(length_N, token_NT.shape[1])
         before_N1 = state["real"].sum(1, keepdim=True)
         place_NT = before_N1 + real_NT.cumsum(1) - 1
