@@ -73,6 +73,12 @@ def columns(runs: Mapping[str, Run]) -> tuple[list[str], list[list[str]]]:
     configs = [run.get("config", {}) for run in runs.values()]
     keys = list(dict.fromkeys(key for config in configs for key in config))
     keys = [key for key in keys if len({str(c.get(key)) for c in configs if c}) > 1]
+    kinds = {key.removesuffix("_target_") for key in keys if key.endswith("._target_")}
+    keys = [  # the options of different classes say nothing beside each other
+        key
+        for key in keys
+        if key.endswith("._target_") or f"{key.rpartition('.')[0]}." not in kinds
+    ]
     results = list(dict.fromkeys(name for run in runs.values() for name in run))
     results = [name for name in results if name != "config"]
     rows = []

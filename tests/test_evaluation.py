@@ -86,3 +86,11 @@ def test_the_table_prints_scores_times_100():
         console.print(runs.table({"a": {"CIDEr": 0.4812}, "b": {"CIDEr": 1, "x": 0.5}}))
     text = capture.get()
     assert "48.1" in text and "100.0" in text and "50.0" in text and "-" in text
+
+
+def test_runs_of_different_classes_are_told_apart_by_the_class_alone():
+    a = {"config": {"decoder._target_": "x.A", "decoder.size": 1, "seed": 0}, "CIDEr": 0.5}
+    b = {"config": {"decoder._target_": "x.B", "decoder.heads": 2, "seed": 1}, "CIDEr": 0.25}
+    names, rows = runs.columns({"a": a, "b": b, "c": {"CIDEr": 0.1}})
+    assert names == ["run", "decoder._target_", "seed", "CIDEr"]
+    assert rows == [["a", "x.A", "0", "50.0"], ["b", "x.B", "1", "25.0"], ["c", "-", "-", "10.0"]]
