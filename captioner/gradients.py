@@ -162,6 +162,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     for name, norms in found["gradient"].items():
         left.semilogy(range(len(norms)), norms, marker=".", label=f"|dL/d{name}|")
     left.set(xlabel="steps before the loss", ylabel="norm of the gradient")
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.legend()
     middle.plot(range(2, 2 + len(found["jacobian"])), found["jacobian"], marker=".")
     middle.axhline(1, color="grey", linewidth=0.8)
