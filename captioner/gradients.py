@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioner import cells, files, images, model, records
+from captioner import cells, data, files, model, records
 from captioner.decoders.base import Decoder, real_positions
 from captioner.encoders import CNN
-from captioner.types import BOS, PAD, Features, InputError, State
+from captioner.types import Features, InputError, State
 
 
 def flow(
@@ -112,15 +112,13 @@ def inspect(captioner: model.CaptionModel, some: Sequence[records.Record]) -> di
     """All of it, for a model and the first caption of each of these pictures, as JSON has it."""
     captioner.eval()
     decoder = captioner.decoder
-    ids = [captioner.tokenizer.targets(record.captions[0]) for record in some]
-    length_N = torch.tensor([len(row) for row in ids])
-    token_NT = torch.full((len(ids), int(length_N.max()) + 1), PAD)
-    for n, row in enumerate(ids):
-        token_NT[n, : len(row) + 1] = torch.tensor([BOS, *row])
     assert isinstance(captioner.encoder, CNN)
-    pixels = images.stack([captioner.encoder.preprocess(images.read(r.image)) for r in some])
+    source = data.Pixels([record.image for record in some], captioner.encoder.preprocess)
+    first = [[captioner.tokenizer.targets(record.captions[0])] for record in some]
+    batch = data.make_batch(source, range(len(some)), None, first, captions=1)
+    token_NT, length_N = batch.token_NT, batch.length_N
     with torch.no_grad():
-        features = captioner.encode(pixels)
+        features = captioner.encode(batch.images)
     gradient = flow(decoder, features, token_NT, length_N)
     if not gradient:
         raise InputError(f"a {type(decoder).__name__} has no recurrent state to follow")
