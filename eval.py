@@ -9,7 +9,7 @@ import hydra
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
-from captioner import config, evaluation, model, processes, records, runs
+from captioner import config, evaluation, model, processes, records, runs, sources
 from captioner.types import InputError
 
 config.register()
@@ -33,12 +33,12 @@ def main(cfg: DictConfig) -> float:
         folders = cfg.model if isinstance(cfg.model, ListConfig) else [cfg.model]
         captioner = model.load(*map(str, folders), average=cfg.average)
         captioner.to(config.device())
-        some = config.read_records(cfg.data, cfg.split)
+        some = sources.read_records(cfg.data, cfg.split)
         workers = 0 if captioner.encoder.frozen else cfg.data.workers
-        some, source, bad = config.make_source(cfg.data, captioner, some, train=False)
-        config.skip_bad(cfg.data, bad, some)
+        some, source, bad = sources.make(cfg.data, captioner, some, train=False)
+        sources.skip_bad(cfg.data, bad, some)
         predictions = evaluation.predict(captioner, some, source, strategy, workers=workers)
-        shown = config.read_scenes(cfg.data, cfg.split)
+        shown = sources.read_scenes(cfg.data, cfg.split)
         title = f"{cfg.split}, {len(some)} images"
     scores = evaluation.evaluate(some, predictions, shown)
     if processes.rank() == 0:

@@ -33,9 +33,11 @@ from captioner import (
     objectives,
     processes,
     runs,
+    sources,
     tokenizers,
 )
-from captioner.data import CaptionData
+from captioner.data import CaptionData, image_vectors
+from captioner.decoders.base import WordDecoder
 from captioner.training import Training
 from captioner.types import InputError
 
@@ -169,8 +171,8 @@ def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, Capti
     )
     strategy = config.make_strategy(cfg.search)
     optimizer = config.make_optimizer(cfg.optimizer, trainer.precision)
-    train = config.read_records(cfg.data, cfg.data.train_split)
-    val = config.read_records(cfg.data, cfg.data.val_split)
+    train = sources.read_records(cfg.data, cfg.data.train_split)
+    val = sources.read_records(cfg.data, cfg.data.val_split)
     both = {record.image for record in train} & {record.image for record in val}
     if both and cfg.data.train_split != cfg.data.val_split:
         raise InputError(
@@ -185,15 +187,17 @@ def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, Capti
         {"encoder": config.plain(cfg.encoder), "decoder": config.plain(cfg.decoder)}, tokenizer
     )
     captioner.encoder.to(trainer.strategy.root_device)  # where features are computed
-    train, train_source, bad = config.make_source(cfg.data, captioner, train, train=True)
-    val, val_source, bad_val = config.make_source(cfg.data, captioner, val, train=False)
+    train, train_source, bad = sources.make(cfg.data, captioner, train, train=True)
+    val, val_source, bad_val = sources.make(cfg.data, captioner, val, train=False)
     bad += bad_val
-    config.skip_bad(cfg.data, bad, train, val)
+    sources.skip_bad(cfg.data, bad, train, val)
     if -(-len(train) // cfg.data.batch_size) < trainer.world_size:
         raise InputError(
             f"{len(train)} pictures with data.batch_size={cfg.data.batch_size} are too few batches "
             f"for {trainer.world_size} processes: give a smaller one, or fewer devices"
         )
+    if captioner.encoder.frozen and isinstance(captioner.decoder, WordDecoder):
+        captioner.decoder.standard.fit(image_vectors(train_source, len(train)))
     data = CaptionData(
         train,
         val,
@@ -245,7 +249,7 @@ def _evaluate_best(
     predictions = evaluation.predict(
         captioner, val, source, training.strategy, workers=data.workers
     )
-    shown = config.read_scenes(cfg.data, cfg.data.val_split)
+    shown = sources.read_scenes(cfg.data, cfg.data.val_split)
     scores = evaluation.evaluate(val, predictions, shown)
     if trainer.is_global_zero:
         evaluation.write(run_dir, predictions, scores)

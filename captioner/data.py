@@ -77,6 +77,14 @@ class Together:
         return Many(member(index, draw) for member in self.members)
 
 
+def image_vectors(source: Source, pictures: int, most: int = 2000) -> Tensor:
+    """v_BD of up to `most` of the pictures of a frozen encoder, evenly spaced."""
+    chosen = np.linspace(0, pictures - 1, min(pictures, most)).astype(int)
+    parts = np.array_split(chosen, -(-len(chosen) // 64))
+    features = (source(part.tolist(), None) for part in parts)
+    return torch.cat([some.pooled_BD for some in features if isinstance(some, Features)])
+
+
 class TrainBatches:
     """The batches of one epoch, by number: `batch_size` pictures with C captions each.
 

@@ -8,7 +8,8 @@ from laws import LENGTH_N, B, C, D, N, R, V, features, tokens
 from test_cells import equation, s
 
 from captioner.cells import CELLS
-from captioner.decoders.attention import SCORES, AdaptiveAttention, SoftAttention, UpDown
+from captioner.decoders.attention import AdaptiveAttention, SoftAttention, UpDown
+from captioner.decoders.regions import SCORES
 from captioner.types import BOS, Features, InputError
 
 KINDS = (SoftAttention, AdaptiveAttention, UpDown)
@@ -93,7 +94,7 @@ def test_step_is_the_equation(Kind, transcribed, score):
     decoder = laws.randomised(make((Kind, "LSTM", score)))
     some = features()._replace(mask_BR=None)
     W = {name: p.detach().numpy() for name, p in decoder.named_parameters()}
-    a = some.grid_BRD.numpy()
+    v, a = (laws.standardised(decoder, x) for x in some[:2])
 
     def fit(regions, q, key=None):
         key = regions @ W["regions.U.weight"].T + W["regions.U.bias"] if key is None else key
@@ -101,7 +102,7 @@ def test_step_is_the_equation(Kind, transcribed, score):
             return np.einsum("bra,ba->br", key, q) / np.sqrt(5)
         return np.tanh(key + q[:, None]) @ W["regions.w.weight"][0]
 
-    expected = transcribed(decoder, W, fit, a, a.mean(1))
+    expected = transcribed(decoder, W, fit, a, v)
     memory, state = decoder.start(some, B)
     _, _, kept = decoder(
         torch.tensor([[BOS, 5, 7]] * B), torch.full((B,), 3), memory, state, ["alpha"]

@@ -16,7 +16,7 @@ from served import cut, status
 import coco
 import disk
 import download
-from captioner import config, records
+from captioner import config, records, sources
 
 ROOT = Path(__file__).parents[1]
 COMMAND = ROOT / "data_prep" / "coco.py"
@@ -114,7 +114,7 @@ def composed(command: str):
 def read(command: str) -> dict[str, list[str]]:
     data = composed(command)
     splits = (data.train_split, data.val_split)
-    return {split: [r.image.name for r in config.read_records(data, split)] for split in splits}
+    return {split: [r.image.name for r in sources.read_records(data, split)] for split in splits}
 
 
 @pytest.mark.parametrize("year", [2014, 2017])

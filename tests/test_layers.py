@@ -13,11 +13,11 @@ FLOORS = [
     {"model", "objectives", "cache", "data"},
     {"training", "evaluation", "checkpoints"},
     {"report"},
-    {"__main__", "__init__", "config", "runs", "gradients"},
+    {"__main__", "__init__", "config", "sources", "runs", "gradients"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 LIGHTNING = {"captioner/data.py", "captioner/training.py", "captioner/checkpoints.py", "train.py"}
-HYDRA = {"captioner/config.py", "train.py", "eval.py"}
+HYDRA = {"captioner/config.py", "captioner/sources.py", "train.py", "eval.py"}
 
 
 def imports(path):

@@ -34,10 +34,11 @@ def test_step_is_the_equation():
     decoder, some = laws.randomised(make("GRU")), features()
     W = {name: p.detach().numpy() for name, p in decoder.named_parameters()}
     memory, state = decoder.start(some, B)
+    v = laws.standardised(decoder, some.pooled_BD)
     s, u = [np.zeros((B, 6))], [np.zeros((B, 6))]
     for token in (BOS, 5, 7):
         x = W["embed.weight"][[token] * B]
-        s = equation(decoder.s, x, s, some.pooled_BD.numpy() @ W["W_ih.weight"].T)
+        s = equation(decoder.s, x, s, v @ W["W_ih.weight"].T)
         u = equation(decoder.u, x, u, np.zeros(1))
         y = np.concatenate([*s, *u], 1) @ W["W_hy.weight"].T + W["W_hy.bias"]
         logits, state = decoder.step(torch.full((B,), token), memory, state)
@@ -56,7 +57,7 @@ def test_the_visual_memory_never_sees_the_image_but_must_give_it_back():
     expected = 0.0
     for n, length in enumerate(LENGTH_N.tolist()):
         for u_H in one["u"][n, :length]:
-            wrong_D = some.pooled_BD[n // C] - decoder.W_vu(u_H)
+            wrong_D = decoder.standard(some.pooled_BD[n // C]) - decoder.W_vu(u_H)
             expected += 0.7 * wrong_D.square().sum().item()
     penalty = decoder.penalty(some, one, LENGTH_N)
     assert penalty.item() == pytest.approx(expected, abs=1e-9)

@@ -90,7 +90,7 @@ def check_equation(decoder):
             x = states[n][0] + (x if n and decoder.residual else 0)
         return x, states
 
-    Wv = some.pooled_BD.numpy() @ W["W_ih.weight"].T
+    Wv = laws.standardised(decoder, some.pooled_BD) @ W["W_ih.weight"].T
     states = [tuple(np.zeros((B, H)) for _ in cell.entries) for cell in decoder.cells]
     if inject == "pre":
         _, states = stack(Wv, states, {})

@@ -35,6 +35,7 @@ def test_it_equals_torchs_decoder_with_copied_weights():
     decoder, some, token_NT = laws.randomised(make()), features(N), tokens()
     logits_PV, _, _ = decoder(token_NT, LENGTH_N, *decoder.start(some, N))
 
+    a_BRD = torch.from_numpy(laws.standardised(decoder, some.grid_BRD))
     theirs = nn.TransformerDecoderLayer(8, 2, 12, 0.0, batch_first=True, norm_first=True).double()
     x = decoder.embed(token_NT) * 8**0.5
     x = x + _sinusoids(torch.arange(T), 8)
@@ -55,14 +56,14 @@ def test_it_equals_torchs_decoder_with_copied_weights():
         regions = {}
         for part, name in enumerate("kv", start=1):
             W, b = (p.chunk(2)[part - 1] for p in (layer.cross_kv.weight, layer.cross_kv.bias))
-            regions[name] = some.grid_BRD @ W.T + b
+            regions[name] = a_BRD @ W.T + b
         eye = torch.eye(8).double()
         weights["multihead_attn.in_proj_weight"] = torch.cat([layer.cross_q.weight, eye, eye])
         theirs.load_state_dict(weights)
         theirs._mha_block = lambda x, memory, mask, padding, is_causal=False, kv=regions: (
             theirs.multihead_attn(x, kv["k"], kv["v"], key_padding_mask=~some.mask_BR)[0]
         )
-        x = theirs(x, some.grid_BRD, tgt_mask=causal_TT, tgt_is_causal=True)
+        x = theirs(x, a_BRD, tgt_mask=causal_TT, tgt_is_causal=True)
     expected = decoder.logits(decoder.norm(x)[real_positions(LENGTH_N, T)])
     torch.testing.assert_close(logits_PV, expected, atol=1e-12, rtol=0)
 

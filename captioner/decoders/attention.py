@@ -2,8 +2,9 @@
 
     alpha_t = softmax_r(score(k_r, q_t))        z_t = sum_r alpha_tr a_r
 
-The keys k_r are made of the regions a_r once per image, in `start`. Where z_t enters a cell, it
-does so by a matrix product of its own, added to the pre-activations: no concatenation.
+The keys k_r are made of the regions a_r once per image, in `start`; the image vector v is their
+mean. Where z_t enters a cell, it does so by a matrix product of its own, added to the
+pre-activations: no concatenation.
 """
 
 from abc import abstractmethod
@@ -15,88 +16,9 @@ from torch import Tensor, nn
 from captioner import cells
 from captioner.cells import Product, product
 from captioner.decoders.base import WordDecoder, add_image, check_sizes, linear, to_rows
+from captioner.decoders.regions import Regions, View
 from captioner.decoders.scan import Entries, defer, pack, scan
 from captioner.types import Features, InputError, Memory, State
-
-SCORES = ("additive", "dot")
-
-
-class Regions(nn.Module):
-    """How well a query q fits each region's key, k = U a + b:
-
-    additive  w^T tanh(k + q)     (Bahdanau 2015; Xu 2015)
-    dot       k^T q / sqrt(A)     (Luong 2015, scaled as by Vaswani 2017)
-
-    size: A. Raises InputError for another `score`.
-    """
-
-    def __init__(self, region_size: int, size: int, score: str):
-        super().__init__()
-        if score not in SCORES:
-            raise InputError(f"decoder.score={score}: give one of {', '.join(SCORES)}")
-        self.size = size
-        self.U = linear(region_size, size)
-        self.w = linear(size, 1, bias=False) if score == "additive" else None
-
-    def memory(self, value_BRD: Tensor, features: Features) -> Memory:
-        """What `View` looks at: the regions, their keys, and which of them exist."""
-        memory = {"values": value_BRD, "keys": self.U(value_BRD)}
-        return memory if features.mask_BR is None else memory | {"mask": features.mask_BR}
-
-    def of(self, key_A: Tensor, query_A: Tensor) -> Tensor:
-        """(.., A), (.., A) -> (..)."""
-        if self.w is None:
-            return (key_A * query_A).sum(-1) * self.size**-0.5
-        return self.w(torch.tanh(key_A + query_A)).squeeze(-1)
-
-
-class View:
-    """The images as rows n see them: all N rows, or those numbered index_n, of N = B * M rows that
-    stand image by image."""
-
-    def __init__(self, regions: Regions, memory: Memory, rows: int, index_n: Tensor | None = None):
-        self.regions, self.memory, self.rows, self.index_n = regions, memory, rows, index_n
-        self.images = len(memory["keys"])
-
-    def scores(self, q_nA: Tensor) -> Tensor:
-        """(n, A) -> (n, R), -inf where there is no region."""
-        keys_BRA = self.memory["keys"]
-        if self.regions.w is None:
-            q_BMA = self._spread(q_nA) * self.regions.size**-0.5
-            score_nR = self._collect(q_BMA @ keys_BRA.transpose(1, 2))
-        elif self.index_n is None:  # the rows of an image share its keys: none is copied
-            score_BMR = self.regions.of(keys_BRA[:, None], self._spread(q_nA)[:, :, None])
-            score_nR = self._collect(score_BMR)
-        else:
-            score_nR = self.regions.of(self._of_image(keys_BRA), q_nA[:, None])
-        if "mask" not in self.memory:
-            return score_nR
-        return score_nR.masked_fill(~self._of_image(self.memory["mask"]), -torch.inf)
-
-    def mix(self, alpha_nR: Tensor) -> Tensor:
-        """(n, R) -> (n, D): the sum of the regions, so weighted."""
-        return self._collect(self._spread(alpha_nR) @ self.memory["values"])
-
-    def attend(self, q_nA: Tensor) -> tuple[Tensor, Tensor]:
-        """-> z_nD and alpha_nR."""
-        alpha_nR = self.scores(q_nA).softmax(1)
-        return self.mix(alpha_nR), alpha_nR
-
-    def _of_image(self, x_BX: Tensor) -> Tensor:
-        if self.index_n is None:
-            return to_rows(x_BX, self.rows)
-        return x_BX.index_select(0, self.index_n // (self.rows // self.images))
-
-    def _spread(self, x_nX: Tensor) -> Tensor:
-        """(n, X) -> (B, M, X), with zeros for the rows that do not look."""
-        if self.index_n is not None:
-            x_nX = x_nX.new_zeros(self.rows, x_nX.shape[1]).index_copy(0, self.index_n, x_nX)
-        return x_nX.view(self.images, -1, x_nX.shape[1])
-
-    def _collect(self, x_BMX: Tensor) -> Tensor:
-        """(B, M, X) -> (n, X)."""
-        x_NX = x_BMX.flatten(0, 1)
-        return x_NX if self.index_n is None else x_NX.index_select(0, self.index_n)
 
 
 class Attention(WordDecoder):
@@ -136,7 +58,8 @@ class Attention(WordDecoder):
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
         if features is None or features.grid_BRD is None:
             raise InputError(f"{type(self).__name__} needs the regions of an image (its grid)")
-        memory, state = self.see(features)
+        v_BD, a_BRD = self.standard(features.pooled_BD), self.standard(features.grid_BRD)
+        memory, state = self.see(Features(v_BD, a_BRD, features.mask_BR))
         return memory, {name: to_rows(entry, rows) for name, entry in zip(self.entries, state)}
 
     def step(self, token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
@@ -187,7 +110,7 @@ class SoftAttention(Attention):
     y_t = W_hy (x_t + L_h h_t + L_z z_t)                  deep output (equation 7)
     loss + lambda sum_r (1 - sum_t alpha_tr)^2            for each caption (equation 14)
 
-    Show, Attend and Tell, Xu et al. 2015. Every state entry starts at tanh(W mean_r a_r + b).
+    Show, Attend and Tell, Xu et al. 2015. Every state entry starts at tanh(W v + b).
 
     cell: one of captioner.cells.CELLS. score: additive, as in the paper, or dot.
     attention_size: A, of keys and queries. doubly_stochastic: lambda.
@@ -206,7 +129,7 @@ class SoftAttention(Attention):
         doubly_stochastic: float = 1.0,
     ):
         check_sizes(embed_size=embed_size, hidden_size=hidden_size, attention_size=attention_size)
-        super().__init__(vocab_size, embed_size, embed_size, dropout)
+        super().__init__(vocab_size, feature_size, embed_size, embed_size, dropout)
         if doubly_stochastic < 0:
             raise InputError(f"decoder.doubly_stochastic={doubly_stochastic}: give 0 or more")
         self.cell = cells.make(cell, embed_size, hidden_size)
@@ -222,7 +145,7 @@ class SoftAttention(Attention):
             self.penalised = ("alpha",)
 
     def see(self, features):
-        state = torch.tanh(self.W_init(_mean(features)))
+        state = torch.tanh(self.W_init(features.pooled_BD))
         memory = self.regions.memory(features.grid_BRD, features)
         return memory, state.chunk(len(self.entries), dim=1)
 
@@ -260,8 +183,8 @@ class SoftAttention(Attention):
 
 
 class AdaptiveAttention(Attention):
-    """h_t = f(W_xh x_t + W_hh h_{t-1} + W_ih v)             v = max(0, W_b mean_r a_r)
-    s_t = s(W_sx x_t + W_sh h_{t-1} + W_si v) * tanh(c_t)  the visual sentinel (equations 9, 10)
+    """h_t = f(W_xh x_t + W_hh h_{t-1} + W_ih v_g)           v_g = max(0, W_b v)
+    s_t = s(W_sx x_t + W_sh h_{t-1} + W_si v_g) * tanh(c_t)  the visual sentinel (equations 9, 10)
     alpha_t = softmax([score(v_r, h_t), score(s_t, h_t)])  v_r = max(0, W_a a_r) (equation 12)
     y_t = W_hy (sum_r alpha_tr v_r + beta_t s_t + h_t)     beta_t: the sentinel's share
 
@@ -283,7 +206,7 @@ class AdaptiveAttention(Attention):
         dropout: float = 0.5,
     ):
         check_sizes(embed_size=embed_size, hidden_size=hidden_size, attention_size=attention_size)
-        super().__init__(vocab_size, embed_size, hidden_size, dropout)
+        super().__init__(vocab_size, feature_size, embed_size, hidden_size, dropout)
         self.cell = cells.make(cell, embed_size, hidden_size)
         self.entries = self.cell.entries
         self.regions = Regions(hidden_size, attention_size, score)
@@ -297,7 +220,7 @@ class AdaptiveAttention(Attention):
 
     def see(self, features):
         memory = self.regions.memory(torch.relu(self.W_a(features.grid_BRD)), features)
-        memory["image"] = self.W_ih(torch.relu(self.W_b(_mean(features))))
+        memory["image"] = self.W_ih(torch.relu(self.W_b(features.pooled_BD)))
         return memory, self.cell.zeros(len(features.pooled_BD))
 
     def weights(self):
@@ -325,7 +248,7 @@ class AdaptiveAttention(Attention):
 
 
 class UpDown(Attention):
-    """h1_t = f(W_xh x_t + W_hh h1_{t-1} + W_21 h2_{t-1} + W_ih mean_r a_r)     what to look for
+    """h1_t = f(W_xh x_t + W_hh h1_{t-1} + W_21 h2_{t-1} + W_ih v)              what to look for
     z_t = sum_r alpha_tr a_r, by q_t = W_q h1_t
     h2_t = f(W_xh' h1_t + W_hh' h2_{t-1} + W_zh z_t)                          what to say
     y_t = W_hy h2_t
@@ -348,7 +271,7 @@ class UpDown(Attention):
         dropout: float = 0.5,
     ):
         check_sizes(embed_size=embed_size, hidden_size=hidden_size, attention_size=attention_size)
-        super().__init__(vocab_size, embed_size, hidden_size, dropout)
+        super().__init__(vocab_size, feature_size, embed_size, hidden_size, dropout)
         self.first = cells.make(cell, embed_size, hidden_size)
         self.second = cells.make(cell, hidden_size, hidden_size)
         self.entries = [f"{name}{layer}" for layer in (1, 2) for name in self.first.entries]
@@ -362,7 +285,7 @@ class UpDown(Attention):
     def see(self, features):
         memory = self.regions.memory(features.grid_BRD, features)
         memory["image"] = nn.functional.pad(
-            self.W_ih(_mean(features)), (0, self.regions.size + self.G)
+            self.W_ih(features.pooled_BD), (0, self.regions.size + self.G)
         )
         images = len(features.pooled_BD)
         return memory, (*self.first.zeros(images), *self.second.zeros(images))
@@ -391,13 +314,3 @@ class UpDown(Attention):
 
     def say(self, x_PE, told, view):
         return told
-
-
-def _mean(features: Features) -> Tensor:
-    """(B, R, D) -> (B, D), over the regions that exist."""
-    grid_BRD = features.grid_BRD
-    assert grid_BRD is not None
-    if features.mask_BR is None:
-        return grid_BRD.mean(1)
-    weight_BR1 = features.mask_BR.to(grid_BRD.dtype)[..., None]
-    return (grid_BRD * weight_BR1).sum(1) / weight_BR1.sum(1)

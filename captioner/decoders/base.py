@@ -63,20 +63,29 @@ class Decoder(nn.Module, ABC):
 
 
 class WordDecoder(Decoder):
-    """With what nearly every decoder has: words going in, by `embed` (V, E), and the vocabulary,
-    y = W_hy h, by `logits`. Dropout acts on both. Raises InputError where it is not in [0, 1)."""
+    """With what nearly every decoder has: `standard`, for v and regions; words going in, by `embed`
+    (V, E), N(0, 1) at first; the vocabulary, y = W_hy h, by `logits`. Dropout acts on the words and
+    on h. Raises InputError where it is not in [0, 1)."""
 
     never_V: Tensor
 
-    def __init__(self, vocab_size: int, embed_size: int, output_size: int, dropout: float):
+    def __init__(
+        self,
+        vocab_size: int,
+        feature_size: int,
+        embed_size: int,
+        output_size: int,
+        dropout: float,
+    ):
         super().__init__()
         if not 0 <= dropout < 1:
             raise InputError(f"decoder.dropout={dropout}: give 0 <= dropout < 1")
         self.vocab_size = vocab_size
         self.dropout = nn.Dropout(dropout)
         self.embed = nn.Embedding(vocab_size, embed_size)
-        nn.init.uniform_(self.embed.weight, -0.1, 0.1)
+        self.standard = Standard(feature_size)
         self.W_hy = linear(output_size, vocab_size)
+        self.W_hy.weight.data *= 0.4  # so that the first loss is log(V - 2)
         never_V = torch.zeros(vocab_size)
         never_V[[PAD, BOS]] = -torch.inf
         self.register_buffer("never_V", never_V, persistent=False)
@@ -90,6 +99,31 @@ class WordDecoder(Decoder):
         return _VocabularyProduct.apply(
             *_as_autocast(self.dropout(h), self.W_hy.weight, self.W_hy.bias + self.never_V)
         )
+
+
+class Standard(nn.Module):
+    """v -> (v - mean) / std, entry by entry: (.., D) -> (.., D). Before `fit` it is v itself.
+
+    All pictures share much of a CNN's v, and its entries differ in size. These are constants, so
+    W_ih v stays an affine function of the CNN's output: only its start is a better one (LOG.md).
+    """
+
+    mean_D: Tensor
+    std_D: Tensor
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("mean_D", torch.zeros(size))
+        self.register_buffer("std_D", torch.ones(size))
+
+    def fit(self, v_BD: Tensor) -> None:
+        """Takes the statistics of these vectors; an entry that never differs is left as large."""
+        std_D, mean_D = torch.std_mean(v_BD, dim=0, correction=0)
+        self.mean_D.copy_(mean_D)
+        self.std_D.copy_(torch.where(std_D > 0, std_D, 1.0))
+
+    def forward(self, v: Tensor) -> Tensor:
+        return (v - self.mean_D) / self.std_D
 
 
 class _VocabularyProduct(torch.autograd.Function):

@@ -32,10 +32,10 @@ class MindsEye(WordDecoder):
         hidden_size: int = 512,
         memory_size: int = 512,
         dropout: float = 0.5,
-        reconstruction: float = 0.01,
+        reconstruction: float = 0.001,
     ):
         check_sizes(embed_size=embed_size, hidden_size=hidden_size, memory_size=memory_size)
-        super().__init__(vocab_size, embed_size, hidden_size + memory_size, dropout)
+        super().__init__(vocab_size, feature_size, embed_size, hidden_size + memory_size, dropout)
         if reconstruction < 0:
             raise InputError(f"decoder.reconstruction={reconstruction}: give 0 or more")
         self.s = cells.make(cell, embed_size, hidden_size)
@@ -48,7 +48,9 @@ class MindsEye(WordDecoder):
 
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
         state = self._named("s", self.s.zeros(rows)) | self._named("u", self.u.zeros(rows))
-        return {} if features is None else {"image": self.W_ih(features.pooled_BD)}, state
+        return {} if features is None else {
+            "image": self.W_ih(self.standard(features.pooled_BD))
+        }, state
 
     def step(self, token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
         x_NE = self.words(token_N)
@@ -93,7 +95,7 @@ class MindsEye(WordDecoder):
         u_NTH = kept["u"]
         assert features is not None
         real_NT = real_positions(length_N, u_NTH.shape[1])
-        v_BD = features.pooled_BD.detach()
+        v_BD = self.standard(features.pooled_BD.detach())
         row_P = real_NT.nonzero()[:, 0]
         v_PD = v_BD.index_select(0, row_P // (len(u_NTH) // len(v_BD)))
         return self.reconstruction * (v_PD - self.W_vu(u_NTH[real_NT])).square().sum()

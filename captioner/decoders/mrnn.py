@@ -31,7 +31,7 @@ class MRNN(WordDecoder):
         dropout: float = 0.5,
     ):
         check_sizes(embed_size=embed_size, hidden_size=hidden_size, multimodal_size=multimodal_size)
-        super().__init__(vocab_size, embed_size, multimodal_size, dropout)
+        super().__init__(vocab_size, feature_size, embed_size, multimodal_size, dropout)
         self.E_2 = linear(embed_size, hidden_size)
         self.U = linear(hidden_size, hidden_size, bias=False)
         nn.init.orthogonal_(self.U.weight)
@@ -41,7 +41,9 @@ class MRNN(WordDecoder):
 
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
         state = {"r": self.U.weight.new_zeros(rows, len(self.U.weight))}
-        return {} if features is None else {"image": self.V_I(features.pooled_BD)}, state
+        return {} if features is None else {
+            "image": self.V_I(self.standard(features.pooled_BD))
+        }, state
 
     def words(self, token: Tensor) -> Tensor:
         return self.E_2(super().words(token))

@@ -63,7 +63,7 @@ class Recurrent(WordDecoder):
         residual: bool = False,
     ):
         check_sizes(embed_size=embed_size, hidden_size=hidden_size, layers=layers)
-        super().__init__(vocab_size, embed_size, hidden_size, dropout)
+        super().__init__(vocab_size, feature_size, embed_size, hidden_size, dropout)
         names = [cell] * layers if isinstance(cell, str) else list(cell)
         if not names or layers not in (1, len(names)):
             raise InputError(f"decoder.layers={layers} with cell={cell}: give as many")
@@ -97,7 +97,7 @@ class Recurrent(WordDecoder):
         memory: Memory = {}
         state: State = {}
         if features is not None:
-            image = self.W_ih(features.pooled_BD)
+            image = self.W_ih(self.standard(features.pooled_BD))
             if self.inject in ("par", "merge"):
                 memory["image"] = image
             elif self.inject == "first":

@@ -49,7 +49,7 @@ class Transformer(WordDecoder):
         dropout: float = 0.1,
     ):
         check_sizes(hidden_size=hidden_size, layers=layers, heads=heads, feed_forward=feed_forward)
-        super().__init__(vocab_size, hidden_size, hidden_size, dropout)
+        super().__init__(vocab_size, feature_size, hidden_size, hidden_size, dropout)
         if hidden_size % (2 * heads):
             wrong = f"decoder.hidden_size={hidden_size} with heads={heads}"
             raise InputError(f"{wrong}: give a multiple of {2 * heads}")
@@ -69,8 +69,9 @@ class Transformer(WordDecoder):
         if features.grid_BRD is None:
             raise InputError("Transformer needs the regions of an image (its grid)")
         memory: Memory = {}
+        grid_BRD = self.standard(features.grid_BRD)
         for number, layer in enumerate(self.layers):
-            k_BRE, v_BRE = layer.cross_kv(features.grid_BRD).chunk(2, dim=2)
+            k_BRE, v_BRE = layer.cross_kv(grid_BRD).chunk(2, dim=2)
             memory |= {f"k{number}": k_BRE, f"v{number}": v_BRE}
         if features.mask_BR is not None:
             memory["mask"] = features.mask_BR

@@ -1,0 +1,95 @@
+"""The records and pictures that a `data` config names: for training, for evaluation."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from captioner import data, images, model, pictures, processes, records, scenes
+from captioner.cache import FeatureCache
+from captioner.config import plain
+from captioner.encoders import CNN, Encoders
+from captioner.pictures import BadPictures
+from captioner.types import InputError
+
+
+def read_records(config: DictConfig, split: str) -> list[records.Record]:
+    """The records of a split, cut to data.limit."""
+    if config.limit is not None and config.limit < 1:
+        raise InputError(f"data.limit={config.limit}: give 1 or more, or null for all")
+    found = records.read(
+        Path(config.root),
+        split,
+        captions=config.annotations and Path(config.annotations),
+        images=config.images and Path(config.images),
+    )
+    return found[: config.limit]
+
+
+def read_scenes(config: DictConfig, split: str) -> dict[int, scenes.Scene] | None:
+    """What the pictures of the embedded data show; None for any other data."""
+    return (
+        scenes.read_scenes(Path(config.root) / f"captions_{split}.json") if config.scenes else None
+    )
+
+
+def make(
+    config: DictConfig, captioner: model.CaptionModel, some: Sequence[records.Record], train: bool
+) -> tuple[list[records.Record], data.Source, list[str]]:
+    """Where the pictures of these records come from: the cache of a frozen encoder, or files.
+
+    Every picture is opened, if it was not before. Returns the records whose pictures are whole,
+    their source (for `skip_bad` to allow), and what is wrong with the others.
+    """
+    try:
+        return list(some), _source(config, captioner, some, train), []
+    except BadPictures as bad:
+        good = [record for i, record in enumerate(some) if i not in bad.errors]
+        source: data.Source = data.Pixels([], images.Preprocess())
+        if good and config.skip_bad:
+            source = _source(config, captioner, good, train)
+        return good, source, list(bad.errors.values())
+
+
+def skip_bad(config: DictConfig, bad: Sequence[str], *good: Sequence[records.Record]) -> None:
+    """Says on stderr which pictures are left out. Raises BadPictures where that was not asked for,
+    or where nothing would be left of some records."""
+    if not bad:
+        return
+    if not config.skip_bad or not all(good):
+        raise BadPictures(dict(enumerate(bad)), len(bad) + sum(map(len, good)))
+    if processes.rank() == 0:
+        lines = "\n  ".join(bad)
+        print(f"{len(bad)} bad pictures are left out:\n  {lines}", file=sys.stderr)
+
+
+def _source(
+    config: DictConfig, captioner: model.CaptionModel, some: Sequence[records.Record], train: bool
+) -> data.Source:
+    encoder, uses_grid = captioner.encoder, captioner.decoder.uses_grid
+    paths = [record.image for record in some]
+    if isinstance(encoder, Encoders):
+        members = zip(encoder.members, uses_grid)  # type: ignore[call-overload]
+        return data.Together([_of_one(config, e, grid, paths, train) for e, grid in members])
+    return _of_one(config, encoder, uses_grid, paths, train)
+
+
+def _of_one(
+    config: DictConfig, encoder: CNN, grid: bool, paths: Sequence[Path], train: bool
+) -> data.Source:
+    user_cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    folder = Path(config.cache or f"{user_cache}/captioner/features").expanduser()
+    augment = None
+    if config.augment is not None:
+        options = {"_target_": "captioner.images.Augment", **plain(config.augment)}
+        augment = model.make(options, "captioner.images", images.Augment)
+    if not encoder.frozen:
+        if config.views != 1:
+            raise InputError("data.views is for frozen encoders; this one sees each picture anew")
+        pictures.check(paths, folder, config.workers)
+        return data.Pixels(paths, encoder.preprocess, augment if train else None)
+    views, augment = (config.views, augment) if train else (1, None)
+    cache = FeatureCache(folder, encoder, grid, views, augment)
+    return data.Cached(cache, paths, config.workers)
