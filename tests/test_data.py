@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from captioner import images, records
-from captioner.data import EvalBatches, Loader, Pixels, TrainBatches, make_batch
+from captioner.data import (
+    EvalBatches,
+    Loader,
+    Pixels,
+    TrainBatches,
+    image_vectors,
+    make_batch,
+)
 from captioner.types import BOS, EOS, PAD, Features
 
 
@@ -137,6 +144,16 @@ def test_pixels_are_views_seeded_by_the_draw(scenes_dir):
     drawn = source([0, 1, 2], [7, 8, 9])
     assert torch.equal(drawn, source([0, 1, 2], [7, 8, 9]))
     assert not torch.equal(drawn, source([0, 1, 2], [7, 8, 10])) and not torch.equal(drawn, plain)
+
+
+@pytest.mark.parametrize("pictures, most", [(130, 2000), (1, 10), (1000, 100), (64, 64)])
+def test_image_vectors_are_those_of_pictures_spread_evenly(pictures, most):
+    seen = image_vectors(Numbers(), pictures, most)
+    assert (seen[:, 1] == -1).all()  # the pictures as they are
+    steps = seen[:, 0].diff()
+    assert len(seen) == min(pictures, most) and seen[0, 0] == 0
+    assert pictures == 1 or (seen[-1, 0] == pictures - 1 and steps.min() > 0)
+    assert pictures == 1 or steps.max() - steps.min() <= 1
 
 
 def test_a_row_without_caption_has_length_zero():

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import captioner
 import eval as eval_command
 import train as train_command
-from captioner import config, records, runs
+from captioner import config, model, records, runs, sources
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,6 +84,18 @@ def test_the_run_directory_holds_everything(trained, scenes_dir):
     (text, *_) = (tag for tag in board.Tags()["tensors"] if tag.startswith("val/"))
     assert board.Tensors(text)[-1].tensor_proto.string_val[0].count(b"- ") == 5  # references
     assert (folder / "tokenizer.json").read_text() == (folder / "model/tokenizer.json").read_text()
+
+
+def test_the_model_keeps_the_statistics_of_its_training_pictures(trained, options):
+    cfg = config.resumed(trained[0])
+    loaded = model.load(trained[0] / "model")
+    some = sources.read_records(cfg.data, "train")
+    _, source, _ = sources.make(cfg.data, loaded, some, train=True)
+    v_BD = source(range(len(some)), None).pooled_BD
+    standard = loaded.decoder.standard
+    torch.testing.assert_close(standard.mean_D, v_BD.mean(0))
+    std_D = v_BD.std(0, correction=0)
+    assert torch.isclose(standard.std_D, std_D)[std_D > std_D.mean()].all()
 
 
 def test_predictions_are_in_the_official_format(trained, scenes_dir, capsys):

@@ -117,10 +117,12 @@ class Standard(nn.Module):
         self.register_buffer("std_D", torch.ones(size))
 
     def fit(self, v_BD: Tensor) -> None:
-        """Takes the statistics of these vectors; an entry that never differs is left as large."""
+        """Takes the statistics of these vectors. An entry that hardly ever differs among them may
+        do so elsewhere: none counts for less than a tenth of their root mean square."""
         std_D, mean_D = torch.std_mean(v_BD, dim=0, correction=0)
+        usual = std_D.square().mean().sqrt()
         self.mean_D.copy_(mean_D)
-        self.std_D.copy_(torch.where(std_D > 0, std_D, 1.0))
+        self.std_D.copy_(std_D.clamp(min=0.1 * usual) if usual > 0 else torch.ones_like(std_D))
 
     def forward(self, v: Tensor) -> Tensor:
         return (v - self.mean_D) / self.std_D
