@@ -28,7 +28,7 @@ def randomised(decoder):
 
 def standardised(decoder, v):
     """(v - mean) / std, in NumPy."""
-    return (v.numpy() - decoder.standard.mean_D.numpy()) / decoder.standard.std_D.numpy()
+    return (v.numpy() - decoder.standard.mean_D.numpy()) / decoder.standard.std.numpy()
 
 
 def features(images=B):

@@ -102,30 +102,29 @@ class WordDecoder(Decoder):
 
 
 class Standard(nn.Module):
-    """v -> (v - mean) / std, entry by entry: (.., D) -> (.., D). Before `fit` it is v itself.
+    """v -> (v - mean) / std: (.., D) -> (.., D). Before `fit` it is v itself.
 
-    All pictures share much of a CNN's v, and its entries differ in size. These are constants, so
-    W_ih v stays an affine function of the CNN's output: only its start is a better one (LOG.md).
+    All pictures share much of a CNN's v, and CNNs differ in its size. These are constants, so W_ih
+    v stays an affine function of the CNN's output: only its start is a better one (LOG.md).
     """
 
     mean_D: Tensor
-    std_D: Tensor
+    std: Tensor
 
     def __init__(self, size: int):
         super().__init__()
         self.register_buffer("mean_D", torch.zeros(size))
-        self.register_buffer("std_D", torch.ones(size))
+        self.register_buffer("std", torch.ones(()))
 
     def fit(self, v_BD: Tensor) -> None:
-        """Takes the statistics of these vectors. An entry that hardly ever differs among them may
-        do so elsewhere: none counts for less than a tenth of their root mean square."""
-        std_D, mean_D = torch.std_mean(v_BD, dim=0, correction=0)
-        usual = std_D.square().mean().sqrt()
-        self.mean_D.copy_(mean_D)
-        self.std_D.copy_(std_D.clamp(min=0.1 * usual) if usual > 0 else torch.ones_like(std_D))
+        """Takes the mean of these vectors, and one deviation for all entries: one that hardly ever
+        differs among them may do so elsewhere."""
+        self.mean_D.copy_(v_BD.mean(0))
+        std = (v_BD - v_BD.mean(0)).square().mean().sqrt()
+        self.std.copy_(std if std > 0 else torch.ones_like(std))
 
     def forward(self, v: Tensor) -> Tensor:
-        return (v - self.mean_D) / self.std_D
+        return (v - self.mean_D) / self.std
 
 
 class _VocabularyProduct(torch.autograd.Function):
