@@ -81,8 +81,12 @@ def image_vectors(source: Source, pictures: int, most: int = 2000) -> Tensor:
     """v_BD of up to `most` of the pictures of a frozen encoder, evenly spaced."""
     chosen = np.linspace(0, pictures - 1, min(pictures, most)).astype(int)
     parts = np.array_split(chosen, -(-len(chosen) // 64))
-    features = (source(part.tolist(), None) for part in parts)
-    return torch.cat([some.pooled_BD for some in features if isinstance(some, Features)])
+    vectors = []
+    for part in parts:
+        features = source(part.tolist(), None)
+        assert isinstance(features, Features)
+        vectors.append(features.pooled_BD)
+    return torch.cat(vectors)
 
 
 class TrainBatches:

@@ -200,7 +200,7 @@ def two_pictures_are_learned_by_heart(make, rate=0.03, steps=60):
 
 
 def half_precision_gives_nearly_the_same_gradients(make, device="cpu", dtype=torch.bfloat16):
-    """In one of five draws: where rounding takes a ReLU over its edge, they differ."""
+    """In most of five draws: where rounding takes a ReLU over its edge, they differ."""
 
     def gradients(decoder, some, token_NT, length_N, enabled):
         decoder.zero_grad()
@@ -224,7 +224,8 @@ def half_precision_gives_nearly_the_same_gradients(make, device="cpu", dtype=tor
             if (half[name] - full[name]).norm() >= 0.05 * full[name].norm() + 2e-3 * largest
         }
 
-    assert not (found := set.intersection(*(far() for _ in range(5)))), found
+    wrong = [names for _ in range(5) if (names := far())]
+    assert len(wrong) <= 2, wrong
 
 
 LAWS = (

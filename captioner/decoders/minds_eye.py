@@ -48,9 +48,10 @@ class MindsEye(WordDecoder):
 
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
         state = self._named("s", self.s.zeros(rows)) | self._named("u", self.u.zeros(rows))
-        return {} if features is None else {
-            "image": self.W_ih(self.standard(features.pooled_BD))
-        }, state
+        memory: Memory = {}
+        if features is not None:
+            memory["image"] = self.W_ih(self.standard(features.pooled_BD))
+        return memory, state
 
     def step(self, token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
         x_NE = self.words(token_N)

@@ -41,9 +41,10 @@ class MRNN(WordDecoder):
 
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
         state = {"r": self.U.weight.new_zeros(rows, len(self.U.weight))}
-        return {} if features is None else {
-            "image": self.V_I(self.standard(features.pooled_BD))
-        }, state
+        memory: Memory = {}
+        if features is not None:
+            memory["image"] = self.V_I(self.standard(features.pooled_BD))
+        return memory, state
 
     def words(self, token: Tensor) -> Tensor:
         return self.E_2(super().words(token))
