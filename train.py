@@ -34,6 +34,7 @@ from captioner import (
     processes,
     runs,
     sources,
+    targets,
     tokenizers,
 )
 from captioner.data import CaptionData, image_vectors
@@ -166,7 +167,7 @@ def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, Capti
 
     Every picture is opened, and seen by a frozen encoder, if it was not before.
     """
-    objective = model.make(
+    objective = targets.make(
         config.plain(cfg.objective), "captioner.objectives", objectives.CrossEntropy
     )
     strategy = config.make_strategy(cfg.search)

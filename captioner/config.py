@@ -1,7 +1,7 @@
 """What train.py and eval.py share: the typed top level of conf/, and what may be made out of it.
 
 Hydra's `instantiate` would call anything, so it is not used: optimisers are looked up in
-torch.optim by `make_optimizer`, everything of captioner is made by `model.make`.
+torch.optim by `make_optimizer`, everything of captioner is made by `targets.make`.
 """
 
 import os
@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from captioner import files, model, runs, search
+from captioner import files, runs, search, targets
 from captioner.types import InputError
 
 
@@ -271,4 +271,4 @@ def make_optimizer(
 
 def make_strategy(config: DictConfig) -> search.Strategy:
     """The search that `conf/search` describes."""
-    return model.make(plain(config), "captioner.search", search.STRATEGIES)
+    return targets.make(plain(config), "captioner.search", search.STRATEGIES)

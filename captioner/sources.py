@@ -7,10 +7,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from captioner import data, images, model, pictures, processes, records, scenes
+from captioner import data, images, pictures, processes, records, scenes, targets
 from captioner.cache import FeatureCache
 from captioner.config import plain
 from captioner.encoders import CNN, Encoders
+from captioner.model import CaptionModel
 from captioner.pictures import BadPictures
 from captioner.types import InputError
 
@@ -36,7 +37,7 @@ def read_scenes(config: DictConfig, split: str) -> dict[int, scenes.Scene] | Non
 
 
 def make(
-    config: DictConfig, captioner: model.CaptionModel, some: Sequence[records.Record], train: bool
+    config: DictConfig, captioner: CaptionModel, some: Sequence[records.Record], train: bool
 ) -> tuple[list[records.Record], data.Source, list[str]]:
     """Where the pictures of these records come from: the cache of a frozen encoder, or files.
 
@@ -66,7 +67,7 @@ def skip_bad(config: DictConfig, bad: Sequence[str], *good: Sequence[records.Rec
 
 
 def _source(
-    config: DictConfig, captioner: model.CaptionModel, some: Sequence[records.Record], train: bool
+    config: DictConfig, captioner: CaptionModel, some: Sequence[records.Record], train: bool
 ) -> data.Source:
     encoder, uses_grid = captioner.encoder, captioner.decoder.uses_grid
     paths = [record.image for record in some]
@@ -84,7 +85,7 @@ def _of_one(
     augment = None
     if config.augment is not None:
         options = {"_target_": "captioner.images.Augment", **plain(config.augment)}
-        augment = model.make(options, "captioner.images", images.Augment)
+        augment = targets.make(options, "captioner.images", images.Augment)
     if not encoder.frozen:
         if config.views != 1:
             raise InputError("data.views is for frozen encoders; this one sees each picture anew")

@@ -9,7 +9,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from captioner import cells, config, model, objectives, tokenizers
+from captioner import cells, config, model, objectives, targets, tokenizers
 from captioner.decoders.minds_eye import MindsEye
 from captioner.decoders.mrnn import MRNN
 from captioner.types import Features, InputError
@@ -48,7 +48,7 @@ def test_every_choice_composes_and_is_made(group, choice, monkeypatch, tmp_path)
     tokenizer = tokenizers.train(["a dog"], **plain["tokenizer"] | {"min_count": 1})
     made = model.build({key: plain[key] for key in ("encoder", "decoder")}, tokenizer)
     strategy = config.make_strategy(cfg.search)
-    objective = model.make(plain["objective"], "captioner.objectives", objectives.CrossEntropy)
+    objective = targets.make(plain["objective"], "captioner.objectives", objectives.CrossEntropy)
     optimizer = config.make_optimizer(cfg.optimizer)(made.decoder.parameters())
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert isinstance(objective, objectives.CrossEntropy)

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"types"},
-    {"cells", "search", "images", "scenes", "metrics", "files", "processes", "readers"},
+    {"cells", "search", "images", "scenes", "metrics", "files", "processes", "readers", "targets"},
     {"tokenizers", "encoders", "decoders", "records", "pictures"},
     {"model", "objectives", "cache", "data"},
     {"training", "evaluation", "checkpoints"},
