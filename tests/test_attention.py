@@ -141,6 +141,20 @@ def test_keys_are_made_once_per_image(Kind):
     assert seen == [(B, R)]
 
 
+@pytest.mark.parametrize("Kind", KINDS)
+def test_training_drops_entries_of_the_regions(Kind):
+    decoder, some = make((Kind, "LSTM", "dot")), features()
+    decoder.dropout.p = 0.5
+    seen = []
+    decoder.see = lambda features: seen.append(features.grid_BRD) or ({}, ())
+    for mode in (False, True):
+        decoder.train(mode).start(some, N)
+    whole, dropped = seen
+    gone = dropped == 0
+    assert 0.2 < gone.double().mean() < 0.8
+    torch.testing.assert_close(dropped[~gone], 2 * whole[~gone])
+
+
 def test_the_doubly_stochastic_penalty_is_its_equation():
     decoder = laws.randomised(make((SoftAttention, "LSTM", "dot"), doubly_stochastic=0.7))
     some, token_NT = features(), tokens()

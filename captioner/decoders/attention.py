@@ -30,8 +30,9 @@ class Attention(WordDecoder):
     tick     a time step: pre, state, the products, a view -> the new state, what is to be said
     say      words, what is to be said, a view -> what the vocabulary sees, and alpha
 
-    An "image" in memory is added to `pre`. `forward` keeps alpha (N, T, R). A language model it
-    cannot be: `start` raises InputError without the regions of an image.
+    An "image" in memory is added to `pre`. Dropout acts on the regions too: without it they are
+    learned by heart (LOG.md). `forward` keeps alpha (N, T, R). A language model it cannot be:
+    `start` raises InputError without the regions of an image.
     """
 
     uses_grid = True
@@ -59,7 +60,7 @@ class Attention(WordDecoder):
         if features is None or features.grid_BRD is None:
             raise InputError(f"{type(self).__name__} needs the regions of an image (its grid)")
         v_BD, a_BRD = self.standard(features.pooled_BD), self.standard(features.grid_BRD)
-        memory, state = self.see(Features(v_BD, a_BRD, features.mask_BR))
+        memory, state = self.see(Features(v_BD, self.dropout(a_BRD), features.mask_BR))
         return memory, {name: to_rows(entry, rows) for name, entry in zip(self.entries, state)}
 
     def step(self, token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
