@@ -37,7 +37,10 @@ def main(cfg: DictConfig) -> float:
         workers = 0 if captioner.encoder.frozen else cfg.data.workers
         some, source, bad = sources.make(cfg.data, captioner, some, train=False)
         sources.skip_bad(cfg.data, bad, some)
-        predictions = evaluation.predict(captioner, some, source, strategy, workers=workers)
+        wording = config.make_wording(cfg.wording)
+        predictions = evaluation.predict(
+            captioner, some, source, strategy, workers=workers, wording=wording
+        )
         shown = sources.read_scenes(cfg.data, cfg.split)
         title = f"{cfg.split}, {len(some)} images"
     scores = evaluation.evaluate(some, predictions, shown)

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from itertools import chain, takewhile
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from captioner.model import is_model, load
+from captioner.model import Caption, is_model, load
 from captioner.search import Beam
 from captioner.types import InputError, shown
+from captioner.wording import Wording
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -32,6 +34,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="JSON lines {path, caption, score}")
     parser.add_argument("--beam", type=int, default=5, metavar="K", help="beam width (default 5)")
+    parser.add_argument(
+        "--best", type=int, default=1, metavar="N", help="the N best captions of each"
+    )
+    parser.add_argument(
+        "--include", action="append", default=[], metavar="WORDS",
+        help="a word or phrase that every caption says (as often as you like)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--forbid", action="append", default=[], metavar="WORDS",
+        help="a word or phrase that no caption says (as often as you like)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tokens", action="store_true", help="with --json: the log-probability of each token"
+    )
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="pictures at a time")
     options = parser.parse_args(argv)
     # A file name need not be text.
@@ -55,8 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     failures = 0
     try:
         paths = [_expand(path) for path in given]
-        model, beam = load(*models), Beam(width=options.beam)
-        results = model.caption_stream(chain.from_iterable(paths), beam, options.batch)
+        model, beam = load(*models), Beam(width=options.beam, n=options.best)
+        wording = Wording(include=options.include, forbid=options.forbid)
+        results = model.caption_stream(
+            chain.from_iterable(paths), beam, options.batch, wording, options.tokens
+        )
         # Lines on a terminal are progress enough; a bar among them would tear them.
         quiet = sys.stdout.isatty() or not sys.stderr.isatty()
         for result in tqdm(results, unit=" pictures", disable=quiet):
@@ -64,11 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 failures += 1
                 print(result.error, file=sys.stderr)
             if options.json:
-                keys = ("path", "caption", "score") if result.error is None else ("path", "error")
-                record = {key: getattr(result, key) for key in keys}
-                print(json.dumps(record, ensure_ascii=False), flush=True)
-            elif result.error is None:
-                print(f"{shown(result.path)}: {result.caption}", flush=True)
+                print(json.dumps(_record(result, options), ensure_ascii=False), flush=True)
+            else:
+                for said in result.said:
+                    print(f"{shown(result.path)}: {said.caption}", flush=True)
     except InputError as error:
         print(f"caption: {error}", file=sys.stderr)
         return 2
@@ -80,6 +98,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"caption: the output: {reason}", file=sys.stderr)
         return 2
     return 1 if failures else 0
+
+
+def _record(result: Caption, options: argparse.Namespace) -> dict[str, Any]:
+    """What `--json` prints of a picture."""
+    if result.error is not None:
+        return {"path": result.path, "error": result.error}
+    record: dict[str, Any] = {"path": result.path, "caption": result.caption, "score": result.score}
+    if options.tokens:
+        record["tokens"] = result.said[0].tokens
+    if options.best > 1:
+        record["best"] = [
+            {"caption": said.caption, "score": said.score, "log_prob": said.log_prob}
+            | ({"tokens": said.tokens} if options.tokens else {})
+            for said in result.said
+        ]
+    return record
 
 
 def _expand(path: str) -> Iterable[str]:

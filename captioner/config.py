@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
@@ -28,6 +28,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from captioner import files, runs, search, targets
 from captioner.types import InputError
+from captioner.wording import Wording
 
 
 @dataclass
@@ -95,6 +96,7 @@ class EvalConfig:
 
     data: Any = MISSING
     search: dict[str, Any] = MISSING
+    wording: Wording = field(default_factory=Wording)
     model: Any = None
     average: str = "log_prob"
     split: str = "val"
@@ -272,3 +274,8 @@ def make_optimizer(
 def make_strategy(config: DictConfig) -> search.Strategy:
     """The search that `conf/search` describes."""
     return targets.make(plain(config), "captioner.search", search.STRATEGIES)
+
+
+def make_wording(config: DictConfig) -> Wording:
+    """What captions may and must say, as the key `wording` says it."""
+    return OmegaConf.to_object(config)  # type: ignore[return-value]

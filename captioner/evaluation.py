@@ -16,6 +16,7 @@ from captioner.records import Record
 from captioner.scenes import Scene, scene_accuracy, true_of
 from captioner.search import Strategy
 from captioner.types import InputError
+from captioner.wording import PLAIN, Wording
 
 Prediction = dict[str, Any]  # {"image_id": .., "caption": ..}, the official COCO results format
 
@@ -27,22 +28,34 @@ def predict(
     strategy: Strategy,
     batch_size: int = 64,
     workers: int = 0,
+    wording: Wording = PLAIN,
 ) -> list[Prediction]:
     """One caption for every record, in their order, with a progress bar on stderr.
 
     Where there are several processes they share the pictures, and each gets all the captions.
+    Raises InputError naming the records for which `wording` leaves no caption.
     """
     model.eval()
     share = processes.rank(), processes.world()
     batches = EvalBatches(source, [[]] * len(records), batch_size, 1, *share)
     loader = Loader(batches, workers=workers)
     said: dict[int, str] = {}
+    errors: dict[int, str] = {}
     for batch in tqdm(loader, "captions", unit=" batches", disable=processes.rank() > 0):
         numbers = batch.index_B.tolist()
-        texts = model.texts(model.generate(batch.images, strategy, numbers))
-        said |= {number: text for number, (text, _) in zip(numbers, texts)}
-    for part in processes.gather(said):
+        captions = model.generate(batch.images, strategy, numbers, wording)
+        for number, found, error in zip(numbers, model.texts(captions), captions.error_B):
+            if error is None:
+                said[number] = found[0].caption
+            else:
+                errors[number] = f"{records[number].id}: {error}"
+    for part, failed in processes.gather((said, errors)):
         said |= part
+        errors |= failed
+    if errors:
+        lines = [errors[number] for number in sorted(errors)]
+        shown = [*lines[:10], *([f"and {len(lines) - 10} more"] if len(lines) > 10 else [])]
+        raise InputError("no caption for these images; relax `wording`:\n  " + "\n  ".join(shown))
     return [{"image_id": record.id, "caption": said[i]} for i, record in enumerate(records)]
 
 

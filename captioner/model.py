@@ -19,23 +19,38 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from captioner import files, images, search, tokenizers
+from captioner.beam import LogSoftmax
 from captioner.decoders.base import Decoder
 from captioner.decoders.ensemble import Ensemble
 from captioner.encoders import CNN, Encoders
 from captioner.targets import make
-from captioner.types import UNK, Features, InputError, Many, shown
+from captioner.types import BOS, PAD, Features, InputError, Many, shown
+from captioner.wording import PLAIN, Wording
 
 FORMAT = 1
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
+class Said(NamedTuple):
+    """A caption, what it was ranked by, its log-probability, and on request those of its tokens."""
+
+    caption: str
+    score: float
+    log_prob: float
+    tokens: list[tuple[str, float]] | None = None
+
+
 class Caption(NamedTuple):
-    """What became of one picture: a caption and its score, or the error that prevented it."""
+    """What became of one picture: a caption and its score, or the error that prevented it.
+
+    said: all that the search found for it, best first.
+    """
 
     path: str
     caption: str | None
     score: float | None
     error: str | None = None
+    said: Sequence[Said] = ()
 
 
 class CaptionModel(nn.Module):
@@ -72,39 +87,93 @@ class CaptionModel(nn.Module):
         images: Tensor | Features | Many,
         strategy: search.Strategy,
         numbers: Sequence[int] | None = None,
+        wording: Wording = PLAIN,
     ) -> search.Captions:
-        """Captions of B images as ids. The unknown word is never said, nor nothing at all.
+        """Captions of B images as ids; by default without the unknown word, of one word at least.
 
-        numbers: which images these are, so that sampling does not depend on their batch.
+        numbers: which images these are, so that sampling does not depend on their batch; and for
+        what `wording` says of single images.
         """
-        rules = [search.forbid(UNK), search.min_length(1)]
         with torch.inference_mode():
             features = self.encode(images)
-            one = features[0] if isinstance(features, Many) else features
-            memory, state = self.decoder.start(features, len(one.pooled_BD) * strategy.rows)
-            return strategy(self.decoder.step, memory, state, rules, numbers)
+            memory, state = self.decoder.start(features, _count(features) * strategy.rows)
+            return strategy(
+                self.decoder.step,
+                memory,
+                state,
+                wording.rules(self.tokenizer),
+                numbers,
+                wording.progress(self.tokenizer),
+            )
 
-    def texts(self, captions: search.Captions) -> list[tuple[str, float]]:
-        """The best caption of each image as text, with its score."""
-        best_BT, score_B = captions.token_BKT[:, 0].tolist(), captions.score_BK[:, 0].tolist()
-        return [(self.tokenizer.decode(ids), score) for ids, score in zip(best_BT, score_B)]
+    def trace(
+        self,
+        images: Tensor | Features | Many,
+        captions: search.Captions,
+        keep: Sequence[str] = (),
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """log_prob_BKT of the tokens of captions of these images, 0 behind their end, and what the
+        decoder keeps, by name ("alpha", "h0" ..), (B, K, T, ...): one `forward` over all of them.
+        """
+        B, K, T = captions.token_BKT.shape
+        target_NT = captions.token_BKT.flatten(0, 1)
+        said_NT = target_NT != PAD
+        token_NT = torch.cat([torch.full_like(target_NT[:, :1], BOS), target_NT[:, :-1]], dim=1)
+        token_NT = token_NT.masked_fill(~said_NT, PAD)
+        with torch.inference_mode():
+            memory, state = self.decoder.start(self.encode(images), B * K)
+            logits_PV, _, kept = self.decoder(token_NT, said_NT.sum(1), memory, state, keep)
+            log_prob_PV = LogSoftmax()(logits_PV)
+        log_prob_NT = log_prob_PV.new_zeros(said_NT.shape)
+        log_prob_NT[said_NT] = log_prob_PV.gather(1, target_NT[said_NT][:, None])[:, 0]
+        return log_prob_NT.view(B, K, T), {
+            name: tensor.unflatten(0, (B, K)) for name, tensor in kept.items()
+        }
+
+    def texts(
+        self, captions: search.Captions, log_prob_BKT: Tensor | None = None
+    ) -> list[list[Said]]:
+        """What was found for each image, best first; nothing for one with an error.
+
+        log_prob_BKT: of the tokens (see `trace`), to be handed on.
+        """
+        token_BKT = captions.token_BKT.tolist()
+        scores, log_probs = captions.score_BK.tolist(), captions.log_prob_BK.tolist()
+        own = None if log_prob_BKT is None else log_prob_BKT.tolist()
+
+        def said(b: int, k: int) -> Said:
+            ids = [i for i in token_BKT[b][k] if i != PAD]
+            tokens = own and list(zip((self.tokenizer.units[i] for i in ids), own[b][k]))
+            return Said(self.tokenizer.decode(ids), scores[b][k], log_probs[b][k], tokens)
+
+        return [
+            [said(b, k) for k, score in enumerate(row) if score > -torch.inf]
+            for b, row in enumerate(scores)
+        ]
 
     def caption(
         self,
         paths: Iterable[str | Path],
         strategy: search.Strategy | None = None,
         batch_size: int = 16,
+        wording: Wording = PLAIN,
+        tokens: bool = False,
     ) -> list[Caption]:
         """One Caption for each path, in their order; a bad picture gives one with `error` set."""
-        return list(self.caption_stream(paths, strategy, batch_size))
+        return list(self.caption_stream(paths, strategy, batch_size, wording, tokens))
 
     def caption_stream(
         self,
         paths: Iterable[str | Path],
         strategy: search.Strategy | None = None,
         batch_size: int = 16,
+        wording: Wording = PLAIN,
+        tokens: bool = False,
     ) -> Iterator[Caption]:
-        """The same one by one, as they are made, for any number of paths."""
+        """The same one by one, as they are made, for any number of paths.
+
+        tokens: whether the log-probabilities of the tokens are wanted.
+        """
         self.eval()
         strategy = strategy or search.Beam()
         if batch_size < 1:
@@ -115,15 +184,22 @@ class CaptionModel(nn.Module):
                 pixels = list(pool.map(self._open, batch))
                 good = {n: p for n, p in enumerate(pixels, begun) if not isinstance(p, InputError)}
                 begun += len(batch)
-                said: Iterator[tuple[str, float]] = iter(())
+                results: Iterator[tuple[list[Said], str | None]] = iter(())
                 if good:
-                    stacked = _stack(list(good.values()))
-                    said = iter(self.texts(self.generate(stacked, strategy, list(good))))
+                    with torch.inference_mode():
+                        features = self.encode(_stack(list(good.values())))
+                    captions = self.generate(features, strategy, list(good), wording)
+                    log_probs = self.trace(features, captions)[0] if tokens else None
+                    results = zip(self.texts(captions, log_probs), captions.error_B)
                 for path, picture in zip(batch, pixels):
                     if isinstance(picture, InputError):
                         yield Caption(path, None, None, str(picture))
+                        continue
+                    said, error = next(results)
+                    if error is None:
+                        yield Caption(path, said[0].caption, said[0].score, None, said)
                     else:
-                        yield Caption(path, *next(said))
+                        yield Caption(path, None, None, f"{shown(path)}: {error}")
 
     def _open(self, path: str) -> Tensor | Many | InputError:
         try:
@@ -208,6 +284,11 @@ def load(*folders: str | Path, average: str = "log_prob") -> CaptionModel:
 def is_model(folder: str | Path) -> bool:
     """Whether it looks like what `CaptionModel.save` wrote."""
     return all((Path(folder) / name).is_file() for name in FILES)
+
+
+def _count(features: Features | Many) -> int:
+    one = features[0] if isinstance(features, Many) else features
+    return len(one.pooled_BD)
 
 
 def _stack(pixels: Sequence[Any]) -> Any:

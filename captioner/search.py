@@ -5,137 +5,38 @@ B * rows rows; images and hypotheses are searched all at once, as tensors.
 
     captions = Beam(width=5)(decoder.step, memory, state)
 
-`numbers` says which images these are, for what is drawn at random; by default 0, 1, 2 ...
-
-A rule is a pure function of the prefix, `rule(token_NT, log_prob_NV, image_N) -> log_prob_NV`,
-which forbids words by -inf. Rules do not renormalise: a score is always the model's own
-log-probability.
+`numbers` says which images these are, for rules and for what is drawn at random: an image's samples
+do not depend on its batch. By default 0, 1, 2 ...  `rules`: see captioner/rules.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from captioner.types import BOS, EOS, PAD, InputError, Memory, State
+from captioner.beam import (
+    Captions,
+    Including,
+    LogSoftmax,
+    Progress,
+    Step,
+    apply,
+    as_tensor,
+    beam_search,
+    blame,
+    check,
+    count,
+    device_of,
+    dtype_of,
+    pick,
+    top,
+)  # fmt: skip
+from captioner.rules import Rule
+from captioner.types import BOS, EOS, PAD, Memory, State
 
-Step = Callable[[Tensor, Memory, State], tuple[Tensor, State]]
-Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-class Captions(NamedTuple):
-    """K captions of each of B images, best first.
-
-    token_BKT: words, then eos if it ended, then pad; bos is not part of it.
-    score_BK: what they are ranked by. log_prob_BK: the sum of log-probabilities, END included.
-    """
-
-    token_BKT: Tensor
-    score_BK: Tensor
-    log_prob_BK: Tensor
-
-
-def forbid(*ids: int) -> Rule:
-    """The rule that these tokens are never said."""
-
-    def rule(token_NT: Tensor, log_prob_NV: Tensor, image_N: Tensor) -> Tensor:
-        return log_prob_NV.index_fill(1, torch.tensor(ids, device=log_prob_NV.device), -torch.inf)
-
-    rule.__name__ = f"forbid{ids}"
-    return rule
-
-
-def min_length(words: int) -> Rule:
-    """The rule that a caption does not end before it has so many words."""
-
-    def rule(token_NT: Tensor, log_prob_NV: Tensor, image_N: Tensor) -> Tensor:
-        ends_too_soon = token_NT.shape[1] <= words  # bos is in the prefix
-        return forbid(EOS)(token_NT, log_prob_NV, image_N) if ends_too_soon else log_prob_NV
-
-    rule.__name__ = f"min_length({words})"
-    return rule
-
-
-@dataclass(frozen=True)
-class Sample:
-    """`n` captions an image, drawn word by word from softmax(logits / temperature).
-
-    Each image draws from a generator of its own, seeded by (seed, image number): its samples are
-    the same in any batch.
-
-    top_k: from the k likeliest words only; top_p: from the smallest set of likeliest words whose
-    probability reaches p (Holtzman 2020). Captions are ranked by log-probability under the model
-    itself (temperature 1, no cut). At most `max_length` tokens, END included.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    n: int = 1
-    seed: int = 0
-    max_length: int = 30
-
-    def __post_init__(self):
-        _check(self.temperature > 0, f"search.temperature={self.temperature}: give more than 0")
-        _check(
-            self.top_k is None or _count(self.top_k),
-            f"search.top_k={self.top_k}: give a whole number, 1 or more",
-        )
-        _check(
-            self.top_p is None or 0 < self.top_p <= 1, f"search.top_p={self.top_p}: not in (0, 1]"
-        )
-        _check(_count(self.n), f"search.n={self.n}: give a whole number, 1 or more")
-        _check(
-            _count(self.max_length),
-            f"search.max_length={self.max_length}: give a whole number, 1 or more",
-        )
-
-    @property
-    def rows(self) -> int:
-        return self.n
-
-    def __call__(
-        self,
-        step: Step,
-        memory: Memory,
-        state: State,
-        rules: Sequence[Rule] = (),
-        numbers: Sequence[int] | None = None,
-    ) -> Captions:
-        some = next(iter(state.values()))
-        numbers = range(len(some) // self.n) if numbers is None else numbers
-        uniform_TN = torch.cat([self._uniforms(number) for number in numbers], dim=1)
-        uniforms = iter(uniform_TN.to(some.device))
-
-        def draw(log_prob_NV: Tensor) -> Tensor:
-            """The word in whose stretch of the cumulative distribution the uniform number falls."""
-            prob_NV = self._cut(log_prob_NV / self.temperature).softmax(1)
-            sum_NV = prob_NV.double().cumsum(1)
-            u_N1 = next(uniforms)[:, None] * sum_NV[:, -1:]
-            return torch.searchsorted(sum_NV, u_N1, right=True)[:, 0]
-
-        return _roll(step, memory, state, rules, self.rows, self.max_length, draw)
-
-    def _uniforms(self, number: int) -> Tensor:
-        place = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(place[0]))
-        return torch.rand(self.max_length, self.n, generator=generator, dtype=torch.float64)
-
-    def _cut(self, logit_NV: Tensor) -> Tensor:
-        if self.top_k is not None and self.top_k < logit_NV.shape[1]:
-            floor_N1 = logit_NV.topk(self.top_k, dim=1).values[:, -1:]
-            logit_NV = logit_NV.masked_fill(logit_NV < floor_N1, -torch.inf)
-        if self.top_p is not None:
-            prob_NV, word_NV = logit_NV.softmax(1).sort(dim=1, descending=True)
-            before_NV = prob_NV.cumsum(1) - prob_NV  # what the likelier words already hold
-            out_NV = torch.zeros_like(logit_NV, dtype=torch.bool)
-            logit_NV = logit_NV.masked_fill(
-                out_NV.scatter(1, word_NV, before_NV >= self.top_p), -torch.inf
-            )
-        return logit_NV
+SCORES = ("power", "wu", "reward")
 
 
 @dataclass(frozen=True)
@@ -145,10 +46,7 @@ class Greedy:
     max_length: int = 30
 
     def __post_init__(self):
-        _check(
-            _count(self.max_length),
-            f"search.max_length={self.max_length}: give a whole number, 1 or more",
-        )
+        _count(self, "max_length")
 
     @property
     def rows(self) -> int:
@@ -161,63 +59,186 @@ class Greedy:
         state: State,
         rules: Sequence[Rule] = (),
         numbers: Sequence[int] | None = None,
+        progress: Progress | None = None,
     ) -> Captions:
-        return _roll(step, memory, state, rules, 1, self.max_length, lambda logp: logp.argmax(1))
+        def choose(log_prob_NV: Tensor, row_N: Tensor, t: int) -> Tensor:
+            return log_prob_NV.argmax(1)
+
+        _refuse(progress, "greedy")
+        return _roll(step, memory, state, rules, numbers, 1, self.max_length, choose)
 
 
-def _roll(step, memory, state, rules, rows, max_length, choose) -> Captions:
-    """One word after the other, every row on its own; `choose(log_prob_NV)` -> word_N."""
-    N = len(next(iter(state.values())))
-    device = _device(state)
-    image_N = torch.arange(N, device=device) // rows
-    token_NT = torch.full((N, 1), BOS, device=device)
-    log_prob_N = torch.zeros(N, device=device)
-    live_N = torch.ones(N, dtype=torch.bool, device=device)
-    while live_N.any() and token_NT.shape[1] <= max_length:
-        logits_NV, state = step(token_NT[:, -1], memory, state)
-        true_NV = _log_softmax(logits_NV)
-        allowed_NV = _apply(rules, token_NT, true_NV, image_N)
-        _check_possible(allowed_NV[live_N].amax(1), rules)
-        word_N = choose(allowed_NV).masked_fill(~live_N, PAD)
-        chosen_N = true_NV.gather(1, word_N[:, None])[:, 0]
-        log_prob_N = log_prob_N + chosen_N.masked_fill(~live_N, 0.0)
-        token_NT = torch.cat([token_NT, word_N[:, None]], dim=1)
-        live_N = live_N & (word_N != EOS)
-    token_BKT = token_NT[:, 1:].view(N // rows, rows, -1)
+@dataclass(frozen=True)
+class Sample:
+    """`n` captions an image, drawn word by word from softmax(logits / temperature).
+
+    Each image draws from a generator of its own, seeded by (seed, image number): its samples are
+    the same in any batch.
+
+    top_k: from the k likeliest words only; top_p: from the smallest set of likeliest words whose
+    probability reaches p (Holtzman 2020); typical_p: from the smallest set whose probability
+    reaches p of those whose -log p is nearest to the entropy (Meister 2023). Captions are ranked
+    by log-probability under the model itself (temperature 1, no cut): the first is the best of n.
+    At most `max_length` tokens, END included.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    typical_p: float | None = None
+    n: int = 1
+    seed: int = 0
+    max_length: int = 30
+
+    def __post_init__(self):
+        check(self.temperature > 0, f"search.temperature={self.temperature}: give more than 0")
+        for name in ("n", "max_length") + (() if self.top_k is None else ("top_k",)):
+            _count(self, name)
+        for name in ("top_p", "typical_p"):
+            p = getattr(self, name)
+            check(p is None or 0 < p <= 1, f"search.{name}={p}: not in (0, 1]")
+
+    @property
+    def rows(self) -> int:
+        return self.n
+
+    def __call__(
+        self,
+        step: Step,
+        memory: Memory,
+        state: State,
+        rules: Sequence[Rule] = (),
+        numbers: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> Captions:
+        _refuse(progress, "sample")
+        images = range(count(state) // self.n) if numbers is None else numbers
+        uniform_NT = torch.cat(
+            [_uniforms(self.n, self.max_length, self.seed, number) for number in images]
+        ).to(device_of(state))
+
+        def draw(log_prob_NV: Tensor, row_N: Tensor, t: int) -> Tensor:
+            """The word in whose stretch of the cumulative distribution the uniform number falls."""
+            prob_NV = self._cut(log_prob_NV / self.temperature).softmax(1)
+            sum_NV = prob_NV.double().cumsum(1)
+            u_N1 = uniform_NT[row_N, t, None] * sum_NV[:, -1:]
+            return torch.searchsorted(sum_NV, u_N1, right=True)[:, 0]
+
+        return _roll(step, memory, state, rules, numbers, self.n, self.max_length, draw)
+
+    def _cut(self, logit_NV: Tensor) -> Tensor:
+        if self.top_k is not None and self.top_k < logit_NV.shape[1]:
+            floor_N1 = logit_NV.topk(self.top_k, dim=1).values[:, -1:]
+            logit_NV = logit_NV.masked_fill(logit_NV < floor_N1, -torch.inf)
+        if self.top_p is not None:
+            logit_NV = _nucleus(logit_NV, logit_NV, self.top_p)
+        if self.typical_p is not None:
+            log_prob_NV = logit_NV.log_softmax(1)
+            entropy_N1 = torch.special.entr(log_prob_NV.exp()).sum(1, keepdim=True)
+            logit_NV = _nucleus(logit_NV, -(log_prob_NV + entropy_N1).abs(), self.typical_p)
+        return logit_NV
+
+
+def _nucleus(logit_NV: Tensor, order_NV: Tensor, p: float) -> Tensor:
+    """The words that come first in `order_NV`, as many as together have probability p."""
+    word_NV = order_NV.argsort(dim=1, descending=True, stable=True)
+    prob_NV = logit_NV.softmax(1).gather(1, word_NV)
+    before_NV = prob_NV.cumsum(1) - prob_NV  # what the words before already hold
+    out_NV = torch.zeros_like(logit_NV, dtype=torch.bool).scatter(1, word_NV, before_NV >= p)
+    return logit_NV.masked_fill(out_NV, -torch.inf)
+
+
+def _roll(step, memory, state, rules, numbers, rows, max_length, choose) -> Captions:
+    """One word after the other, every row on its own: `choose(log_prob_nV, row_n, t)` -> word_n.
+
+    An image leaves the batch when all its rows have ended.
+    """
+    device, N = device_of(state), count(state)
+    number_N = as_tensor(numbers, N // rows, device).repeat_interleave(rows)
+    said_NT = torch.full((N, 1 + max_length), PAD, device=device)
+    said_NT[:, 0] = BOS
+    log_prob_N = torch.zeros(N, device=device, dtype=dtype_of(state))
+    error_B: list[str | None] = [None] * (N // rows)
+    row_n = torch.arange(N, device=device)  # the rows still in the batch
+    log_softmax = LogSoftmax()
+    for t in range(max_length):
+        prefix_nt = said_NT[row_n, : t + 1]
+        logits_nV, state = step(prefix_nt[:, -1], memory, state)
+        true_nV = log_softmax(logits_nV)
+        allowed_nV = apply(rules, prefix_nt, true_nV, number_N[row_n])
+        live_n = (prefix_nt[:, -1] != EOS) & (prefix_nt[:, -1] != PAD)
+        best_n = allowed_nV.amax(1)
+        check(not best_n[live_n].isnan().any(), "the decoder gives NaN: its training has diverged")
+        dead_n = live_n & (best_n == -torch.inf)
+        for n in dead_n.nonzero()[:, 0].tolist():
+            one = slice(n, n + 1)
+            error_B[int(row_n[n]) // rows] = blame(
+                rules, prefix_nt[one], true_nV[one], number_N[row_n[one]]
+            )
+        live_n = live_n & ~dead_n
+        allowed_nV = allowed_nV.where(live_n[:, None], true_nV)  # there is something to choose
+        word_n = choose(allowed_nV, row_n, t).masked_fill(~live_n, PAD)
+        gain_n = allowed_nV.gather(1, word_n[:, None])[:, 0].masked_fill(~live_n, 0.0)
+        log_prob_N[row_n] += gain_n.masked_fill(dead_n, -torch.inf)
+        said_NT[row_n, t + 1] = word_n
+        going_b = (live_n & (word_n != EOS)).view(-1, rows).any(1)
+        if not going_b.any():
+            break
+        if not going_b.all():
+            going_n = going_b.repeat_interleave(rows)
+            memory = {name: entry[going_b] for name, entry in memory.items()}
+            state = {name: entry[going_n] for name, entry in state.items()}
+            row_n = row_n[going_n]
+    token_BKT = said_NT[:, 1 : t + 2].view(N // rows, rows, -1)
     log_prob_BK, best_BK = log_prob_N.view(-1, rows).sort(dim=1, descending=True, stable=True)
-    token_BKT = token_BKT.gather(1, best_BK[..., None].expand_as(token_BKT))
-    return Captions(token_BKT, log_prob_BK, log_prob_BK)
+    token_BKT = pick(token_BKT, best_BK).masked_fill(log_prob_BK[..., None] == -torch.inf, PAD)
+    for b in (log_prob_BK[:, 0] > -torch.inf).nonzero()[:, 0].tolist():
+        error_B[b] = None  # some of its rows are dead, not all
+    return Captions(token_BKT, log_prob_BK, log_prob_BK, error_B)
 
 
 @dataclass(frozen=True)
 class Beam:
     """The `n` best of the hypotheses that a beam of `width` meets.
 
-    A hypothesis Y scores log p(Y) / |Y|^length_penalty, END counted in |Y|; at most `max_length`
-    tokens, END included. Per image there are `width` live hypotheses, ranked by log p, and `width`
-    finished ones, ranked by score; one that ends among the best `width` of a step moves over, and
-    at the length limit the live ones enter as unfinished. An image is done when no live hypothesis
-    can still beat the n-th finished one; then it leaves the batch.
+    score: of a hypothesis Y with log-probability L, END counted in |Y|, and a = length_penalty:
+        power   L / |Y|^a                  (a = 0: the sum; a = 1: the mean)
+        wu      L / ((5 + |Y|) / 6)^a      (Wu et al. 2016)
+        reward  L + a |Y|
+    groups, diversity: diverse beam search (Vijayakumar et al. 2018): `width / groups` hypotheses a
+        group; at each step a group chooses by L minus `diversity` for every hypothesis of the
+        groups before it that goes on with the same word now (Hamming diversity).
+
+    Per image and group there are `width / groups` live hypotheses, ranked by L, and as many
+    finished ones, ranked by score; one that ends among the best `width / groups` of a step moves
+    over, and at `max_length` tokens, END included, the live ones enter as unfinished. A group is
+    done when no live hypothesis can still beat its n-th finished one; an image, when its groups
+    are. Then it leaves the batch.
+
+    `progress` is what captions must say (see `Including`).
     """
 
     width: int = 5
     length_penalty: float = 0.8
     n: int = 1
     max_length: int = 30
+    score: str = "power"
+    groups: int = 1
+    diversity: float = 0.5
 
     def __post_init__(self):
-        _check(_count(self.width), f"search.width={self.width}: give a whole number, 1 or more")
-        _check(
-            _count(self.n) and self.n <= self.width,
-            f"search.n={self.n}: give 1 to search.width={self.width}",
-        )
-        _check(
+        for name in ("width", "max_length", "n", "groups"):
+            _count(self, name)
+        check(self.n <= self.width, f"search.n={self.n}: give 1 to search.width={self.width}")
+        check(
             self.length_penalty >= 0, f"search.length_penalty={self.length_penalty}: give 0 or more"
         )
-        _check(
-            _count(self.max_length),
-            f"search.max_length={self.max_length}: give a whole number, 1 or more",
+        check(self.score in SCORES, f"search.score={self.score}: give one of {', '.join(SCORES)}")
+        check(
+            self.width % self.groups == 0,
+            f"search.groups={self.groups}: does not divide search.width={self.width}",
         )
+        check(self.diversity >= 0, f"search.diversity={self.diversity}: give 0 or more")
 
     @property
     def rows(self) -> int:
@@ -230,100 +251,117 @@ class Beam:
         state: State,
         rules: Sequence[Rule] = (),
         numbers: Sequence[int] | None = None,
+        progress: Progress | None = None,
     ) -> Captions:
-        K, T, device = self.width, self.max_length, _device(state)
-        some = next(iter(state.values()))
-        B = len(some) // K
-        dtype = torch.promote_types(some.dtype, torch.float32)
-        token_BKT = torch.full((B, K, T), PAD, device=device)
-        score_BK = torch.full((B, K), -torch.inf, device=device, dtype=dtype)
-        log_prob_BK = score_BK.clone()
+        check(progress is None or self.groups == 1, "what captions must say: needs search.groups=1")
+        policy = self if progress is None else Including(self, progress)
+        tokens, scores, log_probs, errors = beam_search(policy, step, memory, state, rules, numbers)
+        return Captions(tokens[:, : self.n], scores[:, : self.n], log_probs[:, : self.n], errors)
 
-        # What follows is cut to the images b still searched; `image_b` says which these are.
-        image_b = torch.arange(B, device=device)
-        prefix_bKt = torch.full((B, K, 1), BOS, device=device)
-        live_bK = score_BK.clone()
-        live_bK[:, 0] = 0.0  # all K rows of an image start equal: one of them counts
-        for t in range(1, T + 1):
-            b = len(image_b)
-            prefix_Nt = prefix_bKt.flatten(0, 1)
-            logits_NV, state = step(prefix_Nt[:, -1], memory, state)
-            log_prob_NV = _log_softmax(logits_NV)
-            log_prob_NV = _apply(rules, prefix_Nt, log_prob_NV, image_b.repeat_interleave(K))
-            V = log_prob_NV.shape[1]
+    values = 1
 
-            # At most K of the best 2K candidates end, so K others are among them.
-            total_bX = (live_bK[..., None] + log_prob_NV.view(b, K, V)).flatten(1)
-            best_bX, at_bX = total_bX.topk(min(2 * K, K * V), dim=1)
-            parent_bX, word_bX = at_bX // V, at_bX % V
-            grown_bXt = torch.cat(
-                [_pick(prefix_bKt, parent_bX), word_bX[..., None]], dim=2
-            )  # with bos
-            ends_bX = word_bX == EOS
+    def candidates(self, log_prob_NV, live_NS, prefix_NT, number_N):
+        """The likeliest words: with at most width - width / groups of them less likely by
+        `diversity`, the best 2 width / groups of a group are among them."""
+        best_NC, word_NC = top(log_prob_NV, self.width + self.width // self.groups)
+        return live_NS[:, None] + best_NC[..., None], word_NC
 
-            # Finished: those that ended among the best K, merged with the finished so far.
-            over_bK = ends_bX[:, :K] if t < T else torch.ones_like(ends_bX[:, :K])
-            ended_bK = best_bX[:, :K].masked_fill(~over_bK, -torch.inf)
-            pool_b2K = torch.cat([score_BK[image_b], ended_bK / t**self.length_penalty], dim=1)
-            score_bK, from_bK = pool_b2K.topk(K, dim=1)
-            ended_bKT = torch.nn.functional.pad(grown_bXt[:, :K, 1:], (0, T - t), value=PAD)
-            token_BKT[image_b] = _pick(torch.cat([token_BKT[image_b], ended_bKT], 1), from_bK)
-            log_prob_BK[image_b] = torch.cat([log_prob_BK[image_b], ended_bK], 1).gather(1, from_bK)
-            score_BK[image_b] = score_bK
-            if t == T:
-                break
-
-            # Live: the best K of those that go on.
-            live_bK, on_bK = best_bX.masked_fill(ends_bX, -torch.inf).topk(K, dim=1)
-            prefix_bKt = _pick(grown_bXt, on_bK)
-            parent_bK = parent_bX.gather(1, on_bK)
-            hope_b = live_bK[:, 0] / T**self.length_penalty  # log p only falls, |Y| <= T
-            searched_b = hope_b > score_bK[:, self.n - 1]
-            if not searched_b.any():
-                break
-            row_bK = torch.arange(b, device=device)[:, None] * K + parent_bK
-            if not searched_b.all():
-                memory = {name: entry[searched_b] for name, entry in memory.items()}
-                image_b, prefix_bKt = image_b[searched_b], prefix_bKt[searched_b]
-                live_bK, row_bK = live_bK[searched_b], row_bK[searched_b]
-            state = {name: entry[row_bK.flatten()] for name, entry in state.items()}
-        _check_possible(score_BK[:, 0], rules)
-        return Captions(token_BKT[:, : self.n], score_BK[:, : self.n], log_prob_BK[:, : self.n])
+    def grade(self, value_S: Tensor, length: int) -> Tensor:
+        """The score of hypotheses of that length; no live one can get more than at max_length."""
+        log_prob, a = value_S[..., 0], self.length_penalty
+        if self.score == "power":
+            return log_prob / length**a
+        if self.score == "wu":
+            return log_prob / ((5 + length) / 6) ** a
+        return log_prob + a * length
 
 
-Strategy = Greedy | Sample | Beam
-STRATEGIES = (Greedy, Sample, Beam)
+@dataclass(frozen=True)
+class StochasticBeam:
+    """`n` different captions an image, drawn without replacement (Kool, van Hoof, Welling 2019).
+
+    Ordered by Gumbel-perturbed log-probability, the first is a sample, the second a sample of what
+    is then left, and so on. They are returned ranked by log-probability under the model itself.
+    temperature, seed, max_length: as for `Sample`.
+    """
+
+    n: int = 5
+    temperature: float = 1.0
+    seed: int = 0
+    max_length: int = 30
+
+    def __post_init__(self):
+        for name in ("n", "max_length"):
+            _count(self, name)
+        check(self.temperature > 0, f"search.temperature={self.temperature}: give more than 0")
+
+    @property
+    def rows(self) -> int:
+        return self.n
+
+    def __call__(
+        self,
+        step: Step,
+        memory: Memory,
+        state: State,
+        rules: Sequence[Rule] = (),
+        numbers: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> Captions:
+        _refuse(progress, "stochastic_beam")
+        found = beam_search(self, step, memory, state, rules, numbers)
+        log_prob_BK, best_BK = found.log_prob_BK.sort(dim=1, descending=True, stable=True)
+        return Captions(pick(found.token_BKT, best_BK), log_prob_BK, log_prob_BK, found.error_B)
+
+    groups, diversity, values = 1, 0.0, 3
+
+    def candidates(self, log_prob_NV, live_NS, prefix_NT, number_N):
+        """The words whose perturbed log-probability G is greatest (Kool's algorithm 1).
+
+        Values: log-probability; G; log-probability of being drawn, which is another one where the
+        temperature is not 1 or words are forbidden.
+        """
+        drawn_NV = live_NS[:, 2:] + (log_prob_NV / self.temperature).log_softmax(1)
+        drawn_NV = drawn_NV.masked_fill(log_prob_NV == -torch.inf, -torch.inf)
+        t = prefix_NT.shape[1]
+        uniform_NV = torch.cat(
+            [
+                _uniforms(self.n, log_prob_NV.shape[1], self.seed, number, t)
+                for number in number_N[:: self.n].tolist()
+            ]
+        ).to(drawn_NV)
+        gumbel_NV = drawn_NV - (-uniform_NV.log()).log()
+        # Shifted so that the greatest of a row is its parent's G: -log(e^-G - e^-best + e^-gumbel).
+        below_NV = gumbel_NV - gumbel_NV.amax(1, keepdim=True)
+        v_NV = live_NS[:, 1:2] - gumbel_NV + torch.log1p(-below_NV.exp())
+        key_NV = live_NS[:, 1:2] - v_NV.clamp(min=0) - torch.log1p((-v_NV.abs()).exp())
+        key_NV = key_NV.masked_fill(drawn_NV == -torch.inf, -torch.inf)
+        key_NC, word_NC = top(key_NV, 2 * self.n)
+        true_NC = live_NS[:, :1] + log_prob_NV.gather(1, word_NC)
+        return torch.stack([true_NC, key_NC, drawn_NV.gather(1, word_NC)], dim=2), word_NC
+
+    def grade(self, value_XS: Tensor, length: int) -> Tensor:
+        """G: that of what a hypothesis may become is never greater."""
+        return value_XS[..., 1]
 
 
-def _pick(x_bXt: Tensor, index_bK: Tensor) -> Tensor:
-    return x_bXt.gather(1, index_bK[..., None].expand(-1, -1, x_bXt.shape[2]))
+Strategy = Greedy | Sample | Beam | StochasticBeam
+STRATEGIES = (Greedy, Sample, Beam, StochasticBeam)
 
 
-def _log_softmax(logits_NV: Tensor) -> Tensor:
-    """In float32 at least: half precision would tie many words."""
-    return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)).log_softmax(1)
+def _uniforms(rows: int, columns: int, *seeds: int) -> Tensor:
+    """Numbers in (0, 1) that depend on the seeds alone."""
+    place = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(place[0]))
+    uniform = torch.rand(rows, columns, generator=generator, dtype=torch.float64)
+    return uniform.clamp_(min=torch.finfo(torch.float64).tiny)
 
 
-def _apply(rules: Sequence[Rule], token_NT: Tensor, log_prob_NV: Tensor, image_N: Tensor) -> Tensor:
-    for rule in rules:
-        log_prob_NV = rule(token_NT, log_prob_NV, image_N)
-    return log_prob_NV
+def _refuse(progress: Progress | None, name: str) -> None:
+    check(progress is None, f"search={name}: captions that must say something need search=beam")
 
 
-def _check_possible(best: Tensor, rules: Sequence[Rule]) -> None:
-    _check(not best.isnan().any(), "the decoder gives NaN: its training has diverged")
-    names = ", ".join(rule.__name__ for rule in rules)
-    _check(bool((best > -torch.inf).all()), f"the rules {names} leave an image without any caption")
-
-
-def _device(state: State) -> torch.device:
-    return next(iter(state.values())).device
-
-
-def _count(value: object) -> bool:
-    return isinstance(value, int) and value >= 1
-
-
-def _check(holds: bool, message: str) -> None:
-    if not holds:
-        raise InputError(message)
+def _count(options: object, name: str) -> None:
+    value = getattr(options, name)
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    check(whole, f"search.{name}={value}: give a whole number, 1 or more")

@@ -148,9 +148,8 @@ class Training(pl.LightningModule):
         nll, words = self.val_sums
         self.val_sums = nll + float(logs["nll"]), words + float(logs["words"])
         numbers = batch.index_B.tolist()
-        captions = self.model.texts(self.model.generate(features, self.strategy, numbers))
-        for index, (text, _) in zip(numbers, captions):
-            self.said[index] = text
+        found = self.model.texts(self.model.generate(features, self.strategy, numbers))
+        self.said |= {index: best.caption for index, (best, *_) in zip(numbers, found)}
 
     def on_validation_epoch_end(self) -> None:
         parts = processes.gather((self.said, self.val_sums))

@@ -8,9 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"types"},
-    {"cells", "search", "images", "scenes", "metrics", "files", "processes", "readers", "targets"},
+    {"cells", "rules", "images", "scenes", "metrics", "files", "processes", "readers", "targets"},
+    {"beam", "search"},
     {"tokenizers", "encoders", "decoders", "records", "pictures"},
-    {"model", "objectives", "cache", "data"},
+    {"wording", "model", "objectives", "cache", "data"},
     {"training", "evaluation", "checkpoints"},
     {"report"},
     {"__main__", "__init__", "config", "sources", "runs", "gradients"},

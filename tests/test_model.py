@@ -57,7 +57,7 @@ def test_captions_do_not_depend_on_the_batch(model_dir, scenes_dir):
     pixels = torch.stack([loaded.encoder.preprocess(images.read(p)) for p in paths]).double()
     together = loaded.texts(loaded.generate(pixels, search.Beam(3)))
     alone = [loaded.texts(loaded.generate(p[None], search.Beam(3)))[0] for p in pixels]
-    assert [text for text, _ in together] == [text for text, _ in alone]
+    assert [best.caption for best, *_ in together] == [best.caption for best, *_ in alone]
 
 
 def test_unk_is_never_said(model_dir, scenes_dir):

@@ -1,111 +1,115 @@
-"""Search over random decoders: the laws that neuraltalk2's tests hold, and brute force."""
+"""Search over random decoders: laws, and every hypothesis there is."""
 
-import itertools
 import math
 
+import brute
 import pytest
 import torch
+from brute import GRADES, V, agrees, log_probs, one, random_decoder, run, said
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from laws import D
 
-from captioner.decoders.base import real_positions
+from captioner.beam import top
+from captioner.cells import CELLS
+from captioner.decoders.attention import AdaptiveAttention, SoftAttention, UpDown
+from captioner.decoders.ensemble import Ensemble
+from captioner.decoders.minds_eye import MindsEye
+from captioner.decoders.mrnn import MRNN
 from captioner.decoders.recurrent import INJECT, Recurrent
-from captioner.search import Beam, Greedy, Sample, forbid, min_length
-from captioner.types import BOS, EOS, PAD, UNK, Features, InputError
-
-D = 4
-
-
-def random_decoder(seed=0, vocabulary=7, inject="par", cell="LSTM", sharp=2.0):
-    """Far from uniform, so that beams differ from greedy, and END comes at different times."""
-    torch.manual_seed(seed)
-    decoder = Recurrent(vocabulary, D, cell, 5, 6, inject=inject, dropout=0.0).double().eval()
-    for parameter in decoder.parameters():
-        parameter.data = sharp * torch.randn_like(parameter) / parameter.shape[-1] ** 0.5
-    decoder.W_hy.bias.data[EOS] += 1.5
-    return decoder
+from captioner.decoders.transformer import Transformer
+from captioner.rules import Include, forbid, min_length
+from captioner.search import SCORES, Beam, Greedy, Sample, StochasticBeam
+from captioner.types import BOS, EOS, PAD, UNK, Features, InputError, Many
 
 
-def run(strategy, decoder, images=4, rules=()):
-    features = Features(torch.rand(images, D, dtype=torch.float64))
-    with torch.no_grad():
-        memory, state = decoder.start(features, images * strategy.rows)
-        return features, strategy(decoder.step, memory, state, rules)
+class OnOne(Ensemble):
+    """Every member sees the same features."""
+
+    def start(self, features, rows):
+        return super().start(Many([features] * len(self.members)), rows)
 
 
-def log_prob(decoder, features, tokens):
-    """Teacher-forced log-probability of one caption (END included where it has one) of image 0."""
-    length = len(tokens)
-    token_NT = torch.tensor([[BOS, *tokens[:-1]]])
-    memory, state = decoder.start(features, 1)
-    logits, _, _ = decoder(token_NT, torch.tensor([length]), memory, state)
-    return logits.log_softmax(1)[torch.arange(length), list(tokens)].sum().item()
-
-
-def exhaustive(decoder, features, max_length, penalty):
-    """Every hypothesis there is, best first: those that end, and unfinished ones of full length."""
-    words = [w for w in range(decoder.vocab_size) if w not in (PAD, BOS, EOS)]
-    hypotheses = []
-    for length in range(1, max_length + 1):
-        for prefix in itertools.product(words, repeat=length - 1):
-            hypotheses.append((*prefix, EOS))
-    hypotheses += itertools.product(words, repeat=max_length)
-    scored = [(log_prob(decoder, features, h) / len(h) ** penalty, h) for h in hypotheses]
-    return sorted(scored, reverse=True)
-
-
-@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0])
-@pytest.mark.parametrize("inject", INJECT)
-@pytest.mark.parametrize("cell", ["RNN", "LSTM"])
-def test_a_wide_beam_equals_brute_force(cell, inject, penalty):
-    max_length = 3
-    decoder = random_decoder(3, 6, inject, cell)  # words: unk and two more
-    width = 3**max_length
-    features, found = run(Beam(width, penalty, n=width, max_length=max_length), decoder, images=2)
-    for image in range(2):
-        one = Features(features.pooled_BD[image : image + 1])
-        expected = exhaustive(decoder, one, max_length, penalty)[:width]
-        got = [tuple(t for t in tokens if t != PAD) for tokens in found.token_BKT[image].tolist()]
-        assert got == [hypothesis for _, hypothesis in expected]
-        torch.testing.assert_close(
-            found.score_BK[image],
-            torch.tensor([s for s, _ in expected], dtype=torch.float64),
-            atol=1e-9,
-            rtol=0,
+DECODERS = {
+    **{
+        f"{cell}-{inject}": lambda cell=cell, inject=inject: Recurrent(
+            V, D, cell, 6, 6, inject=inject, dropout=0.0
         )
+        for cell in CELLS
+        for inject in INJECT
+    },
+    "two layers": lambda: Recurrent(V, D, ["GRU", "LSTM"], 5, 6, layers=2, dropout=0.0),
+    "mrnn": lambda: MRNN(V, D, 4, 5, 6, dropout=0.0),
+    "minds_eye": lambda: MindsEye(V, D, "GRU", 4, 5, 6, dropout=0.0),
+    "soft": lambda: SoftAttention(V, D, "LSTM", 4, 5, 6, dropout=0.0),
+    "adaptive": lambda: AdaptiveAttention(V, D, "GRU", 4, 5, 6, "dot", dropout=0.0),
+    "up_down": lambda: UpDown(V, D, "LSTM", 4, 5, 6, dropout=0.0),
+    "transformer": lambda: Transformer(V, D, 8, 2, 2, 12, dropout=0.0),
+    "ensemble": lambda: OnOne([DECODERS["transformer"](), DECODERS["soft"]()], "prob"),
+}
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_wide_beam_equals_brute_force(name):
+    torch.manual_seed(0)
+    decoder = DECODERS[name]().double().eval()
+    for parameter in decoder.parameters():
+        parameter.data += 0.7 * torch.randn_like(parameter)
+    assert agrees(decoder, Beam(27, 0.7, n=27, max_length=3)) == [40, 40]
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0, 2.0])
+@pytest.mark.parametrize("n", [1, 81])
+def test_with_every_score(score, penalty, n):
+    decoder = random_decoder(3, V)
+    assert agrees(decoder, Beam(81, penalty, n, 4, score)) == [121, 121]
+
+
+@pytest.mark.parametrize("seed", range(20))
 def test_beam_of_one_equals_greedy_in_tokens_and_scores(seed):
-    decoder = random_decoder(seed)
-    features, greedy = run(Greedy(max_length=8), decoder)
-    memory, state = decoder.start(features, len(features.pooled_BD))
-    beam = Beam(1, 0.0, max_length=8)(decoder.step, memory, state)
+    features, greedy = run(Greedy(max_length=8), random_decoder(seed))
+    _, beam = run(Beam(1, 0.0, max_length=8), random_decoder(seed), features)
     T = greedy.token_BKT.shape[2]
     assert torch.equal(beam.token_BKT[:, :, :T], greedy.token_BKT)
     assert (beam.token_BKT[:, :, T:] == PAD).all()
     torch.testing.assert_close(beam.score_BK, greedy.score_BK, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [Beam(4, 0.0, n=4, max_length=6), Beam(4, 1.0, n=4, max_length=6), Sample(n=3, max_length=6)],
-)
-def test_scores_are_teacher_forced_log_probabilities(strategy):
-    lengths = set()
+STRATEGIES = {
+    "greedy": Greedy(6),
+    "sum": Beam(4, 0.0, n=4, max_length=6),
+    "mean": Beam(4, 1.0, n=4, max_length=6),
+    "wu": Beam(4, 0.9, n=4, max_length=6, score="wu"),
+    "reward": Beam(4, 0.5, n=4, max_length=6, score="reward"),
+    "diverse": Beam(4, 0.8, n=4, max_length=6, groups=2),
+    "sample": Sample(n=3, max_length=6),
+    "hot": Sample(temperature=1.5, top_k=4, top_p=0.9, typical_p=0.9, n=3, max_length=6),
+    "stochastic": StochasticBeam(n=3, max_length=6),
+    "warm stochastic": StochasticBeam(n=3, temperature=1.5, max_length=6),
+}
+every_strategy = pytest.mark.parametrize("name", STRATEGIES)
+
+
+@every_strategy
+@pytest.mark.parametrize("rules", [(), (forbid(UNK), min_length(2))])
+def test_scores_are_teacher_forced_log_probabilities(name, rules):
+    strategy, lengths = STRATEGIES[name], set()
     for seed in range(8):
         decoder = random_decoder(seed, vocabulary=9)
-        features, found = run(strategy, decoder)
-        for image, hypotheses in enumerate(found.token_BKT.tolist()):
-            one = Features(features.pooled_BD[image : image + 1])
+        features, found = run(strategy, decoder, rules=rules)
+        for b, hypotheses in enumerate(found.token_BKT.tolist()):
+            hypotheses = [said(tokens) for tokens in hypotheses if said(tokens)]
+            truth = log_probs(decoder, one(features, b), hypotheses)
             for k, tokens in enumerate(hypotheses):
-                said = [t for t in tokens if t != PAD]
-                lengths.add(len(said))
-                assert EOS not in said[:-1]
-                truth = log_prob(decoder, one, said)
-                assert abs(found.log_prob_BK[image, k].item() - truth) < 1e-9
-                score = truth / len(said) ** getattr(strategy, "length_penalty", 0)
-                assert abs(found.score_BK[image, k].item() - score) < 1e-9
-        assert (found.score_BK.diff(dim=1) <= 0).all()
-    assert len(lengths) >= 4  # some ended early, some late or never
+                lengths.add(len(tokens))
+                assert EOS not in tokens[:-1] and len(tokens) <= 6
+                assert abs(found.log_prob_BK[b, k].item() - truth[k]) < 1e-9
+                grade = GRADES[getattr(strategy, "score", "power")]
+                score = grade(truth[k], len(tokens), getattr(strategy, "length_penalty", 0))
+                assert abs(found.score_BK[b, k].item() - score) < 1e-9
+        assert (found.score_BK.nan_to_num(neginf=-1e9).diff(dim=1) <= 0).all()
+    assert len(lengths) >= 3  # some ended early, some late or never
 
 
 def test_the_mean_score_does_not_fall_with_the_width():
@@ -113,109 +117,159 @@ def test_the_mean_score_does_not_fall_with_the_width():
     for width in (1, 2, 4, 8):
         scores = [
             run(Beam(width, 0.0, max_length=6), random_decoder(seed))[1].score_BK
-            for seed in range(30)
+            for seed in range(200)
         ]
         means.append(torch.stack(scores).mean().item())
     assert means == sorted(means)
     assert means[-1] > means[0] + 0.01
 
 
-def test_images_do_not_disturb_each_other():
-    """In float64 every batch size gives the same captions, though images leave at other times."""
-    decoder = random_decoder(1, vocabulary=9)
-    strategy = Beam(3, 0.5, n=2, max_length=9)
-    features, together = run(strategy, decoder, images=17)
-    for start, stop in ((0, 1), (1, 8), (8, 17)):
-        memory, state = decoder.start(Features(features.pooled_BD[start:stop]), 3 * (stop - start))
-        alone = strategy(decoder.step, memory, state)
-        assert torch.equal(alone.token_BKT, together.token_BKT[start:stop])
-        torch.testing.assert_close(alone.score_BK, together.score_BK[start:stop])
+def markov(table):
+    """A step whose words depend on the last word: {word: {next word: probability}}."""
+    words = {BOS, EOS} | set(table) | {word for row in table.values() for word in row}
+    log_prob_VV = torch.full((max(words) + 1, max(words) + 1), -torch.inf).double()
+    log_prob_VV[:, EOS] = 0.0
+    for last, row in table.items():
+        log_prob_VV[last] = -torch.inf
+        for word, probability in row.items():
+            log_prob_VV[last, word] = math.log(probability)
+    return lambda token_N, memory, state: (log_prob_VV[token_N], state)
 
 
-def test_images_that_are_done_leave_the_batch():
+def rows(count):
+    return {"h": torch.zeros(count, 1).double()}
+
+
+def test_that_it_never_falls_for_one_image_is_no_law():
+    """Two better beginnings push out what ends well."""
+    A, B, x, junk = 3, 4, 5, range(10, 20)
+    step = markov(
+        {
+            BOS: {A: 0.6, B: 0.4},
+            A: {x: 0.3, 6: 0.25, 7: 0.25, 8: 0.2},
+            B: {9: 0.5, 20: 0.5},
+            9: {word: 0.1 for word in junk},
+            20: {word: 0.1 for word in junk},
+        }
+    )
+    narrow = Beam(1, 0.0, max_length=5)(step, {}, rows(1))
+    wide = Beam(2, 0.0, max_length=5)(step, {}, rows(2))
+    assert said(narrow.token_BKT[0, 0].tolist()) == (A, x, EOS)
+    torch.testing.assert_close(narrow.score_BK.exp(), torch.tensor([[0.18]]).double())
+    torch.testing.assert_close(wide.score_BK.exp(), torch.tensor([[0.02]]).double())
+
+
+@every_strategy
+def test_batches_and_their_order_change_nothing(name):
+    """In float64, though images leave at other times; alone, by seven, and in another order."""
+    strategy, decoder = STRATEGIES[name], random_decoder(1, vocabulary=9)
+    features, together = run(strategy, decoder, 64)
+    shuffled = torch.randperm(64).tolist()
+    for size, order in ((1, range(64)), (7, range(64)), (64, shuffled)):
+        for start in range(0, 64, size):
+            numbers = list(order)[start : start + size]
+            some_features = Features(*(part[numbers] for part in features[:2]))
+            _, alone = run(strategy, decoder, some_features, numbers=numbers)
+            T = alone.token_BKT.shape[2]
+            assert torch.equal(alone.token_BKT, together.token_BKT[numbers, :, :T])
+            assert (together.token_BKT[numbers, :, T:] == PAD).all()
+            torch.testing.assert_close(alone.score_BK, together.score_BK[numbers])
+
+
+@pytest.mark.parametrize(
+    "strategy", [Beam(2, max_length=20), Greedy(20), Sample(n=2, max_length=20)]
+)
+def test_images_that_are_done_leave_the_batch(strategy):
     left = 0
     for seed in range(5):
-        decoder = random_decoder(seed, vocabulary=9)
-        rows = []
+        decoder, sizes = random_decoder(seed, vocabulary=9), []
 
-        def step(token_N, memory, state, decoder=decoder, rows=rows):
-            rows.append(len(token_N))
+        def step(token_N, memory, state, decoder=decoder, sizes=sizes):
+            sizes.append(len(token_N))
             return decoder.step(token_N, memory, state)
 
-        memory, state = decoder.start(Features(torch.rand(40, D).double()), 40 * 2)
-        Beam(2, max_length=20)(step, memory, state)
-        assert rows[0] == 80 and rows == sorted(rows, reverse=True)
-        left += rows[-1] < 80
+        memory, state = decoder.start(brute.pictures(40), 40 * strategy.rows)
+        strategy(step, memory, state)
+        if isinstance(strategy, Beam):
+            assert sizes.pop(0) == 40  # the rows of an image are still equal
+        assert sizes[0] == 40 * strategy.rows and sizes == sorted(sizes, reverse=True)
+        left += sizes[-1] < sizes[0]
     assert left >= 2  # in the others all are done at once
 
 
-def test_stopping_early_changes_nothing():
-    """The first of n = 1 is the first of n = K, which is searched for longer."""
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("n", [1, 2])
+def test_stopping_early_changes_nothing(n, score):
+    """The first of n are the first of n = K, which is searched for longer."""
+    shorter = 0
     for seed in range(20):
-        decoder = random_decoder(seed)
-        features, one = run(Beam(4, 0.8, n=1, max_length=8), decoder)
-        memory, state = decoder.start(features, 4 * len(features.pooled_BD))
-        four = Beam(4, 0.8, n=4, max_length=8)(decoder.step, memory, state)
-        assert torch.equal(one.token_BKT[:, 0], four.token_BKT[:, 0])
+        decoder, steps = random_decoder(seed), []
 
+        def step(token_N, memory, state, decoder=decoder, steps=steps):
+            steps.append(len(token_N))
+            return decoder.step(token_N, memory, state)
 
-def test_hypotheses_are_distinct():
-    _, found = run(Beam(6, n=6, max_length=7), random_decoder(2, vocabulary=9))
-    for hypotheses in found.token_BKT.tolist():
-        assert len(set(map(tuple, hypotheses))) == 6
-
-
-def test_forbidden_words_are_not_said_and_scores_stay_true():
-    decoder = random_decoder(0)
-    for strategy in (Greedy(6), Beam(3, max_length=6), Sample(n=4, max_length=6)):
-        features, found = run(strategy, decoder, rules=[forbid(UNK, 5)])
-        assert not torch.isin(found.token_BKT, torch.tensor([UNK, 5])).any()
-        said = [t for t in found.token_BKT[0, 0].tolist() if t != PAD]
-        truth = log_prob(decoder, Features(features.pooled_BD[:1]), said)
-        assert abs(found.log_prob_BK[0, 0].item() - truth) < 1e-9
-
-
-def test_a_caption_has_its_least_number_of_words():
-    decoder = random_decoder(0)
-    decoder.W_hy.bias.data[EOS] += 50
-    for strategy in (Greedy(6), Beam(3, max_length=6), Sample(n=4, max_length=6)):
-        assert (run(strategy, decoder)[1].token_BKT[:, 0, 0] == EOS).all()
-        _, found = run(strategy, decoder, rules=[min_length(2)])
-        assert (found.token_BKT[:, :, :3] == EOS).sum() == found.token_BKT[:, :, 2].numel()
-        assert (found.token_BKT[:, :, 2] == EOS).all()
-
-
-every_strategy = pytest.mark.parametrize(
-    "strategy", [Greedy(3), Beam(2, max_length=3), Sample(n=2, max_length=3)]
-)
+        memory, state = decoder.start(brute.pictures(4), 16)
+        few = Beam(4, 0.8, n, 8, score)(step, memory, state)
+        first = len(steps)
+        all_four = Beam(4, 0.8, 4, 8, score)(step, memory, state)
+        shorter += first < len(steps) - first
+        assert torch.equal(few.token_BKT, all_four.token_BKT[:, :n])
+        assert torch.equal(few.score_BK, all_four.score_BK[:, :n])
+    assert shorter
 
 
 @every_strategy
-def test_rules_that_leave_nothing_are_an_error_and_not_an_empty_caption(strategy):
-    with pytest.raises(InputError, match=r"rules forbid\(0, 1, 2, 3, 4, 5, 6\) leave"):
-        run(strategy, random_decoder(), rules=[forbid(*range(7))])
+def test_hypotheses_are_distinct(name):
+    for seed in range(10):
+        _, found = run(STRATEGIES[name], random_decoder(seed, vocabulary=9))
+        for hypotheses in found.token_BKT.tolist():
+            there = [said(tokens) for tokens in hypotheses if said(tokens)]
+            assert len(set(there)) == len(there) or isinstance(STRATEGIES[name], Sample)
+            assert len(there) >= (2 if len(hypotheses) > 2 else 1)
 
 
-@every_strategy
-def test_a_decoder_that_has_diverged_is_named(strategy):
-    decoder = random_decoder()
-    decoder.W_hy.weight.data[:] = torch.nan
-    with pytest.raises(InputError, match="diverged"):
-        run(strategy, decoder)
-
-
-def fixed_step(logits):
-    """A decoder that always says the same distribution, then ends."""
-
-    def step(token_N, memory, state):
-        now = torch.where(
-            (token_N == BOS)[:, None],
-            torch.tensor(logits).double(),
-            torch.full((len(logits),), -torch.inf).double().index_fill(0, torch.tensor(EOS), 0.0),
+def test_one_group_is_beam_search():
+    for seed in range(5):
+        features, plain = run(Beam(4, n=4, max_length=7), random_decoder(seed))
+        _, groups = run(
+            Beam(4, n=4, max_length=7, groups=1, diversity=9.0), random_decoder(seed), features
         )
-        return now, state
+        for a, b in zip(plain, groups):
+            assert a == b if isinstance(a, list) else torch.equal(a, b)
 
-    return step
+
+def test_groups_differ_where_they_are_told_to():
+    """Without diversity every group finds the same; with much of it, other words at each step."""
+    decoder = random_decoder(1, vocabulary=12, sharp=1.0)
+    features, same = run(Beam(3, 0.0, 3, 5, groups=3, diversity=0.0), decoder)
+    _, best = run(Beam(1, 0.0, max_length=5), decoder, features)
+    assert torch.equal(same.token_BKT[:, :1], best.token_BKT)
+    assert (same.score_BK[:, 1:] == -torch.inf).all() and (same.token_BKT[:, 1:] == PAD).all()
+    no_end = [min_length(5)]
+    _, other = run(Beam(3, 0.0, 3, 5, groups=3, diversity=1e3), decoder, features, rules=no_end)
+    for hypotheses in other.token_BKT.tolist():
+        assert all(len({tokens[t] for tokens in hypotheses}) == 3 for t in range(5))
+
+
+def test_diverse_beam_search_by_hand():
+    """Group 2 takes the second word, 0.3 less likely than the first by 0.5 of Hamming diversity."""
+    step = markov(
+        {BOS: {3: 0.5, 4: 0.3, 5: 0.2}, 3: {EOS: 1.0}, 4: {EOS: 0.6, 5: 0.4}, 5: {EOS: 1.0}}
+    )
+    strong = Beam(2, 0.0, 2, 4, groups=2, diversity=math.log(0.5 / 0.3) + 0.01)(step, {}, rows(2))
+    weak = Beam(2, 0.0, 2, 4, groups=2, diversity=math.log(0.5 / 0.3) - 0.01)(step, {}, rows(2))
+    assert [said(tokens) for tokens in strong.token_BKT[0].tolist()] == [(3, EOS), (4, EOS)]
+    torch.testing.assert_close(strong.score_BK.exp(), torch.tensor([[0.5, 0.18]]).double())
+    assert [said(tokens) for tokens in weak.token_BKT[0].tolist()] == [(3, EOS), ()]
+
+
+def chi_square(counts, expected):
+    assert (counts[expected == 0] == 0).all()
+    return ((counts - expected) ** 2 / expected)[expected > 0].sum().item()
+
+
+P = {3: 0.12, 4: 0.5, 5: 0.08, 6: 0.3}
 
 
 @pytest.mark.parametrize(
@@ -226,50 +280,159 @@ def fixed_step(logits):
         (dict(top_k=2), [4, 6]),
         (dict(top_p=0.75), [4, 6]),
         (dict(top_p=0.85), [3, 4, 6]),
+        (dict(typical_p=0.25), [6]),  # entropy 1.16; -log p: 2.12, 0.69, 2.53, 1.20
+        (dict(typical_p=0.6), [4, 6]),
+        (dict(typical_p=0.85), [3, 4, 6]),
     ],
 )
 def test_sampling_frequencies_match_probabilities(options, kept):
-    p = [0.0, 0.0, 0.0, 0.12, 0.5, 0.08, 0.3]
-    logits = [math.log(x) if x else -math.inf for x in p]
     n = 4000
-    state = {"h": torch.zeros(n, 1)}
-    found = Sample(n=n, max_length=3, **options)(fixed_step(logits), {}, state)
-    counts = torch.bincount(found.token_BKT[0, :, 0], minlength=len(p)).double()
-    q = torch.tensor([x ** (1 / options.get("temperature", 1)) for x in p]).double()
-    q[[i for i in range(len(p)) if i not in kept]] = 0
-    expected = n * q / q.sum()
-    assert (counts[expected == 0] == 0).all()
-    chi_square = ((counts - expected) ** 2 / expected)[expected > 0].sum().item()
-    assert chi_square < 16.3  # p = 0.001 at 3 degrees of freedom
+    found = Sample(n=n, max_length=3, **options)(markov({BOS: P}), {}, rows(n))
+    counts = torch.bincount(found.token_BKT[0, :, 0], minlength=7).double()
+    q = torch.zeros(7).double()
+    for word in kept:
+        q[word] = P[word] ** (1 / options.get("temperature", 1))
+    assert chi_square(counts, n * q / q.sum()) < 16.3  # p = 0.001 at 3 degrees of freedom
 
 
-def test_samples_of_an_image_do_not_depend_on_its_batch():
-    decoder = random_decoder(0, vocabulary=20, sharp=1.0)
-    pooled_BD = torch.rand(1, D).double().expand(6, D)  # six equal images
-    strategy = Sample(n=2, seed=3, max_length=9)
+@pytest.mark.parametrize("rules", [(), (forbid(5),)])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_sampling_without_replacement_is_drawing_one_after_the_other(rules, temperature):
+    """Two of three or four: pairs come as often as when drawn from an urn; two steps deep."""
+    images = 6000
+    step = markov({BOS: {3: 0.4, 4: 0.6}, 3: {5: 0.5, 6: 0.5}, 4: {5: 0.3, 6: 0.7}})
+    strategy = StochasticBeam(2, temperature, max_length=4)
+    found = strategy(step, {}, rows(2 * images), rules)
+    p = {}
+    for first, row in ((3, {5: 0.5, 6: 0.5}), (4, {5: 0.3, 6: 0.7})):
+        power = {w: x ** (1 / temperature) for w, x in row.items() if w != 5 or not rules}
+        outer = {3: 0.4 ** (1 / temperature), 4: 0.6 ** (1 / temperature)}
+        for word, x in power.items():
+            p[first, word] = outer[first] / sum(outer.values()) * x / sum(power.values())
+    pairs = {}
+    for a in p:
+        for b in p:
+            if a != b:
+                key = frozenset((a, b))
+                pairs[key] = pairs.get(key, 0) + p[a] * p[b] / (1 - p[a])
+    keys = list(pairs)
+    counts = torch.zeros(len(keys)).double()
+    for hypotheses in found.token_BKT.tolist():
+        counts[keys.index(frozenset(said(tokens)[:2] for tokens in hypotheses))] += 1
+    expected = images * torch.tensor([pairs[key] for key in keys]).double()
+    assert chi_square(counts, expected) < 20.6  # p = 0.001 at 5 degrees of freedom
 
-    def sample(numbers):
-        memory, state = decoder.start(Features(pooled_BD[: len(numbers)]), 2 * len(numbers))
-        found = strategy(decoder.step, memory, state, (), numbers).token_BKT.tolist()
-        return [[[t for t in tokens if t != PAD] for tokens in image] for image in found]
 
-    together = sample([0, 1, 2, 3, 4, 5])
-    assert together == sample([0, 1]) + sample([2, 3, 4]) + sample([5])
-    assert len({str(image) for image in together}) == 6
-
-
-def test_sampling_repeats_with_its_seed_only():
-    decoder = random_decoder(0, vocabulary=20, sharp=1.0)
-    torch.manual_seed(5)
-    features, first = run(Sample(n=5, seed=1), decoder)
-    memory, state = decoder.start(features, 5 * len(features.pooled_BD))
-    before = torch.get_rng_state()
-    assert torch.equal(first.token_BKT, Sample(n=5, seed=1)(decoder.step, memory, state).token_BKT)
-    other = Sample(n=5, seed=2)(decoder.step, memory, state)
-    assert first.token_BKT.shape != other.token_BKT.shape or not torch.equal(
-        first.token_BKT, other.token_BKT
+def test_without_replacement_everything_is_found_where_there_is_not_more():
+    decoder = random_decoder(2, V)
+    features, found = run(StochasticBeam(45, max_length=3), decoder, 1)
+    assert {said(tokens) for tokens in found.token_BKT[0].tolist()} - {()} == set(
+        brute.every_hypothesis(V, 3)
     )
-    assert torch.equal(before, torch.get_rng_state())
+    torch.testing.assert_close(found.log_prob_BK.exp().sum(), torch.tensor(1.0).double())
+    assert found.log_prob_BK[0, 40:].tolist() == [-math.inf] * 5
+
+
+def test_samples_repeat_with_their_seed_only():
+    decoder = random_decoder(0, vocabulary=20, sharp=1.0)
+    for make in (lambda seed: Sample(n=5, seed=seed), lambda seed: StochasticBeam(5, seed=seed)):
+        torch.manual_seed(5)
+        features, first = run(make(1), decoder)
+        before = torch.get_rng_state()
+        assert torch.equal(first.token_BKT, run(make(1), decoder, features)[1].token_BKT)
+        assert torch.equal(before, torch.get_rng_state())
+        other = run(make(2), decoder, features)[1]
+        assert first.log_prob_BK.tolist() != other.log_prob_BK.tolist()
+
+
+every_short_strategy = pytest.mark.parametrize(
+    "strategy",
+    [Greedy(3), Beam(2, max_length=3), Sample(n=2, max_length=3), StochasticBeam(2, max_length=3)],
+)
+
+
+@every_short_strategy
+def test_rules_that_leave_nothing_are_said_of_their_image_alone(strategy):
+    """Images 5 and 7 are stopped by different rules, after different words; 6 is not disturbed."""
+    rules = [
+        min_length(1),
+        forbid(in_image={5: [EOS, UNK, 4, 5, 6]}),
+        forbid(in_image={7: [(w, v) for w in range(2, 7) for v in range(2, 7)]}),
+    ]
+    decoder = random_decoder()
+    features, found = run(strategy, decoder, 3, rules=rules, numbers=[5, 6, 7])
+    assert found.error_B == [
+        "the rule forbid(in_image) leaves no word possible after 0 words",
+        None,
+        "the rule forbid(in_image) leaves no word possible after 1 word",
+    ]
+    assert (found.score_BK[[0, 2]] == -torch.inf).all()
+    assert (found.token_BKT[[0, 2]] == PAD).all()
+    _, alone = run(strategy, decoder, one(features, 1), rules=rules, numbers=[6])
+    T = alone.token_BKT.shape[2]
+    assert torch.equal(found.token_BKT[1:2, :, :T], alone.token_BKT)
+
+
+def test_a_sample_that_a_rule_stops_leaves_the_others():
+    step = markov({BOS: {3: 0.5, 4: 0.5}})
+    found = Sample(n=20)(step, {}, rows(20), [forbid((3, EOS))])
+    ended = (found.score_BK > -torch.inf).sum().item()
+    assert 0 < ended < 20 and found.error_B == [None]
+    assert (found.token_BKT[0, :ended, :2] == torch.tensor([4, EOS])).all()
+    assert (found.token_BKT[0, ended:] == PAD).all()
+
+
+@every_short_strategy
+def test_a_decoder_that_has_diverged_is_named(strategy):
+    decoder = random_decoder()
+    decoder.W_hy.weight.data[:] = torch.nan
+    with pytest.raises(InputError, match="diverged"):
+        run(strategy, decoder)
+
+
+@pytest.mark.parametrize("strategy", [Greedy(3), Sample(max_length=3), StochasticBeam(2)])
+def test_what_must_be_said_needs_beam_search(strategy):
+    with pytest.raises(InputError, match="search=beam"):
+        run(strategy, random_decoder(), progress=Include(4))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    some.integers(0, 2**31), some.integers(1, 4), some.integers(1, 5), some.integers(1, 5),
+    some.sampled_from(SCORES), some.floats(0, 2), some.booleans(),
+)  # fmt: skip
+def test_on_any_step(seed, images, width, max_length, score, penalty, peaked):
+    """Random steps: scores are those of what is said, best first, distinct, and never beaten by
+    greedy's where hypotheses are ranked by their sum and the beam holds all prefixes."""
+    random = torch.Generator().manual_seed(seed)
+    table_VV = (8 if peaked else 1) * torch.randn(V, V, generator=random).double()
+    table_VV[:, [PAD, BOS]] = -torch.inf
+    table_VV = table_VV.log_softmax(1)
+    found = Beam(width, penalty, width, max_length, score)(
+        lambda token_N, memory, state: (table_VV[token_N], state), {}, rows(images * width)
+    )
+    for b, hypotheses in enumerate(found.token_BKT.tolist()):
+        there = [said(tokens) for tokens in hypotheses if said(tokens)]
+        assert there and len(set(there)) == len(there)
+        for k, tokens in enumerate(there):
+            assert tokens[-1] == EOS or len(tokens) == max_length
+            total = sum(table_VV[a, z].item() for a, z in zip((BOS, *tokens), tokens))
+            assert (
+                abs(GRADES[score](total, len(tokens), penalty) - found.score_BK[b, k].item()) < 1e-9
+            )
+        assert (found.score_BK[b].nan_to_num(neginf=-1e9).diff() <= 0).all()
+        assert torch.equal(found.token_BKT[b], found.token_BKT[0])
+
+
+@settings(max_examples=200, deadline=None)
+@given(some.integers(0, 2**31), some.integers(1, 700), some.integers(1, 12), some.integers(1, 64))
+def test_the_greatest_are_found_without_sorting(seed, V, count, block):
+    x_NV = torch.randn(3, V, generator=torch.Generator().manual_seed(seed))
+    x_NV[1, : V // 2] = -torch.inf
+    value, at = top(x_NV, count, block)
+    assert torch.equal(value, x_NV.sort(dim=1, descending=True).values[:, :count])
+    assert torch.equal(value, x_NV.gather(1, at))
+    assert all(len(set(row)) == len(row) for row in at.tolist())
 
 
 @pytest.mark.parametrize(
@@ -277,28 +440,23 @@ def test_sampling_repeats_with_its_seed_only():
     [
         (lambda: Beam(0), "search.width=0"),
         (lambda: Beam(2.5), "search.width=2.5"),
+        (lambda: Beam(True), "search.width=True"),
         (lambda: Beam(2, n=3), "search.n=3"),
         (lambda: Beam(2, -1.0), "search.length_penalty=-1.0"),
         (lambda: Beam(max_length=0), "search.max_length=0"),
+        (lambda: Beam(score="best"), "search.score=best: give one of power, wu, reward"),
+        (lambda: Beam(5, groups=2), "search.groups=2: does not divide search.width=5"),
+        (lambda: Beam(diversity=-1), "search.diversity=-1"),
         (lambda: Greedy(0), "search.max_length=0"),
         (lambda: Sample(temperature=0.0), "search.temperature=0.0"),
         (lambda: Sample(top_k=0), "search.top_k=0"),
         (lambda: Sample(top_p=1.5), "search.top_p=1.5"),
+        (lambda: Sample(typical_p=0.0), "search.typical_p=0.0"),
         (lambda: Sample(n=0), "search.n=0"),
+        (lambda: StochasticBeam(0), "search.n=0"),
+        (lambda: StochasticBeam(temperature=-1), "search.temperature=-1"),
     ],
 )
 def test_a_wrong_option_is_named(make, message):
     with pytest.raises(InputError, match=message):
         make()
-
-
-def test_the_first_k_rows_of_an_image_stand_together():
-    """Row n belongs to image n // K: greedy over K rows of an image says K times the same."""
-    decoder = random_decoder(4, vocabulary=9)
-    features = Features(torch.rand(3, D).double())
-    memory, state = decoder.start(features, 6)
-    token_NT = torch.full((6, 1), BOS)
-    logits_PV, _, _ = decoder(token_NT, torch.ones(6, dtype=torch.long), memory, state)
-    assert torch.equal(logits_PV[0::2], logits_PV[1::2])
-    assert not torch.equal(logits_PV[0], logits_PV[2])
-    assert real_positions(torch.tensor([2, 0]), 3).tolist() == [[True, True, False], [False] * 3]

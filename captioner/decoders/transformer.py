@@ -97,7 +97,14 @@ class Transformer(WordDecoder):
         x_PE = self.embed(token_NT[real_NT]) * math.sqrt(self.size)
         x_PE = self.dropout(x_PE + _sinusoids(place_NT[real_NT], self.size).to(x_PE))
 
+        whole = bool(real_NT.all())  # in search they always are
+
+        def pack(x_NTX: Tensor) -> Tensor:
+            return x_NTX.flatten(0, 1) if whole else x_NTX[real_NT]
+
         def unpack(x_PX: Tensor) -> Tensor:
+            if whole:
+                return x_PX.view(*real_NT.shape, x_PX.shape[1])
             return x_PX.new_zeros(*real_NT.shape, x_PX.shape[1]).masked_scatter(
                 real_NT[..., None], x_PX
             )
@@ -112,11 +119,11 @@ class Transformer(WordDecoder):
             )
             state_after |= {f"k{number}": k, f"v{number}": v}
             told_NTE = self._attend(q_NTE, k, v, seen_NTT[:, None])
-            x_PE = x_PE + self.dropout(layer.self_out(told_NTE[real_NT]))
+            x_PE = x_PE + self.dropout(layer.self_out(pack(told_NTE)))
             if memory:
                 q_NTE = unpack(layer.cross_q(layer.norm_cross(x_PE)))
                 told_NTE = self._look(q_NTE, number, memory)
-                x_PE = x_PE + self.dropout(layer.cross_out(told_NTE[real_NT]))
+                x_PE = x_PE + self.dropout(layer.cross_out(pack(told_NTE)))
             x_PE = x_PE + self.dropout(layer.feed(layer.norm_feed(x_PE)))
         state_after["real"] = torch.cat([state["real"], real_NT], dim=1)
         kept = {"alpha": self._alpha(q_NTE, memory) * real_NT[..., None]} if keep else {}
