@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from captioner.folding import folded
 from captioner.images import Preprocess
 from captioner.types import Features, InputError, Many
 
@@ -45,6 +46,8 @@ class CNN(nn.Module):
     ):
         super().__init__()
         self.trunk, self.size, self.preprocess = trunk, size, preprocess
+        self.frozen = False
+        self._folded: tuple[object, list[nn.Module]] = None, []  # of which tensors; no submodule
         if train != "none":
             used = self._on_the_way()
             stages = [some for stage in stages if (some := [p for p in stage if p in used])]
@@ -79,16 +82,27 @@ class CNN(nn.Module):
                 module.eval()
         return self
 
-    def feature_map(self, pixels_B3SS: Tensor) -> Tensor:
+    def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:
         """The trunk's last map, (B, D, h, w)."""
-        return self.trunk(pixels_B3SS)
+        return trunk(pixels_B3SS)
+
+    def _trunk(self, pixels_B3SS: Tensor) -> nn.Module:
+        """The trunk, or where nothing learns its faster form, made anew when a tensor changes."""
+        if not self.frozen or torch.is_grad_enabled() or not len(pixels_B3SS):
+            return self.trunk
+        tensors = [*self.trunk.parameters(), *self.trunk.buffers()]
+        now = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if self._folded[0] != now:
+            self._folded = now, [folded(self.trunk, self.feature_map, pixels_B3SS[:1])]
+        return self._folded[1][0]
 
     def forward(self, pixels_B3SS: Tensor, grid: bool = False) -> Features:
         """Normalised pixels -> Features; the map's cells, row by row, are the regions.
 
         Raises InputError where the backbone's output is not a map of `size` channels.
         """
-        map_BDhw = self.feature_map(pixels_B3SS.contiguous(memory_format=torch.channels_last))
+        pixels_B3SS = pixels_B3SS.contiguous(memory_format=torch.channels_last)
+        map_BDhw = self.feature_map(self._trunk(pixels_B3SS), pixels_B3SS)
         if map_BDhw.ndim != 4 or map_BDhw.shape[1] != self.size:
             raise InputError(
                 f"the backbone gives {tuple(map_BDhw.shape)}, not (B, {self.size}, h, w): "
@@ -183,8 +197,8 @@ class Timm(CNN):
             train,
         )
 
-    def feature_map(self, pixels_B3SS: Tensor) -> Tensor:
-        return self.trunk.forward_features(pixels_B3SS)  # type: ignore[operator]
+    def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:
+        return trunk.forward_features(pixels_B3SS)  # type: ignore[operator]
 
 
 class Torchvision(CNN):
@@ -253,7 +267,7 @@ class Blind(CNN):
             raise InputError(f"encoder.size={size}: give 1 or more")
         super().__init__(nn.Identity(), size, [], Preprocess(size=1), "none")
 
-    def feature_map(self, pixels_B3SS: Tensor) -> Tensor:
+    def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:
         return pixels_B3SS.new_zeros(len(pixels_B3SS), self.size, 1, 1)
 
 

@@ -7,7 +7,6 @@ read, and nothing in it is executed: classes are those of `captioner.encoders` a
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -23,11 +22,14 @@ from captioner.beam import LogSoftmax
 from captioner.decoders.base import Decoder
 from captioner.decoders.ensemble import Ensemble
 from captioner.encoders import CNN, Encoders
+from captioner.readers import ahead
 from captioner.targets import make
 from captioner.types import BOS, PAD, Features, InputError, Many, shown
 from captioner.wording import PLAIN, Wording
 
 FORMAT = 1
+READERS = 4
+"""Threads that open pictures ahead of the CNN."""
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
@@ -178,34 +180,32 @@ class CaptionModel(nn.Module):
         strategy = strategy or search.Beam()
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: give 1 or more")
-        todo, begun = iter(paths), 0
-        with ThreadPoolExecutor(4) as pool:
-            while batch := [str(path) for path in islice(todo, batch_size)]:
-                pixels = list(pool.map(self._open, batch))
-                good = {n: p for n, p in enumerate(pixels, begun) if not isinstance(p, InputError)}
-                begun += len(batch)
-                results: Iterator[tuple[list[Said], str | None]] = iter(())
-                if good:
-                    with torch.inference_mode():
-                        features = self.encode(_stack(list(good.values())))
-                    captions = self.generate(features, strategy, list(good), wording)
-                    log_probs = self.trace(features, captions)[0] if tokens else None
-                    results = zip(self.texts(captions, log_probs), captions.error_B)
-                for path, picture in zip(batch, pixels):
-                    if isinstance(picture, InputError):
-                        yield Caption(path, None, None, str(picture))
-                        continue
-                    said, error = next(results)
-                    if error is None:
-                        yield Caption(path, said[0].caption, said[0].score, None, said)
-                    else:
-                        yield Caption(path, None, None, f"{shown(path)}: {error}")
+        opened, begun = ahead(self._open, map(str, paths), READERS), 0
+        while batch := list(islice(opened, batch_size)):
+            good = {n: p for n, (_, p) in enumerate(batch, begun) if not isinstance(p, InputError)}
+            begun += len(batch)
+            results: Iterator[tuple[list[Said], str | None]] = iter(())
+            if good:
+                with torch.inference_mode():
+                    features = self.encode(_stack(list(good.values())))
+                captions = self.generate(features, strategy, list(good), wording)
+                log_probs = self.trace(features, captions)[0] if tokens else None
+                results = zip(self.texts(captions, log_probs), captions.error_B)
+            for path, picture in batch:
+                if isinstance(picture, InputError):
+                    yield Caption(path, None, None, str(picture))
+                    continue
+                said, error = next(results)
+                if error is None:
+                    yield Caption(path, said[0].caption, said[0].score, None, said)
+                else:
+                    yield Caption(path, None, None, f"{shown(path)}: {error}")
 
-    def _open(self, path: str) -> Tensor | Many | InputError:
+    def _open(self, path: str) -> tuple[str, Tensor | Many | InputError]:
         try:
-            return self.encoder.preprocess(images.read(path))
+            return path, self.encoder.preprocess(images.read(path))
         except InputError as error:
-            return error
+            return path, error
 
     def save(self, folder: str | Path) -> None:
         """Writes the model directory; an existing one is replaced file by file.

@@ -151,7 +151,7 @@ def test_the_fingerprint_tells_encoders_apart():
 
 
 class Strange(CNN):
-    def feature_map(self, pixels):
+    def feature_map(self, trunk, pixels):
         return pixels.mean((2, 3))
 
 

@@ -8,7 +8,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"types"},
-    {"cells", "rules", "images", "scenes", "metrics", "files", "processes", "readers", "targets"},
+    {
+        "cells",
+        "rules",
+        "images",
+        "scenes",
+        "metrics",
+        "files",
+        "processes",
+        "readers",
+        "targets",
+        "folding",
+    },
     {"beam", "search"},
     {"tokenizers", "encoders", "decoders", "records", "pictures"},
     {"wording", "model", "objectives", "cache", "data"},
