@@ -41,6 +41,20 @@ class Captions(NamedTuple):
     log_prob_BK: Tensor
     error_B: list[str | None]
 
+    @property
+    def length_BK(self) -> Tensor:
+        """Tokens, END included."""
+        return (self.token_BKT != PAD).sum(2)
+
+    def ranked(self, score_BK: Tensor) -> "Captions":
+        """The same by other scores; what has -inf is taken out."""
+        score_BK = score_BK.masked_fill(self.log_prob_BK == -torch.inf, -torch.inf)
+        score_BK, best_BK = score_BK.sort(dim=1, descending=True, stable=True)
+        none_BK = score_BK == -torch.inf
+        token_BKT = pick(self.token_BKT, best_BK).masked_fill(none_BK[..., None], PAD)
+        log_prob_BK = self.log_prob_BK.gather(1, best_BK).masked_fill(none_BK, -torch.inf)
+        return Captions(token_BKT, score_BK, log_prob_BK, self.error_B)
+
 
 class Including:
     """Beam search for captions that say what they must (Post and Vilar 2018).
@@ -170,7 +184,9 @@ def beam_search(
             prefix_bKt, row_bK = prefix_bKt[searched_b], row_bK[searched_b]
         prefix_Nt = prefix_bKt.flatten(0, 1)
         state = rows_of(state, row_bK.flatten())
-    return _ranked(token_BGkT.flatten(1, 2), score_BGk.flatten(1), log_prob_BGk.flatten(1), error_B)
+    tokens, scores = token_BGkT.flatten(1, 2), score_BGk.flatten(1)
+    found = Captions(tokens, scores, log_prob_BGk.flatten(1), error_B).ranked(scores)
+    return found.ranked(_each_once(found.score_BK, found.token_BKT)) if G > 1 else found
 
 
 def _choose(order_bGX: Tensor, word_bGX: Tensor, k: int, diversity: float) -> Tensor:
@@ -190,16 +206,10 @@ def _choose(order_bGX: Tensor, word_bGX: Tensor, k: int, diversity: float) -> Te
     return torch.stack(chosen, dim=1)
 
 
-def _ranked(token_BKT: Tensor, score_BK: Tensor, log_prob_BK: Tensor, error_B) -> Captions:
-    """Best first, each once (groups can find the same), and nothing in place of what is missing."""
-    for _ in range(2):
-        score_BK, best_BK = score_BK.sort(dim=1, descending=True, stable=True)
-        token_BKT, log_prob_BK = pick(token_BKT, best_BK), log_prob_BK.gather(1, best_BK)
-        same_BKK = (token_BKT[:, :, None] == token_BKT[:, None]).all(3)
-        score_BK = score_BK.masked_fill(same_BKK.tril(-1).any(2), -torch.inf)
-    nothing_BK = score_BK == -torch.inf
-    token_BKT = token_BKT.masked_fill(nothing_BK[..., None], PAD)
-    return Captions(token_BKT, score_BK, log_prob_BK.masked_fill(nothing_BK, -torch.inf), error_B)
+def _each_once(score_BK: Tensor, token_BKT: Tensor) -> Tensor:
+    """-inf for what was found before (groups can find the same)."""
+    same_BKK = (token_BKT[:, :, None] == token_BKT[:, None]).all(3)
+    return score_BK.masked_fill(same_BKK.tril(-1).any(2), -torch.inf)
 
 
 def top(x_NV: Tensor, count: int, block: int = 64) -> tuple[Tensor, Tensor]:

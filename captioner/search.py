@@ -11,6 +11,7 @@ do not depend on its batch. By default 0, 1, 2 ...  `rules`: see captioner/rules
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,6 @@ from captioner.beam import (
     count,
     device_of,
     dtype_of,
-    pick,
     top,
 )  # fmt: skip
 from captioner.rules import Rule
@@ -78,8 +78,8 @@ class Sample:
     top_k: from the k likeliest words only; top_p: from the smallest set of likeliest words whose
     probability reaches p (Holtzman 2020); typical_p: from the smallest set whose probability
     reaches p of those whose -log p is nearest to the entropy (Meister 2023). Captions are ranked
-    by log-probability under the model itself (temperature 1, no cut): the first is the best of n.
-    At most `max_length` tokens, END included.
+    by `score` and `length_penalty` (see `Beam`) of their log-probability under the model itself
+    (temperature 1, no cut): the first is the best of n. At most `max_length` tokens, END included.
     """
 
     temperature: float = 1.0
@@ -89,6 +89,8 @@ class Sample:
     n: int = 1
     seed: int = 0
     max_length: int = 30
+    score: str = "power"
+    length_penalty: float = 0.0
 
     def __post_init__(self):
         check(self.temperature > 0, f"search.temperature={self.temperature}: give more than 0")
@@ -97,6 +99,7 @@ class Sample:
         for name in ("top_p", "typical_p"):
             p = getattr(self, name)
             check(p is None or 0 < p <= 1, f"search.{name}={p}: not in (0, 1]")
+        _check_score(self)
 
     @property
     def rows(self) -> int:
@@ -124,7 +127,8 @@ class Sample:
             u_N1 = uniform_NT[row_N, t, None] * sum_NV[:, -1:]
             return torch.searchsorted(sum_NV, u_N1, right=True)[:, 0]
 
-        return _roll(step, memory, state, rules, numbers, self.n, self.max_length, draw)
+        found = _roll(step, memory, state, rules, numbers, self.n, self.max_length, draw)
+        return found.ranked(grade(self, found.log_prob_BK, found.length_BK))
 
     def _cut(self, logit_NV: Tensor) -> Tensor:
         if self.top_k is not None and self.top_k < logit_NV.shape[1]:
@@ -189,12 +193,11 @@ def _roll(step, memory, state, rules, numbers, rows, max_length, choose) -> Capt
             memory = {name: entry[going_b] for name, entry in memory.items()}
             state = {name: entry[going_n] for name, entry in state.items()}
             row_n = row_n[going_n]
-    token_BKT = said_NT[:, 1 : t + 2].view(N // rows, rows, -1)
-    log_prob_BK, best_BK = log_prob_N.view(-1, rows).sort(dim=1, descending=True, stable=True)
-    token_BKT = pick(token_BKT, best_BK).masked_fill(log_prob_BK[..., None] == -torch.inf, PAD)
-    for b in (log_prob_BK[:, 0] > -torch.inf).nonzero()[:, 0].tolist():
+    log_prob_BK = log_prob_N.view(-1, rows)
+    for b in (log_prob_BK > -torch.inf).any(1).nonzero()[:, 0].tolist():
         error_B[b] = None  # some of its rows are dead, not all
-    return Captions(token_BKT, log_prob_BK, log_prob_BK, error_B)
+    token_BKT = said_NT[:, 1 : t + 2].view(*log_prob_BK.shape, -1)
+    return Captions(token_BKT, log_prob_BK, log_prob_BK, error_B).ranked(log_prob_BK)
 
 
 @dataclass(frozen=True)
@@ -230,10 +233,7 @@ class Beam:
         for name in ("width", "max_length", "n", "groups"):
             _count(self, name)
         check(self.n <= self.width, f"search.n={self.n}: give 1 to search.width={self.width}")
-        check(
-            self.length_penalty >= 0, f"search.length_penalty={self.length_penalty}: give 0 or more"
-        )
-        check(self.score in SCORES, f"search.score={self.score}: give one of {', '.join(SCORES)}")
+        _check_score(self)
         check(
             self.width % self.groups == 0,
             f"search.groups={self.groups}: does not divide search.width={self.width}",
@@ -266,14 +266,9 @@ class Beam:
         best_NC, word_NC = top(log_prob_NV, self.width + self.width // self.groups)
         return live_NS[:, None] + best_NC[..., None], word_NC
 
-    def grade(self, value_S: Tensor, length: int) -> Tensor:
+    def grade(self, value_XS: Tensor, length: int) -> Tensor:
         """The score of hypotheses of that length; no live one can get more than at max_length."""
-        log_prob, a = value_S[..., 0], self.length_penalty
-        if self.score == "power":
-            return log_prob / length**a
-        if self.score == "wu":
-            return log_prob / ((5 + length) / 6) ** a
-        return log_prob + a * length
+        return grade(self, value_XS[..., 0], length)
 
 
 @dataclass(frozen=True)
@@ -310,8 +305,7 @@ class StochasticBeam:
     ) -> Captions:
         _refuse(progress, "stochastic_beam")
         found = beam_search(self, step, memory, state, rules, numbers)
-        log_prob_BK, best_BK = found.log_prob_BK.sort(dim=1, descending=True, stable=True)
-        return Captions(pick(found.token_BKT, best_BK), log_prob_BK, log_prob_BK, found.error_B)
+        return found.ranked(found.log_prob_BK)
 
     groups, diversity, values = 1, 0.0, 3
 
@@ -347,6 +341,22 @@ class StochasticBeam:
 
 Strategy = Greedy | Sample | Beam | StochasticBeam
 STRATEGIES = (Greedy, Sample, Beam, StochasticBeam)
+
+
+def grade(options: Any, log_prob: Tensor, length: int | Tensor) -> Tensor:
+    """What `options.score` and `options.length_penalty` make of a log-probability (see `Beam`)."""
+    a = options.length_penalty
+    if options.score == "power":
+        return log_prob / length**a
+    if options.score == "wu":
+        return log_prob / ((5 + length) / 6) ** a
+    return log_prob + a * length
+
+
+def _check_score(options: Any) -> None:
+    a, score = options.length_penalty, options.score
+    check(a >= 0, f"search.length_penalty={a}: give 0 or more")
+    check(score in SCORES, f"search.score={score}: give one of {', '.join(SCORES)}")
 
 
 def _uniforms(rows: int, columns: int, *seeds: int) -> Tensor:

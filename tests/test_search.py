@@ -84,6 +84,7 @@ STRATEGIES = {
     "reward": Beam(4, 0.5, n=4, max_length=6, score="reward"),
     "diverse": Beam(4, 0.8, n=4, max_length=6, groups=2),
     "sample": Sample(n=3, max_length=6),
+    "best mean": Sample(n=3, max_length=6, length_penalty=1.0),
     "hot": Sample(temperature=1.5, top_k=4, top_p=0.9, typical_p=0.9, n=3, max_length=6),
     "stochastic": StochasticBeam(n=3, max_length=6),
     "warm stochastic": StochasticBeam(n=3, temperature=1.5, max_length=6),
@@ -382,6 +383,23 @@ def test_a_sample_that_a_rule_stops_leaves_the_others():
     assert (found.token_BKT[0, ended:] == PAD).all()
 
 
+@every_strategy
+def test_half_precision_is_summed_in_float32(name):
+    decoder = random_decoder(0, vocabulary=9).to(torch.bfloat16)
+    features = Features(*(part.to(torch.bfloat16) for part in brute.pictures(4)[:2]))
+    _, found = run(STRATEGIES[name], decoder, features)
+    assert found.score_BK.dtype == found.log_prob_BK.dtype == torch.float32
+    assert (found.score_BK[:, 0] > -torch.inf).all()
+
+
+@every_strategy
+def test_a_language_model_has_no_image(name):
+    decoder, strategy = random_decoder(0, vocabulary=9), STRATEGIES[name]
+    with torch.no_grad():
+        found = strategy(decoder.step, *decoder.start(None, 2 * strategy.rows))
+    assert found.token_BKT.shape[0] == 2 and (found.score_BK[:, 0] > -torch.inf).all()
+
+
 @every_short_strategy
 def test_a_decoder_that_has_diverged_is_named(strategy):
     decoder = random_decoder()
@@ -453,6 +471,7 @@ def test_the_greatest_are_found_without_sorting(seed, V, count, block):
         (lambda: Sample(top_p=1.5), "search.top_p=1.5"),
         (lambda: Sample(typical_p=0.0), "search.typical_p=0.0"),
         (lambda: Sample(n=0), "search.n=0"),
+        (lambda: Sample(score="sum"), "search.score=sum"),
         (lambda: StochasticBeam(0), "search.n=0"),
         (lambda: StochasticBeam(temperature=-1), "search.temperature=-1"),
     ],
