@@ -9,6 +9,7 @@ B * rows rows; images and hypotheses are searched all at once, as tensors.
 do not depend on its batch. By default 0, 1, 2 ...  `rules`: see captioner/rules.py.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,18 +40,10 @@ from captioner.types import BOS, EOS, PAD, Memory, State
 SCORES = ("power", "wu", "reward")
 
 
-@dataclass(frozen=True)
-class Greedy:
-    """The likeliest word at each step, at most `max_length` tokens, END included."""
+class Strategy(ABC):
+    """What all have in common: `rows` an image, and how they are called."""
 
-    max_length: int = 30
-
-    def __post_init__(self):
-        _count(self, "max_length")
-
-    @property
-    def rows(self) -> int:
-        return 1
+    rows: int
 
     def __call__(
         self,
@@ -61,15 +54,41 @@ class Greedy:
         numbers: Sequence[int] | None = None,
         progress: Progress | None = None,
     ) -> Captions:
+        """The captions of B images, of B * rows rows that start equal, `rows` of each image.
+
+        progress: what captions must say (rules.Include). Raises InputError where a strategy cannot
+        see to that, and where the decoder gives NaN.
+        """
+        name = type(self).__name__
+        check(
+            progress is None or name == "Beam", f"{name} cannot say what it must: search=beam can"
+        )
+        return self.find(step, memory, state, rules, numbers, progress)
+
+    @abstractmethod
+    def find(self, step, memory, state, rules, numbers, progress) -> Captions: ...
+
+
+@dataclass(frozen=True)
+class Greedy(Strategy):
+    """The likeliest word at each step, at most `max_length` tokens, END included."""
+
+    max_length: int = 30
+
+    def __post_init__(self):
+        _count(self, "max_length")
+
+    rows = 1
+
+    def find(self, step, memory, state, rules, numbers, progress):
         def choose(log_prob_NV: Tensor, row_N: Tensor, t: int) -> Tensor:
             return log_prob_NV.argmax(1)
 
-        _refuse(progress, "greedy")
         return _roll(step, memory, state, rules, numbers, 1, self.max_length, choose)
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Strategy):
     """`n` captions an image, drawn word by word from softmax(logits / temperature).
 
     Each image draws from a generator of its own, seeded by (seed, image number): its samples are
@@ -102,19 +121,10 @@ class Sample:
         _check_score(self)
 
     @property
-    def rows(self) -> int:
+    def rows(self) -> int:  # type: ignore[override]
         return self.n
 
-    def __call__(
-        self,
-        step: Step,
-        memory: Memory,
-        state: State,
-        rules: Sequence[Rule] = (),
-        numbers: Sequence[int] | None = None,
-        progress: Progress | None = None,
-    ) -> Captions:
-        _refuse(progress, "sample")
+    def find(self, step, memory, state, rules, numbers, progress):
         images = range(count(state) // self.n) if numbers is None else numbers
         uniform_NT = torch.cat(
             [_uniforms(self.n, self.max_length, self.seed, number) for number in images]
@@ -201,7 +211,7 @@ def _roll(step, memory, state, rules, numbers, rows, max_length, choose) -> Capt
 
 
 @dataclass(frozen=True)
-class Beam:
+class Beam(Strategy):
     """The `n` best of the hypotheses that a beam of `width` meets.
 
     score: of a hypothesis Y with log-probability L, END counted in |Y|, and a = length_penalty:
@@ -241,18 +251,10 @@ class Beam:
         check(self.diversity >= 0, f"search.diversity={self.diversity}: give 0 or more")
 
     @property
-    def rows(self) -> int:
+    def rows(self) -> int:  # type: ignore[override]
         return self.width
 
-    def __call__(
-        self,
-        step: Step,
-        memory: Memory,
-        state: State,
-        rules: Sequence[Rule] = (),
-        numbers: Sequence[int] | None = None,
-        progress: Progress | None = None,
-    ) -> Captions:
+    def find(self, step, memory, state, rules, numbers, progress):
         check(progress is None or self.groups == 1, "what captions must say: needs search.groups=1")
         policy = self if progress is None else Including(self, progress)
         tokens, scores, log_probs, errors = beam_search(policy, step, memory, state, rules, numbers)
@@ -272,7 +274,7 @@ class Beam:
 
 
 @dataclass(frozen=True)
-class StochasticBeam:
+class StochasticBeam(Strategy):
     """`n` different captions an image, drawn without replacement (Kool, van Hoof, Welling 2019).
 
     Ordered by Gumbel-perturbed log-probability, the first is a sample, the second a sample of what
@@ -291,19 +293,10 @@ class StochasticBeam:
         check(self.temperature > 0, f"search.temperature={self.temperature}: give more than 0")
 
     @property
-    def rows(self) -> int:
+    def rows(self) -> int:  # type: ignore[override]
         return self.n
 
-    def __call__(
-        self,
-        step: Step,
-        memory: Memory,
-        state: State,
-        rules: Sequence[Rule] = (),
-        numbers: Sequence[int] | None = None,
-        progress: Progress | None = None,
-    ) -> Captions:
-        _refuse(progress, "stochastic_beam")
+    def find(self, step, memory, state, rules, numbers, progress):
         found = beam_search(self, step, memory, state, rules, numbers)
         return found.ranked(found.log_prob_BK)
 
@@ -339,7 +332,6 @@ class StochasticBeam:
         return value_XS[..., 1]
 
 
-Strategy = Greedy | Sample | Beam | StochasticBeam
 STRATEGIES = (Greedy, Sample, Beam, StochasticBeam)
 
 
@@ -365,10 +357,6 @@ def _uniforms(rows: int, columns: int, *seeds: int) -> Tensor:
     generator = torch.Generator().manual_seed(int(place[0]))
     uniform = torch.rand(rows, columns, generator=generator, dtype=torch.float64)
     return uniform.clamp_(min=torch.finfo(torch.float64).tiny)
-
-
-def _refuse(progress: Progress | None, name: str) -> None:
-    check(progress is None, f"search={name}: captions that must say something need search=beam")
 
 
 def _count(options: object, name: str) -> None:
