@@ -9,7 +9,7 @@ import hydra
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
-from captioner import config, evaluation, model, processes, records, runs, sources
+from captioner import config, evaluation, processes, records, runs, saved, sources
 from captioner.types import InputError
 
 config.register()
@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> float:
     else:
         strategy = config.make_strategy(cfg.search)
         folders = cfg.model if isinstance(cfg.model, ListConfig) else [cfg.model]
-        captioner = model.load(*map(str, folders), average=cfg.average)
+        captioner = saved.load(*map(str, folders), average=cfg.average)
         captioner.to(config.device())
         some = sources.read_records(cfg.data, cfg.split)
         workers = 0 if captioner.encoder.frozen else cfg.data.workers

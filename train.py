@@ -33,6 +33,7 @@ from captioner import (
     objectives,
     processes,
     runs,
+    saved,
     sources,
     targets,
     tokenizers,
@@ -245,7 +246,7 @@ def _evaluate_best(
             f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch}, or raise "
             f"trainer.limit_val_batches={cfg.trainer.limit_val_batches}"
         )
-    captioner = model.load(run_dir / "model").to(trainer.strategy.root_device)
+    captioner = saved.load(run_dir / "model").to(trainer.strategy.root_device)
     val, source = training.val_records, data.sources["val"]
     predictions = evaluation.predict(
         captioner, val, source, training.strategy, workers=data.workers

@@ -1,5 +1,5 @@
 """Recurrent image captioning: `captioner.load(DIR).caption(paths)`."""
 
 from captioner.model import CaptionModel as CaptionModel
-from captioner.model import load as load
+from captioner.saved import load as load
 from captioner.types import InputError as InputError

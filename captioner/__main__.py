@@ -13,7 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from captioner.model import Caption, is_model, load
+from captioner.model import Caption
+from captioner.saved import is_model, load
 from captioner.search import Beam
 from captioner.types import InputError, shown
 from captioner.wording import Wording

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioner import cells, data, files, model, records
+from captioner import cells, data, files, model, records, saved
 from captioner.decoders.base import Decoder, real_positions
 from captioner.encoders import CNN
 from captioner.types import Features, InputError, State
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         some = [r for r in records.read(options.data, options.split) if r.captions]
         if not some:
             raise InputError(f"{options.data}: no captions in the split {options.split}")
-        found = inspect(model.load(options.model), some[: max(1, options.limit)])
+        found = inspect(saved.load(options.model), some[: max(1, options.limit)])
         files.make_folder(options.out)
         files.write(options.out / "gradients.json", json.dumps(found, indent=1))
         draw(found, options.out / "gradients.png")

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import captioner
 import eval as eval_command
 import train as train_command
-from captioner import config, model, records, runs, sources
+from captioner import config, records, runs, saved, sources
 
 ROOT = Path(__file__).parents[1]
 
@@ -88,7 +88,7 @@ def test_the_run_directory_holds_everything(trained, scenes_dir):
 
 def test_the_model_keeps_the_statistics_of_its_training_pictures(trained, options):
     cfg = config.resumed(trained[0])
-    loaded = model.load(trained[0] / "model")
+    loaded = saved.load(trained[0] / "model")
     some = sources.read_records(cfg.data, "train")
     _, source, _ = sources.make(cfg.data, loaded, some, train=True)
     v_BD = source(range(len(some)), None).pooled_BD

@@ -22,7 +22,7 @@ FLOORS = [
     },
     {"beam", "search"},
     {"tokenizers", "encoders", "decoders", "records", "pictures"},
-    {"wording", "model", "objectives", "cache", "data"},
+    {"wording", "model", "saved", "objectives", "cache", "data"},
     {"training", "evaluation", "checkpoints"},
     {"report"},
     {"__main__", "__init__", "config", "sources", "runs", "gradients"},

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import captioner
-from captioner import images, model, search
+from captioner import images, model, saved, search
 from captioner.types import InputError
 
 
@@ -19,9 +19,9 @@ def copied(model_dir, tmp_path):
 
 
 def test_saved_and_loaded_it_says_the_same(model_dir, scenes_dir, tmp_path):
-    first = model.load(model_dir)
+    first = saved.load(model_dir)
     first.save(tmp_path / "again")
-    second = model.load(tmp_path / "again")
+    second = saved.load(tmp_path / "again")
     assert first.state_dict().keys() == second.state_dict().keys()
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name])
@@ -36,7 +36,7 @@ def test_the_saved_preprocessing_counts(copied):
     config = json.loads((copied / "config.json").read_text())
     config["preprocess"]["size"] = 96
     (copied / "config.json").write_text(json.dumps(config))
-    assert model.load(copied).encoder.preprocess.size == 96
+    assert saved.load(copied).encoder.preprocess.size == 96
 
 
 def test_captions_come_in_order_and_errors_with_them(model_dir, scenes_dir, tmp_path):
@@ -145,7 +145,7 @@ TARGET = "captioner.decoders.recurrent.Recurrent"
 def test_a_damaged_directory_is_named(copied, damage, message):
     damage(copied)
     with pytest.raises(InputError, match=message) as error:
-        model.load(copied)
+        saved.load(copied)
     assert str(copied) in str(error.value)
 
 

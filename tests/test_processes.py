@@ -115,10 +115,10 @@ def test_torchrun_has_one_run_directory_and_one_cache(options, scenes_dir, tmp_p
 EVALUATE = """
 import json, sys
 import torch
-from captioner import evaluation, images, model, processes, records, search
+from captioner import evaluation, images, processes, records, saved, search
 from captioner.data import Pixels
 processes.join()
-captioner = model.load(sys.argv[1]).to(getattr(torch, sys.argv[3]))
+captioner = saved.load(sys.argv[1]).to(getattr(torch, sys.argv[3]))
 some = records.read(sys.argv[2], "train") + records.read(sys.argv[2], "val")[:3]
 source = Pixels([record.image for record in some], captioner.encoder.preprocess)
 said = evaluation.predict(captioner, some, source, search.Beam(3), batch_size=int(sys.argv[5]))

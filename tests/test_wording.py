@@ -8,7 +8,7 @@ from test_end_to_end import run
 
 import captioner
 import eval as eval_command
-from captioner import evaluation, records, search, tokenizers
+from captioner import evaluation, images, records, search, tokenizers
 from captioner.__main__ import main
 from captioner.data import Pixels
 from captioner.types import EOS, PAD, UNK, InputError
@@ -87,7 +87,7 @@ def test_the_best_and_their_tokens(loaded, paths):
 
 
 def test_a_trace_is_one_forward_over_what_was_said(loaded, paths):
-    pixels = torch.stack([loaded.encoder.preprocess(captioner.model.images.read(p)) for p in paths])
+    pixels = torch.stack([loaded.encoder.preprocess(images.read(p)) for p in paths])
     captions = loaded.generate(pixels, search.Beam(3, n=2))
     log_prob_BKT, kept = loaded.trace(pixels, captions, ["h0"])
     assert log_prob_BKT.shape == captions.token_BKT.shape

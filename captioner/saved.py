@@ -1,0 +1,130 @@
+"""Reads model directories. Nothing in them is executed; what is wrong with one is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+
+from captioner import images, tokenizers
+from captioner.decoders.ensemble import Ensemble
+from captioner.encoders import Encoders
+from captioner.model import FILES, FORMAT, CaptionModel, build
+from captioner.types import InputError, shown
+
+
+def load(*folders: str | Path, average: str = "log_prob") -> CaptionModel:
+    """Reads what `CaptionModel.save` wrote, in evaluation mode; several folders as an ensemble.
+
+    average: how an ensemble's members are averaged, log_prob or prob. Raises InputError naming the
+    file and the key, where one is missing, foreign or broken, or the tokenizers are not equal.
+    """
+    if not folders:
+        raise InputError("no model: give a model directory, or several")
+    members = []
+    for folder in folders:
+        try:
+            members.append(_load(Path(folder)))
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{shown(error.filename or folder)}: {reason}") from error
+        if members[-1].tokenizer.digest() != members[0].tokenizer.digest():
+            raise InputError(
+                f"{shown(folder)}: its tokenizer.json is not that of {shown(folders[0])}: an "
+                "ensemble needs one"
+            )
+    if len(members) == 1:
+        return members[0]
+    encoder = Encoders([member.encoder for member in members])  # type: ignore[misc]
+    decoder = Ensemble([member.decoder for member in members], average)
+    return CaptionModel(encoder, decoder, members[0].tokenizer, {}).eval()
+
+
+def is_model(folder: str | Path) -> bool:
+    """Whether it looks like what `CaptionModel.save` wrote."""
+    return all((Path(folder) / name).is_file() for name in FILES)
+
+
+def _load(folder: Path) -> CaptionModel:
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{shown(folder)}: not a model directory, it has no {' and no '.join(missing)}; "
+            "give the folder model/ of a run"
+        )
+    path = folder / "config.json"
+    config = _read_config(path)
+    try:
+        preprocess = images.Preprocess(**config.pop("preprocess"))
+    except (TypeError, InputError) as error:
+        raise InputError(f"{path}: preprocess: {error}") from error
+    source = {"pretrained": False, "weights": None}  # the weights are in this directory
+    encoder = {k: source.get(k, v) for k, v in config["encoder"].items()}
+    tokenizer = tokenizers.load(folder / FILES[1])
+    try:
+        model = build({"encoder": encoder, "decoder": config["decoder"]}, tokenizer)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    model.config = config
+    model.encoder.preprocess = preprocess  # type: ignore[method-assign]
+    _load_tensors(model, folder / "model.safetensors")
+    return model.eval()
+
+
+def _read_config(path: Path) -> dict[str, dict[str, Any]]:
+    """The objects encoder, decoder and preprocess of a config.json."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}): copy it again") from error
+    if not isinstance(saved, dict):
+        raise InputError(f"{path}: not an object with format, encoder, decoder and preprocess")
+    for key in ("format", "encoder", "decoder", "preprocess"):
+        if key not in saved:
+            raise InputError(f"{path}: the key {key!r} is missing: copy it again")
+        if key != "format" and not isinstance(saved[key], dict):
+            raise InputError(f"{path}: {key} is {saved[key]!r:.60}; it must be an object")
+    if saved["format"] != FORMAT:
+        raise InputError(
+            f"{path}: format {saved['format']!r:.60}, this version reads {FORMAT}: use the version "
+            "of captioner that wrote it"
+        )
+    return {key: saved[key] for key in ("encoder", "decoder", "preprocess")}
+
+
+def _load_tensors(model: CaptionModel, path: Path) -> None:
+    path.open("rb").close()  # for the system's own error
+    try:
+        with safe_open(path, "pt") as file:
+            digest = (file.metadata() or {}).get("tokenizer")
+        tensors = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise InputError(
+            f"{path}: not a whole safetensors file ({error}): copy it again"
+        ) from error
+    if digest != model.tokenizer.digest():
+        raise InputError(
+            f"{path}: was not trained with the tokenizer.json beside it: take both from one run"
+        )
+    wanted = model.state_dict()
+    wrong = [f"{key} is missing" for key in wanted if key not in tensors]
+    wrong += [f"{key} is foreign" for key in tensors if key not in wanted]
+    wrong += [
+        f"{key} has shape {tuple(tensor.shape)}, not {tuple(wanted[key].shape)}"
+        for key, tensor in tensors.items()
+        if key in wanted and tensor.shape != wanted[key].shape
+    ]
+    if wrong:
+        raise InputError(
+            f"{path}: does not fit its config.json: {'; '.join(wrong[:5])}"
+            + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+            + ": take both from one run"
+        )
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise InputError(
+                f"{path}: {key} holds values that are not finite: its training diverged; "
+                "train again with a lower learning rate"
+            )
+    model.load_state_dict(tensors)
