@@ -69,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if first is None:
         parser.error("no model: give --model DIR or set CAPTIONER_MODEL (`make demo` trains one)")
 
+    if options.best > options.beam > 0:
+        parser.error(f"--best {options.best} of --beam {options.beam}: give 1 to {options.beam}")
+
     failures = 0
     try:
         paths = [_expand(path) for path in given]

@@ -92,10 +92,11 @@ class Including:
             total_NC = total_NC.masked_fill((next >= 0).any(1).view(N, C), -torch.inf)
         total_bX, met_bX = total_NC.view(-1, self.rows * C), met.view(-1, self.rows * C)
         at_bX = total_bX.argsort(dim=1, descending=True, stable=True)
-        met_bX = met_bX.gather(1, at_bX)
-        rank_bX = (met_bX[:, :, None] == met_bX[:, None, :]).tril(-1).sum(2)
-        key_bX = -(rank_bX * (met_bX.amax() + 1) - met_bX).to(total_bX.dtype)
-        key_bX = torch.empty_like(total_bX).scatter(1, at_bX, key_bX)
+        met_bX, order_bX = met_bX.gather(1, at_bX).sort(dim=1, stable=True)
+        first_bX = torch.searchsorted(met_bX, met_bX)  # of each bank
+        rank_bX = torch.arange(self.rows * C, device=at_bX.device) - first_bX
+        key_bX = (met_bX - rank_bX * (met_bX.amax() + 1)).to(total_bX.dtype)
+        key_bX = torch.empty_like(total_bX).scatter(1, at_bX.gather(1, order_bX), key_bX)
         key_bX = key_bX.masked_fill(total_bX == -torch.inf, -torch.inf)
         return torch.stack([total_NC, key_bX.view(N, C)], dim=2), word_NC
 
@@ -106,14 +107,21 @@ def beam_search(
     memory: Memory,
     state: State,
     rules: Sequence[Rule],
-    numbers: Sequence[int] | None,
+    numbers: Sequence[int],
 ) -> Captions:
     """The captions of B images, of B * K rows that start equal, K of each image."""
     G, K, T, device = policy.groups, policy.rows, policy.max_length, device_of(state)
     k, B = K // G, count(state) // K
-    number_B = as_tensor(numbers, B, device)
+    number_B = torch.tensor(numbers, device=device)
+    log_softmax = LogSoftmax()
+    # The rows of an image are still equal: the first step is that of one of them.
+    row_B = torch.arange(0, B * K, K, device=device)
+    logits_NV, state = step(torch.full_like(row_B, BOS), memory, rows_of(state, row_B))
+    row_N = torch.arange(B, device=device).repeat_interleave(K)
+    logits_NV, state = logits_NV[row_N], rows_of(state, row_N)
+
     token_BGkT = torch.full((B, G, k, T), PAD, device=device)  # finished hypotheses, best first
-    score_BGk = torch.full((B, G, k), -torch.inf, device=device, dtype=dtype_of(state))
+    score_BGk = torch.full((B, G, k), -torch.inf, device=device, dtype=log_softmax.dtype(logits_NV))
     log_prob_BGk = score_BGk.clone()
     error_B: list[str | None] = [None] * B
 
@@ -122,15 +130,9 @@ def beam_search(
     prefix_Nt = torch.full((B * K, 1), BOS, device=device)
     live_bGkS = score_BGk[..., None].repeat(1, 1, 1, policy.values)
     live_bGkS[:, :, 0] = 0.0  # all rows of a group start equal: one of them counts
-    log_softmax = LogSoftmax()
     for t in range(1, T + 1):
         b, number_N = len(image_b), number_B[image_b].repeat_interleave(K)
-        if t == 1:  # the rows of an image are still equal
-            first_B = torch.arange(0, B * K, K, device=device)
-            logits_NV, state = step(prefix_Nt[first_B, -1], memory, rows_of(state, first_B))
-            row_N = torch.arange(B, device=device).repeat_interleave(K)
-            logits_NV, state = logits_NV[row_N], rows_of(state, row_N)
-        else:
+        if t > 1:
             logits_NV, state = step(prefix_Nt[:, -1], memory, state)
         true_NV = log_softmax(logits_NV)
         log_prob_NV = apply(rules, prefix_Nt, true_NV, number_N)
@@ -201,6 +203,7 @@ def _choose(order_bGX: Tensor, word_bGX: Tensor, k: int, diversity: float) -> Te
         at_bY = (order_bX - diversity * often_bX).topk(Y, dim=1).indices
         word_bY = word_bX.gather(1, at_bY)
         on_bk = (word_bY == EOS).int().argsort(dim=1, stable=True)[:, :k]
+        word_bY = word_bY.masked_fill(order_bX.gather(1, at_bY) == -torch.inf, PAD)  # not there
         said_bZ = torch.cat([said_bZ, word_bY.gather(1, on_bk)], dim=1)
         chosen.append(at_bY)
     return torch.stack(chosen, dim=1)
@@ -252,11 +255,14 @@ class LogSoftmax:
     def __init__(self) -> None:
         self.logits_NV = self.log_prob_NV = torch.empty(0, 0)
 
+    @staticmethod
+    def dtype(logits_NV: Tensor) -> torch.dtype:
+        return torch.promote_types(logits_NV.dtype, torch.float32)
+
     def __call__(self, logits_NV: Tensor) -> Tensor:
         N, V = logits_NV.shape
-        if len(self.logits_NV) < N:
-            dtype = torch.promote_types(logits_NV.dtype, torch.float32)
-            self.logits_NV = torch.empty(N, V, dtype=dtype, device=logits_NV.device)
+        if len(self.logits_NV) < N or self.logits_NV.shape[1] != V:
+            self.logits_NV = logits_NV.new_empty(N, V, dtype=self.dtype(logits_NV))
             self.log_prob_NV = torch.empty_like(self.logits_NV)
         self.logits_NV[:N] = logits_NV.detach()
         return torch.log_softmax(self.logits_NV[:N], 1, out=self.log_prob_NV[:N])
@@ -275,12 +281,13 @@ def blame(rules: Sequence[Rule], token_NT: Tensor, log_prob_NV: Tensor, number_N
     for rule in rules:
         log_prob_NV = rule(token_NT, log_prob_NV, number_N)
         if bool((log_prob_NV == -torch.inf).all()):
-            return f"the rule {rule.__name__} leaves no word possible {after}"
-    return f"what it must say is not said {after}"
+            return f"the rule {name_of(rule)} leaves no word possible {after}"
+    under = f", under {', '.join(map(name_of, rules))}" if rules else ""
+    return f"what it must say is not said {after}{under}"
 
 
-def as_tensor(numbers: Sequence[int] | None, images: int, device: torch.device) -> Tensor:
-    return torch.tensor(range(images) if numbers is None else list(numbers), device=device)
+def name_of(rule: Rule) -> str:
+    return getattr(rule, "__name__", type(rule).__name__)
 
 
 def count(state: State) -> int:
@@ -289,12 +296,6 @@ def count(state: State) -> int:
 
 def device_of(state: State) -> torch.device:
     return next(iter(state.values())).device
-
-
-def dtype_of(state: State) -> torch.dtype:
-    """Of sums of log-probabilities: float32 at least."""
-    some = next(iter(state.values()))
-    return torch.promote_types(some.dtype, torch.float32)
 
 
 def check(holds: bool, message: str) -> None:

@@ -14,12 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from captioner.folding import folded
 from captioner.images import Preprocess
@@ -64,6 +66,9 @@ class CNN(nn.Module):
         self.frozen = last == 0
         self.train()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_folded": (None, [])}
+
     def _on_the_way(self) -> set[nn.Parameter]:
         """The parameters that the feature map depends on: a head's are in the trunk, but unused."""
         parameters = list(self.trunk.parameters())
@@ -87,11 +92,12 @@ class CNN(nn.Module):
         return trunk(pixels_B3SS)
 
     def _trunk(self, pixels_B3SS: Tensor) -> nn.Module:
-        """The trunk, or where nothing learns its faster form, made anew when a tensor changes."""
+        """The trunk, or where nothing learns its faster form, made anew when its norm changes."""
         if not self.frozen or torch.is_grad_enabled() or not len(pixels_B3SS):
             return self.trunk
-        tensors = [*self.trunk.parameters(), *self.trunk.buffers()]
-        now = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        tensors = [t for t in self.trunk.state_dict().values() if t.is_floating_point()]
+        norm = get_total_norm(tensors)
+        now = norm.item(), norm.dtype, norm.device
         if self._folded[0] != now:
             self._folded = now, [folded(self.trunk, self.feature_map, pixels_B3SS[:1])]
         return self._folded[1][0]

@@ -1,5 +1,6 @@
 """Batch-norm that does not learn is an affine map: it goes into the convolution before it."""
 
+from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -21,6 +22,7 @@ def folded(
     copy = deepcopy(network).requires_grad_(False)
     after: list[tuple[Tensor, str]] = []  # kept, so that no other tensor gets their identity
     pairs: list[tuple[str, str]] = []
+    norms: list[str] = []
 
     def note_convolution(name: str) -> Callable:
         return lambda module, inputs, output: after.append((output, name))
@@ -28,6 +30,7 @@ def folded(
     def note_norm(name: str) -> Callable:
         def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
             pairs.extend((conv, name) for output, conv in after if output is inputs[0])
+            norms.append(name)
 
         return hook
 
@@ -40,8 +43,11 @@ def folded(
     run(copy, some)
     for hook in hooks:
         hook.remove()
+    runs = Counter(norms) + Counter(name for _, name in after)
     for conv, norm in pairs:
         old = copy.get_submodule(norm)
+        if runs[conv] > 1 or runs[norm] > 1 or old.running_mean is None:
+            continue
         one: nn.Conv2d = fuse_conv_bn_eval(copy.get_submodule(conv), old)  # type: ignore
         copy.set_submodule(conv, one)
         # timm's batch-norm holds the activation behind it.

@@ -101,9 +101,9 @@ class CaptionModel(nn.Module):
                 self.decoder.step,
                 memory,
                 state,
-                wording.rules(self.tokenizer),
+                wording.rules(self.tokenizer, numbers),
                 numbers,
-                wording.progress(self.tokenizer),
+                wording.progress(self.tokenizer, numbers),
             )
 
     def trace(
@@ -123,7 +123,7 @@ class CaptionModel(nn.Module):
         with torch.inference_mode():
             memory, state = self.decoder.start(self.encode(images), B * K)
             logits_PV, _, kept = self.decoder(token_NT, said_NT.sum(1), memory, state, keep)
-            log_prob_PV = LogSoftmax()(logits_PV)
+            log_prob_PV = logits_PV.log_softmax(1, dtype=LogSoftmax.dtype(logits_PV))
         log_prob_NT = log_prob_PV.new_zeros(said_NT.shape)
         log_prob_NT[said_NT] = log_prob_PV.gather(1, target_NT[said_NT][:, None])[:, 0]
         return log_prob_NT.view(B, K, T), {

@@ -44,8 +44,9 @@ def max_length(words: int) -> Rule:
 def forbid(*phrases: Phrase, in_image: Mapping[int, Iterable[Phrase]] | None = None) -> Rule:
     """These words and phrases are not said; `in_image`: nor those in the image of that number."""
     of_length: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
-    everywhere = [(-1, phrase) for phrase in phrases]
-    for image, phrase in everywhere + [(i, p) for i, own in (in_image or {}).items() for p in own]:
+    owned = [(image, phrase) for image, own in (in_image or {}).items() for phrase in own]
+    _check(all(image >= 0 for image, _ in owned), "forbid: numbers of images are 0 or more")
+    for image, phrase in [(-1, phrase) for phrase in phrases] + owned:  # -1: in every image
         words = (phrase,) if isinstance(phrase, int) else tuple(phrase)
         _check(len(words) > 0, "forbid: a phrase without words")
         of_length.setdefault(len(words), []).append((image, words))
@@ -67,7 +68,8 @@ def forbid(*phrases: Phrase, in_image: Mapping[int, Iterable[Phrase]] | None = N
             log_prob_NV = _strike(log_prob_NV, phrase_FL[:, -1].expand_as(here_NF), here_NF)
         return log_prob_NV
 
-    shown = [*map(str, phrases), *(["in_image"] if in_image else [])]
+    shown = [*map(str, phrases[:3]), *(["..."] if len(phrases) > 3 else [])]
+    shown += ["in_image"] if in_image else []
     return _named(rule, f"forbid({', '.join(shown)})")
 
 

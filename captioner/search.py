@@ -25,13 +25,11 @@ from captioner.beam import (
     Progress,
     Step,
     apply,
-    as_tensor,
     beam_search,
     blame,
     check,
     count,
     device_of,
-    dtype_of,
     top,
 )  # fmt: skip
 from captioner.rules import Rule
@@ -59,9 +57,13 @@ class Strategy(ABC):
         progress: what captions must say (rules.Include). Raises InputError where a strategy cannot
         see to that, and where the decoder gives NaN.
         """
-        name = type(self).__name__
+        images = count(state) // self.rows
+        numbers = list(range(images)) if numbers is None else [int(number) for number in numbers]
+        check(len(numbers) == images, f"{len(numbers)} numbers for {images} images")
+        check(all(number >= 0 for number in numbers), "numbers of images are 0 or more")
         check(
-            progress is None or name == "Beam", f"{name} cannot say what it must: search=beam can"
+            progress is None or isinstance(self, Beam),
+            f"{type(self).__name__} cannot say what it must: search=beam can",
         )
         return self.find(step, memory, state, rules, numbers, progress)
 
@@ -112,7 +114,7 @@ class Sample(Strategy):
     length_penalty: float = 0.0
 
     def __post_init__(self):
-        check(self.temperature > 0, f"search.temperature={self.temperature}: give more than 0")
+        _check_draw(self)
         for name in ("n", "max_length") + (() if self.top_k is None else ("top_k",)):
             _count(self, name)
         for name in ("top_p", "typical_p"):
@@ -125,9 +127,8 @@ class Sample(Strategy):
         return self.n
 
     def find(self, step, memory, state, rules, numbers, progress):
-        images = range(count(state) // self.n) if numbers is None else numbers
         uniform_NT = torch.cat(
-            [_uniforms(self.n, self.max_length, self.seed, number) for number in images]
+            [_uniforms(self.n, self.max_length, self.seed, number) for number in numbers]
         ).to(device_of(state))
 
         def draw(log_prob_NV: Tensor, row_N: Tensor, t: int) -> Tensor:
@@ -144,9 +145,9 @@ class Sample(Strategy):
         if self.top_k is not None and self.top_k < logit_NV.shape[1]:
             floor_N1 = logit_NV.topk(self.top_k, dim=1).values[:, -1:]
             logit_NV = logit_NV.masked_fill(logit_NV < floor_N1, -torch.inf)
-        if self.top_p is not None:
+        if self.top_p is not None and self.top_p < 1:
             logit_NV = _nucleus(logit_NV, logit_NV, self.top_p)
-        if self.typical_p is not None:
+        if self.typical_p is not None and self.typical_p < 1:
             log_prob_NV = logit_NV.log_softmax(1)
             entropy_N1 = torch.special.entr(log_prob_NV.exp()).sum(1, keepdim=True)
             logit_NV = _nucleus(logit_NV, -(log_prob_NV + entropy_N1).abs(), self.typical_p)
@@ -156,7 +157,7 @@ class Sample(Strategy):
 def _nucleus(logit_NV: Tensor, order_NV: Tensor, p: float) -> Tensor:
     """The words that come first in `order_NV`, as many as together have probability p."""
     word_NV = order_NV.argsort(dim=1, descending=True, stable=True)
-    prob_NV = logit_NV.softmax(1).gather(1, word_NV)
+    prob_NV = logit_NV.double().softmax(1).gather(1, word_NV)
     before_NV = prob_NV.cumsum(1) - prob_NV  # what the words before already hold
     out_NV = torch.zeros_like(logit_NV, dtype=torch.bool).scatter(1, word_NV, before_NV >= p)
     return logit_NV.masked_fill(out_NV, -torch.inf)
@@ -168,10 +169,10 @@ def _roll(step, memory, state, rules, numbers, rows, max_length, choose) -> Capt
     An image leaves the batch when all its rows have ended.
     """
     device, N = device_of(state), count(state)
-    number_N = as_tensor(numbers, N // rows, device).repeat_interleave(rows)
+    number_N = torch.tensor(numbers, device=device).repeat_interleave(rows)
     said_NT = torch.full((N, 1 + max_length), PAD, device=device)
     said_NT[:, 0] = BOS
-    log_prob_N = torch.zeros(N, device=device, dtype=dtype_of(state))
+    log_prob_N = torch.zeros(N, device=device)
     error_B: list[str | None] = [None] * (N // rows)
     row_n = torch.arange(N, device=device)  # the rows still in the batch
     log_softmax = LogSoftmax()
@@ -179,6 +180,7 @@ def _roll(step, memory, state, rules, numbers, rows, max_length, choose) -> Capt
         prefix_nt = said_NT[row_n, : t + 1]
         logits_nV, state = step(prefix_nt[:, -1], memory, state)
         true_nV = log_softmax(logits_nV)
+        log_prob_N = log_prob_N.to(true_nV.dtype)
         allowed_nV = apply(rules, prefix_nt, true_nV, number_N[row_n])
         live_n = (prefix_nt[:, -1] != EOS) & (prefix_nt[:, -1] != PAD)
         best_n = allowed_nV.amax(1)
@@ -248,7 +250,7 @@ class Beam(Strategy):
             self.width % self.groups == 0,
             f"search.groups={self.groups}: does not divide search.width={self.width}",
         )
-        check(self.diversity >= 0, f"search.diversity={self.diversity}: give 0 or more")
+        check(0 <= self.diversity <= 1e6, f"search.diversity={self.diversity}: give 0 to 1e6")
 
     @property
     def rows(self) -> int:  # type: ignore[override]
@@ -290,7 +292,7 @@ class StochasticBeam(Strategy):
     def __post_init__(self):
         for name in ("n", "max_length"):
             _count(self, name)
-        check(self.temperature > 0, f"search.temperature={self.temperature}: give more than 0")
+        _check_draw(self)
 
     @property
     def rows(self) -> int:  # type: ignore[override]
@@ -316,8 +318,9 @@ class StochasticBeam(Strategy):
                 _uniforms(self.n, log_prob_NV.shape[1], self.seed, number, t)
                 for number in number_N[:: self.n].tolist()
             ]
-        ).to(drawn_NV)
-        gumbel_NV = drawn_NV - (-uniform_NV.log()).log()
+        )
+        noise_NV = -(-uniform_NV.log()).log()  # in float32 a number could be rounded to 1
+        gumbel_NV = drawn_NV + noise_NV.to(drawn_NV)
         # Shifted so that the greatest of a row is its parent's G: -log(e^-G - e^-best + e^-gumbel).
         below_NV = gumbel_NV - gumbel_NV.amax(1, keepdim=True)
         v_NV = live_NS[:, 1:2] - gumbel_NV + torch.log1p(-below_NV.exp())
@@ -338,6 +341,7 @@ STRATEGIES = (Greedy, Sample, Beam, StochasticBeam)
 def grade(options: Any, log_prob: Tensor, length: int | Tensor) -> Tensor:
     """What `options.score` and `options.length_penalty` make of a log-probability (see `Beam`)."""
     a = options.length_penalty
+    length = length.to(log_prob.dtype) if isinstance(length, Tensor) else length
     if options.score == "power":
         return log_prob / length**a
     if options.score == "wu":
@@ -345,17 +349,23 @@ def grade(options: Any, log_prob: Tensor, length: int | Tensor) -> Tensor:
     return log_prob + a * length
 
 
+def _check_draw(options: Any) -> None:
+    heat, seed = options.temperature, options.seed
+    check(1e-4 <= heat <= 1e4, f"search.temperature={heat}: give 0.0001 to 10000")
+    check(
+        isinstance(seed, int) and seed >= 0, f"search.seed={seed}: give a whole number, 0 or more"
+    )
+
+
 def _check_score(options: Any) -> None:
     a, score = options.length_penalty, options.score
-    check(a >= 0, f"search.length_penalty={a}: give 0 or more")
+    check(0 <= a <= 100, f"search.length_penalty={a}: give 0 to 100")
     check(score in SCORES, f"search.score={score}: give one of {', '.join(SCORES)}")
 
 
 def _uniforms(rows: int, columns: int, *seeds: int) -> Tensor:
     """Numbers in (0, 1) that depend on the seeds alone."""
-    place = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(place[0]))
-    uniform = torch.rand(rows, columns, generator=generator, dtype=torch.float64)
+    uniform = torch.from_numpy(np.random.default_rng(seeds).random((rows, columns)))
     return uniform.clamp_(min=torch.finfo(torch.float64).tiny)
 
 

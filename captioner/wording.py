@@ -1,6 +1,6 @@
 """What captions may and must say, in words: a tokenizer makes rules of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from captioner import rules
@@ -32,8 +32,11 @@ class Wording:
     forbid_in: dict[int, list[str]] = field(default_factory=dict)
     include_in: dict[int, list[str]] = field(default_factory=dict)
 
-    def rules(self, tokenizer: Tokenizer) -> list[Rule]:
-        """The rules as a strategy takes them. Raises InputError for a word that is not known."""
+    def rules(self, tokenizer: Tokenizer, numbers: Sequence[int] | None = None) -> list[Rule]:
+        """The rules as a strategy takes them, for the pictures of these numbers (default: all).
+
+        Raises InputError for a word that is not known.
+        """
         made = [] if self.unk else [rules.forbid(UNK)]
         made += [rules.min_length(self.min_length)] if self.min_length else []
         made += [] if self.max_length is None else [rules.max_length(self.max_length)]
@@ -41,7 +44,7 @@ class Wording:
         if self.no_repeated_ngram is not None:
             made.append(rules.no_repeated_ngram(self.no_repeated_ngram))
         if self.forbid or self.forbid_in:
-            own = {n: _phrases("forbid_in", p, tokenizer) for n, p in self.forbid_in.items()}
+            own = _own("forbid_in", self.forbid_in, tokenizer, numbers)
             everywhere = _phrases("forbid", self.forbid, tokenizer)
             made.append(rules.forbid(*everywhere, in_image=own))
         if self.endings:
@@ -53,16 +56,28 @@ class Wording:
             made.append(rules.begin(*_phrases("begin", [self.begin], tokenizer)[0]))
         return made
 
-    def progress(self, tokenizer: Tokenizer) -> Include | None:
+    def progress(
+        self, tokenizer: Tokenizer, numbers: Sequence[int] | None = None
+    ) -> Include | None:
         """What must be said, or None where nothing must."""
         if not (self.include or self.include_in):
             return None
-        own = {n: _phrases("include_in", p, tokenizer) for n, p in self.include_in.items()}
+        own = _own("include_in", self.include_in, tokenizer, numbers)
         return Include(*_phrases("include", self.include, tokenizer), in_image=own)
 
 
 PLAIN = Wording()
 """Anything but the unknown word, and nothing at all."""
+
+
+def _own(
+    name: str,
+    texts: Mapping[int, Sequence[str]],
+    tokenizer: Tokenizer,
+    numbers: Sequence[int] | None,
+) -> dict[int, list[tuple[int, ...]]]:
+    chosen = texts if numbers is None else [number for number in numbers if number in texts]
+    return {number: _phrases(name, texts[number], tokenizer) for number in chosen}
 
 
 def _phrases(name: str, texts: Sequence[str], tokenizer: Tokenizer) -> list[tuple[int, ...]]:

@@ -41,12 +41,11 @@ def ours(model, strategy, first_B, rules=()):
 
     def step(token_N, memory, state):
         prefix_NT = torch.cat([state["prefix"], token_N[:, None]], dim=1)
-        return model(prefix_NT).logits[:, -1], {"prefix": prefix_NT, "float": state["float"]}
+        return model(prefix_NT).logits[:, -1], {"prefix": prefix_NT}
 
     prefix_N1 = first_B.repeat_interleave(strategy.rows)[:, None]
-    state = {"float": torch.zeros(len(prefix_N1), 1).double(), "prefix": prefix_N1}
     with torch.no_grad():
-        return strategy(step, {}, state, rules)
+        return strategy(step, {}, {"prefix": prefix_N1}, rules)
 
 
 def theirs(model, first_B, **options):

@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 import torch
-from brute import agrees, every_hypothesis, random_decoder, run, said
+from brute import agrees, random_decoder, run, said
 
 from captioner import rules as on_words
+from captioner.beam import Including
 from captioner.rules import Include
 from captioner.search import Beam, Greedy, Sample, StochasticBeam
 from captioner.types import BOS, EOS, UNK, InputError
@@ -178,11 +179,33 @@ def test_what_cannot_be_said_is_the_image_s_error():
     assert found.error_B == ["what it must say is not said after 3 words", None]
     forbidden, must = on_words.forbid(4), Include(in_image={0: [4]})
     _, found = run(Beam(5, max_length=4), random_decoder(1, V), 2, rules=[forbidden], progress=must)
-    assert found.error_B == ["what it must say is not said after 3 words", None]
+    assert found.error_B == ["what it must say is not said after 3 words, under forbid(4)", None]
 
 
-def test_there_are_hypotheses_enough():
-    assert len(every_hypothesis(V, 4)) == 1 + 3 + 9 + 27 + 81
+def test_phrases_that_begin_alike_give_no_hypothesis_twice():
+    progress = Include((4, 5), (4, UNK), (4, 4))
+    for seed in range(10):
+        _, found = run(Beam(6, n=6, max_length=9), random_decoder(seed, V), 2, progress=progress)
+        for hypotheses in found.token_BKT.tolist():
+            there = [said(tokens) for tokens in hypotheses if said(tokens)]
+            assert len(set(there)) == len(there) >= 2
+
+
+def test_banks_take_turns():
+    """One step by hand: a row that has said one word of two, and one that has said none."""
+    including = Including(Beam(2), Include((7, 8)))
+    prefix_NT = torch.tensor([[BOS, 7], [BOS, 9]])
+    log_prob_NV = torch.full((2, 12), -9.0)
+    log_prob_NV[:, [0, 1]] = -torch.inf
+    log_prob_NV[0, [9, 10]] = torch.tensor([-1.0, -2.0])
+    log_prob_NV[1, [9, 7]] = torch.tensor([-0.5, -3.0])
+    image_N = torch.zeros(2, dtype=torch.long)
+    value_NCS, word_NC = including.candidates(log_prob_NV, torch.zeros(2, 2), prefix_NT, image_N)
+    order = value_NCS[..., 1].flatten().argsort(descending=True).tolist()
+    words = list(zip([0] * word_NC.shape[1] + [1] * word_NC.shape[1], word_NC.flatten().tolist()))
+    # The best of each bank, the fullest first: both words, one (begun anew), none; then the second.
+    assert [words[at] for at in order[:5]] == [(0, 8), (1, 7), (1, 9), (0, 7), (0, 9)]
+    assert all(word != EOS for at, (_, word) in enumerate(words) if at in order[:5])
 
 
 @pytest.mark.parametrize(

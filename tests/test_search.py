@@ -84,7 +84,8 @@ STRATEGIES = {
     "reward": Beam(4, 0.5, n=4, max_length=6, score="reward"),
     "diverse": Beam(4, 0.8, n=4, max_length=6, groups=2),
     "sample": Sample(n=3, max_length=6),
-    "best mean": Sample(n=3, max_length=6, length_penalty=1.0),
+    "best of n": Sample(n=3, max_length=6, length_penalty=0.7),
+    "best by wu": Sample(n=3, max_length=6, score="wu", length_penalty=0.9),
     "hot": Sample(temperature=1.5, top_k=4, top_p=0.9, typical_p=0.9, n=3, max_length=6),
     "stochastic": StochasticBeam(n=3, max_length=6),
     "warm stochastic": StochasticBeam(n=3, temperature=1.5, max_length=6),
@@ -249,6 +250,7 @@ def test_groups_differ_where_they_are_told_to():
     assert (same.score_BK[:, 1:] == -torch.inf).all() and (same.token_BKT[:, 1:] == PAD).all()
     no_end = [min_length(5)]
     _, other = run(Beam(3, 0.0, 3, 5, groups=3, diversity=1e3), decoder, features, rules=no_end)
+    assert (other.score_BK > -torch.inf).all()
     for hypotheses in other.token_BKT.tolist():
         assert all(len({tokens[t] for tokens in hypotheses}) == 3 for t in range(5))
 
@@ -263,6 +265,59 @@ def test_diverse_beam_search_by_hand():
     assert [said(tokens) for tokens in strong.token_BKT[0].tolist()] == [(3, EOS), (4, EOS)]
     torch.testing.assert_close(strong.score_BK.exp(), torch.tensor([[0.5, 0.18]]).double())
     assert [said(tokens) for tokens in weak.token_BKT[0].tolist()] == [(3, EOS), ()]
+
+
+def diverse_by_lists(table_VV, width, groups, diversity, T):
+    """Diverse beam search of one image as a page of Python: {tokens: log-probability}."""
+    V, k = len(table_VV), width // groups
+    live = [[(0.0, (BOS,))] for _ in range(groups)]
+    finished = [[] for _ in range(groups)]
+    for t in range(1, T + 1):
+        said = []
+        for g in range(groups):
+            grown = [
+                (total + table_VV[words[-1]][v], (*words, v))
+                for total, words in live[g]
+                for v in range(V)
+            ]
+            grown = [one for one in grown if one[0] > -math.inf]
+            grown.sort(key=lambda one: -(one[0] - diversity * said.count(one[1][-1])))
+            finished[g] += [one for one in grown[:k] if one[1][-1] == EOS or t == T]
+            live[g] = [one for one in grown if one[1][-1] != EOS][:k]
+            said += [words[-1] for _, words in live[g]]
+    best = [sorted(some, reverse=True)[:k] for some in finished]
+    return {words[1:]: total for some in best for total, words in some}
+
+
+@pytest.mark.parametrize("width, groups", [(2, 2), (3, 3), (4, 2), (6, 3), (6, 2)])
+@pytest.mark.parametrize("diversity", [0.3, 1.0, 5.0])
+def test_diverse_beam_search_by_lists(width, groups, diversity):
+    for seed in range(30):
+        random = torch.Generator().manual_seed(seed)
+        table_VV = torch.randn(8, 8, generator=random).double()
+        table_VV[:, [PAD, BOS]] = -torch.inf
+        table_VV[torch.rand(8, 8, generator=random) < 0.3] = -torch.inf  # groups can die out
+        table_VV[:, EOS] = table_VV[:, EOS].nan_to_num(neginf=-1.0)
+        table_VV = table_VV.log_softmax(1)
+        found = Beam(width, 0.0, width, 5, groups=groups, diversity=diversity)(
+            lambda token_N, memory, state, p=table_VV: (p[token_N], state), {}, rows(width)
+        )
+        expected = diverse_by_lists(table_VV.tolist(), width, groups, diversity, 5)
+        got = dict(zip(map(said, found.token_BKT[0].tolist()), found.score_BK[0].tolist()))
+        got.pop((), None)
+        assert got.keys() == expected.keys()
+        assert all(abs(got[words] - expected[words]) < 1e-9 for words in got)
+
+
+def test_gumbels_of_many_words_in_float32():
+    """A uniform number that is rounded to 1 would be infinite noise."""
+    table_NV = torch.randn(1, 9487, generator=torch.Generator().manual_seed(0))
+    table_NV[:, [PAD, BOS]] = -torch.inf
+    step = lambda token_N, memory, state: (table_NV.expand(len(token_N), -1), state)  # noqa: E731
+    for first in range(0, 150, 25):
+        numbers = list(range(first, first + 25))
+        found = StochasticBeam(5, max_length=4)(step, {}, rows(125), numbers=numbers)
+        assert found.log_prob_BK.isfinite().all()
 
 
 def chi_square(counts, expected):
@@ -420,8 +475,7 @@ def test_what_must_be_said_needs_beam_search(strategy):
     some.sampled_from(SCORES), some.floats(0, 2), some.booleans(),
 )  # fmt: skip
 def test_on_any_step(seed, images, width, max_length, score, penalty, peaked):
-    """Random steps: scores are those of what is said, best first, distinct, and never beaten by
-    greedy's where hypotheses are ranked by their sum and the beam holds all prefixes."""
+    """Random steps: scores are those of what is said, best first, distinct, in every image."""
     random = torch.Generator().manual_seed(seed)
     table_VV = (8 if peaked else 1) * torch.randn(V, V, generator=random).double()
     table_VV[:, [PAD, BOS]] = -torch.inf
@@ -440,6 +494,16 @@ def test_on_any_step(seed, images, width, max_length, score, penalty, peaked):
             )
         assert (found.score_BK[b].nan_to_num(neginf=-1e9).diff() <= 0).all()
         assert torch.equal(found.token_BKT[b], found.token_BKT[0])
+
+
+def test_numbers_are_those_of_the_images():
+    with pytest.raises(InputError, match="2 numbers for 3 images"):
+        run(Greedy(), random_decoder(), 3, numbers=[0, 1])
+    with pytest.raises(InputError, match="0 or more"):
+        run(Greedy(), random_decoder(), 2, numbers=[0, -1])
+    features, found = run(Sample(n=2, seed=1), random_decoder(), 2, numbers=torch.tensor([4, 9]))
+    _, again = run(Sample(n=2, seed=1), random_decoder(), features, numbers=[4, 9])
+    assert torch.equal(found.token_BKT, again.token_BKT)
 
 
 @settings(max_examples=200, deadline=None)
@@ -465,6 +529,11 @@ def test_the_greatest_are_found_without_sorting(seed, V, count, block):
         (lambda: Beam(score="best"), "search.score=best: give one of power, wu, reward"),
         (lambda: Beam(5, groups=2), "search.groups=2: does not divide search.width=5"),
         (lambda: Beam(diversity=-1), "search.diversity=-1"),
+        (lambda: Beam(diversity=math.inf), "search.diversity=inf"),
+        (lambda: Beam(length_penalty=math.nan), "search.length_penalty=nan"),
+        (lambda: Sample(temperature=math.inf), "search.temperature=inf"),
+        (lambda: Sample(seed=-1), "search.seed=-1"),
+        (lambda: StochasticBeam(seed=1.5), "search.seed=1.5"),
         (lambda: Greedy(0), "search.max_length=0"),
         (lambda: Sample(temperature=0.0), "search.temperature=0.0"),
         (lambda: Sample(top_k=0), "search.top_k=0"),

@@ -108,6 +108,12 @@ def test_on_the_command_line(model_dir, paths, capsys):
         assert record["best"][0]["tokens"] == record["tokens"]
         total = sum(log_prob for _, log_prob in record["tokens"])
         assert abs(total - record["best"][0]["log_prob"]) < 1e-4
+    assert main([*command, "--json", "--tokens", "--include", "red " * 40]) == 1
+    printed = capsys.readouterr()
+    assert all("what it must say is not said" in line for line in printed.out.splitlines())
+    with pytest.raises(SystemExit):
+        main([*command, "--beam", "2", "--best", "3"])
+    assert "--best 3 of --beam 2" in capsys.readouterr().err
     assert main([*command, "--include", "zebra"]) == 2
     assert "does not know 'zebra'" in capsys.readouterr().err
 
