@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from brute import pictures, random_decoder, run
 from laws import (
     LENGTH_N,
     B,
@@ -17,6 +18,7 @@ from laws import (
 )
 from test_processes import TORCHRUN
 from test_resume import ROOT, assert_equal_runs, in_process, in_processes
+from test_rules import RULES
 
 from captioner import cache, records
 from captioner.cells import CELLS
@@ -26,7 +28,8 @@ from captioner.decoders.mrnn import MRNN
 from captioner.decoders.recurrent import Recurrent
 from captioner.decoders.transformer import Transformer
 from captioner.encoders import Timm
-from captioner.search import Beam
+from captioner.rules import Include
+from captioner.search import Beam, Greedy, Sample, StochasticBeam
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -141,3 +144,28 @@ def test_every_decoder_computes_there_what_it_computes_here(name):
     half_precision_gives_nearly_the_same_gradients(
         lambda vocabulary: decoder, "cuda", torch.float16
     )
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Greedy(6),
+        Beam(4, n=4, max_length=6),
+        Beam(4, n=4, max_length=6, groups=2),
+        Sample(n=3, top_k=5, typical_p=0.9, max_length=6),
+        StochasticBeam(3, max_length=6),
+    ],
+)
+def test_every_strategy_says_there_what_it_says_here(strategy):
+    decoder, some = random_decoder(0, V), pictures(5)
+    chosen = [rule for rule, _ in RULES.values()]
+    for rules in [[rule] for rule in chosen] + [[]]:
+        here = run(strategy, decoder.cpu(), some, rules=rules)[1]
+        there = run(strategy, decoder.cuda(), some.to("cuda"), rules=rules)[1]
+        assert torch.equal(there.token_BKT.cpu(), here.token_BKT)
+        assert there.error_B == here.error_B
+    if strategy == Beam(4, n=4, max_length=6):
+        progress = Include(4, in_image={1: [(5, 4)]})
+        here = run(strategy, decoder.cpu(), some, progress=progress)[1]
+        there = run(strategy, decoder.cuda(), some.to("cuda"), progress=progress)[1]
+        assert torch.equal(there.token_BKT.cpu(), here.token_BKT)
