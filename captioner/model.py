@@ -27,7 +27,7 @@ from captioner.wording import PLAIN, Wording
 
 FORMAT = 1
 READERS = 4
-"""Threads that open pictures ahead of the CNN."""
+"""Threads that open the pictures of a batch."""
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
@@ -178,8 +178,9 @@ class CaptionModel(nn.Module):
         strategy = strategy or search.Beam()
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: give 1 or more")
-        opened, begun = ahead(self._open, map(str, paths), READERS), 0
-        while batch := list(islice(opened, batch_size)):
+        todo, begun = map(str, paths), 0
+        while paths_now := list(islice(todo, batch_size)):  # no more: they may come slowly
+            batch = list(ahead(self._open, paths_now, READERS))
             good = {n: p for n, (_, p) in enumerate(batch, begun) if not isinstance(p, InputError)}
             begun += len(batch)
             results: Iterator[tuple[list[Said], str | None]] = iter(())

@@ -1,7 +1,7 @@
 """Work done ahead of who needs it, by threads."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def ahead(read: Callable[[A], B], items: Iterable[A], workers: int = 0) -> Iterator[B]:
+def ahead(read: Callable[[A], B], items: Sequence[A], workers: int = 0) -> Iterator[B]:
     """map(read, items), in order, with up to 2 * workers results ahead; without workers, none.
 
     Threads and not processes: what takes long in reading a picture (the disk, digests, decoding,
