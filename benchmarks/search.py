@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from training import D, H, R, V, copied, lstm_cell
+from training import D, H, R, UsualAttention, UsualNIC, V
 
 from captioner.decoders.attention import SoftAttention
 from captioner.decoders.base import Decoder
@@ -73,17 +73,11 @@ def cut(features: Features, begin: int, end: int) -> Features:
 
 
 class Tutorial:
-    """Beam search as tutorials write it; subclasses are nn.LSTMCell's NIC and soft attention."""
+    """Beam search as tutorials write it, over the decoders of training.py's usual ways."""
 
     def __init__(self, decoder: Any):
-        self.embed, self.vocabulary = copied(decoder.embed), copied(decoder.W_hy)
+        super().__init__(decoder)  # type: ignore[call-arg]
         self.standard = decoder.standard
-
-    def first(self, image: Features) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
-    def next(self, words: list[int], h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        raise NotImplementedError
 
     @torch.no_grad()
     def caption(self, image: Features, penalty: float) -> list[int]:
@@ -116,12 +110,7 @@ class Tutorial:
         return [self.caption(cut(features, i, i + 1), penalty) for i in images]
 
 
-class TutorialNIC(Tutorial):
-    def __init__(self, decoder: Recurrent):
-        super().__init__(decoder)
-        self.image = copied(decoder.W_ih)
-        self.cell = lstm_cell(decoder.cells[0], [decoder.cells[0].W_xh])
-
+class TutorialNIC(Tutorial, UsualNIC):
     def first(self, image):
         return self.cell(self.image(self.standard(image.pooled_BD)))
 
@@ -130,17 +119,7 @@ class TutorialNIC(Tutorial):
         return self.vocabulary(h), h, c
 
 
-class TutorialAttention(Tutorial):
-    def __init__(self, decoder: SoftAttention):
-        super().__init__(decoder)
-        self.cell = lstm_cell(decoder.cell, [decoder.cell.W_xh, decoder.W_zh.weight])
-        self.init, self.keys, self.query = map(
-            copied, (decoder.W_init, decoder.regions.U, decoder.W_q)
-        )
-        self.score, self.say_h, self.say_z = map(
-            copied, (decoder.regions.w, decoder.L_h, decoder.L_z)
-        )
-
+class TutorialAttention(Tutorial, UsualAttention):
     def first(self, image):
         self.a_1RD = self.standard(image.grid_BRD)
         return torch.tanh(self.init(self.standard(image.pooled_BD))).chunk(2, dim=1)

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captioner.rules import Rule
-from captioner.types import BOS, EOS, PAD, InputError, Memory, State
+from captioner.rules import Rule, check
+from captioner.types import BOS, EOS, PAD, Memory, State
 
 Step = Callable[[Tensor, Memory, State], tuple[Tensor, State]]
 Progress = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -69,7 +69,7 @@ class Including:
 
     def __init__(self, beam: Any, progress: Progress):
         self.rows, self.max_length, self.n = beam.width, beam.max_length, beam.n
-        self.beam, self.progress, self.grade = beam, progress, beam.grade
+        self.progress, self.grade = progress, beam.grade
 
     def candidates(self, log_prob_NV, live_NS, prefix_NT, number_N):
         N, t = prefix_NT.shape
@@ -296,8 +296,3 @@ def count(state: State) -> int:
 
 def device_of(state: State) -> torch.device:
     return next(iter(state.values())).device
-
-
-def check(holds: bool, message: str) -> None:
-    if not holds:
-        raise InputError(message)

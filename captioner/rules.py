@@ -29,7 +29,7 @@ def min_length(words: int) -> Rule:
 
 def max_length(words: int) -> Rule:
     """A caption ends when it has so many words."""
-    _check(words >= 1, f"max_length({words}): give 1 or more")
+    check(words >= 1, f"max_length({words}): give 1 or more")
 
     def rule(token_NT: Tensor, log_prob_NV: Tensor, image_N: Tensor) -> Tensor:
         if token_NT.shape[1] <= words:
@@ -45,10 +45,10 @@ def forbid(*phrases: Phrase, in_image: Mapping[int, Iterable[Phrase]] | None = N
     """These words and phrases are not said; `in_image`: nor those in the image of that number."""
     of_length: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
     owned = [(image, phrase) for image, own in (in_image or {}).items() for phrase in own]
-    _check(all(image >= 0 for image, _ in owned), "forbid: numbers of images are 0 or more")
+    check(all(image >= 0 for image, _ in owned), "forbid: numbers of images are 0 or more")
     for image, phrase in [(-1, phrase) for phrase in phrases] + owned:  # -1: in every image
         words = (phrase,) if isinstance(phrase, int) else tuple(phrase)
-        _check(len(words) > 0, "forbid: a phrase without words")
+        check(len(words) > 0, "forbid: a phrase without words")
         of_length.setdefault(len(words), []).append((image, words))
     tables = [
         (torch.tensor([image for image, _ in some]), torch.tensor([words for _, words in some]))
@@ -84,7 +84,7 @@ def no_repeat() -> Rule:
 
 def no_repeated_ngram(n: int) -> Rule:
     """No n words in a row that were said before."""
-    _check(n >= 1, f"no_repeated_ngram({n}): give 1 or more")
+    check(n >= 1, f"no_repeated_ngram({n}): give 1 or more")
 
     def rule(token_NT: Tensor, log_prob_NV: Tensor, image_N: Tensor) -> Tensor:
         if token_NT.shape[1] < n:
@@ -103,7 +103,7 @@ def no_ending(*words: int) -> Rule:
     One that is cut off at the strategy's `max_length` has no END, and can stop anywhere; with
     `max_length` as a rule beside this one, none is cut off.
     """
-    _check(len(words) > 0, "no_ending: no words are given")
+    check(len(words) > 0, "no_ending: no words are given")
 
     def rule(token_NT: Tensor, log_prob_NV: Tensor, image_N: Tensor) -> Tensor:
         bad_N = torch.isin(token_NT[:, -1], torch.tensor(words, device=token_NT.device))
@@ -142,7 +142,7 @@ class Include:
             list(dict.fromkeys((p,) if isinstance(p, int) else tuple(p) for p in own))
             for own in wanted
         ]
-        _check(all(map(all, each)), "must-include: a phrase without words")
+        check(all(map(all, each)), "must-include: a phrase without words")
         F = max(map(len, each))
         L = max((len(phrase) for own in each for phrase in own), default=1)
         self.image_S = torch.tensor(list(in_image or {}), dtype=torch.long)
@@ -181,7 +181,7 @@ def _without(log_prob_NV: Tensor, word: int) -> Tensor:
     return log_prob_NV.index_fill(1, torch.tensor(word, device=log_prob_NV.device), -torch.inf)
 
 
-def _check(holds: bool, message: str) -> None:
+def check(holds: bool, message: str) -> None:
     if not holds:
         raise InputError(message)
 

@@ -27,12 +27,11 @@ from captioner.beam import (
     apply,
     beam_search,
     blame,
-    check,
     count,
     device_of,
     top,
 )  # fmt: skip
-from captioner.rules import Rule
+from captioner.rules import Rule, check
 from captioner.types import BOS, EOS, PAD, Memory, State
 
 SCORES = ("power", "wu", "reward")
