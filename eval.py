@@ -1,15 +1,30 @@
 """Scores a captioner: python eval.py model=DIR data=flickr8k data.root=DIR split=val search=beam
 an ensemble: python eval.py model=[A,B,C] ...
 or a predictions file: python eval.py predictions=FILE references=COCO.json
+by metrics of your choice: python eval.py ... metrics=[bleu,cider,meteor,language]
 Several processes share the pictures: torchrun --nproc-per-node 2 eval.py ..."""
 
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
-from captioner import config, evaluation, processes, records, runs, saved, sources
+from captioner import (
+    config,
+    evaluation,
+    files,
+    frequencies,
+    predictions,
+    processes,
+    records,
+    saved,
+    sources,
+)
+from captioner.clip import OpenClip
+from captioner.evaluation import Case
+from captioner.metrics import chair
 from captioner.types import InputError
 
 config.register()
@@ -22,34 +37,99 @@ def main(cfg: DictConfig) -> float:
     processes.join()
     if (cfg.model is None) == (cfg.predictions is None):
         raise InputError("give either model=DIR, or predictions=FILE and references=COCO.json")
-    if cfg.predictions is not None:
-        if cfg.references is None:
-            raise InputError("predictions=FILE needs references=COCO.json")
-        predictions = evaluation.read_predictions(Path(cfg.predictions))
-        some = records.read_references(Path(cfg.references))
-        shown, title = None, f"{len(some)} images"
+    evaluation.check_names(cfg.metrics)
+    some = _records(cfg)
+    needs = _needs(cfg)
+    if cfg.model is None:
+        said = predictions.read(Path(cfg.predictions))
     else:
-        strategy = config.make_strategy(cfg.search)
-        folders = cfg.model if isinstance(cfg.model, ListConfig) else [cfg.model]
-        captioner = saved.load(*map(str, folders), average=cfg.average)
-        captioner.to(config.device())
-        some = sources.read_records(cfg.data, cfg.split)
-        workers = 0 if captioner.encoder.frozen else cfg.data.workers
-        some, source, bad = sources.make(cfg.data, captioner, some, train=False)
-        sources.skip_bad(cfg.data, bad, some)
-        wording = config.make_wording(cfg.wording)
-        predictions = evaluation.predict(
-            captioner, some, source, strategy, workers=workers, wording=wording
-        )
-        shown = sources.read_scenes(cfg.data, cfg.split)
-        title = f"{cfg.split}, {len(some)} images"
-    scores = evaluation.evaluate(some, predictions, shown)
+        some, said, needs["model"], needs["source"] = _predict(cfg, some)
+    folder = config.run_dir(cfg)
+    if not cfg.metrics:
+        if processes.rank() == 0:
+            predictions.write(folder, said)
+            print(f"predictions.json is in {folder}")
+        return float("nan")
+    case = Case(some, said, **needs)
+    metrics = [*cfg.metrics, *(["scenes"] if case.scenes and "scenes" not in cfg.metrics else [])]
+    if processes.rank() > 0:
+        metrics = [name for name in metrics if name in evaluation.SHARED]
+    scores = evaluation.evaluate(case, metrics, cfg.resamples, cfg.seed)
+    scores = processes.gather(scores)[0]
     if processes.rank() == 0:
-        run_dir = config.run_dir(cfg)
-        evaluation.write(run_dir, predictions, scores)
-        Console().print(runs.table({title: scores["corpus"]}))
-        print(f"predictions.json and scores.json are in {run_dir}")
-    return float(scores["corpus"]["CIDEr"])
+        scores["origin"] = evaluation.origin(case, **_settings(cfg))
+        predictions.write(folder, said)
+        evaluation.write(folder, scores)
+        title = f"{len(some)} images" + (f" of {cfg.split}" if cfg.references is None else "")
+        Console().print(evaluation.table(scores, title))
+        print(f"predictions.json and scores.json are in {folder}")
+    return evaluation.headline(scores)
+
+
+def _records(cfg: DictConfig) -> list[records.Record]:
+    if cfg.references is not None:
+        if cfg.model is not None:
+            raise InputError("references= goes with predictions=; a model takes data=")
+        return records.read_references(Path(cfg.references))
+    if cfg.predictions is not None and not Path(str(cfg.data.root)).is_dir():
+        raise InputError(
+            "predictions=FILE needs references=COCO.json, or the pictures and captions of "
+            f"data=NAME data.root=DIR: {cfg.data.root} is no folder"
+        )
+    return sources.read_records(cfg.data, cfg.split, bare=not cfg.metrics)
+
+
+def _predict(cfg: DictConfig, some: list[records.Record]) -> tuple[Any, ...]:
+    """The records whose pictures are whole, their captions, the model, and the pictures."""
+    strategy = config.make_strategy(cfg.search)
+    captioner = saved.load(*_folders(cfg), average=cfg.average)
+    captioner.to(config.device())
+    workers = 0 if captioner.encoder.frozen else cfg.data.workers
+    some, source, bad = sources.make(cfg.data, captioner, some, train=False)
+    sources.skip_bad(cfg.data, bad, some)
+    wording = config.make_wording(cfg.wording)
+    said = predictions.predict(captioner, some, source, strategy, workers=workers, wording=wording)
+    return some, said, captioner, source
+
+
+def _needs(cfg: DictConfig) -> dict[str, Any]:
+    """What metrics need besides captions and references."""
+    needs: dict[str, Any] = {"official": cfg.official}
+    with_data = cfg.references is None
+    if with_data:
+        needs["scenes"] = sources.read_scenes(cfg.data, cfg.split)
+    if cfg.corpus is not None:
+        needs["frequencies"] = frequencies.read(Path(cfg.corpus))
+    if cfg.objects is not None:
+        needs["objects"] = chair.read_objects(Path(cfg.objects))
+    if cfg.clip.name is not None:
+        needs["embedder"] = OpenClip(cfg.clip.name, cfg.clip.weights, config.device())
+    if cfg.training is not None:
+        training = records.read_references(Path(cfg.training))
+        needs["training"] = [text for record in training for text in record.captions]
+    elif with_data and "language" in cfg.metrics:
+        needs["training"] = sources.training_captions(cfg.data)
+    return needs
+
+
+def _folders(cfg: DictConfig) -> list[str]:
+    return [str(f) for f in (cfg.model if isinstance(cfg.model, ListConfig) else [cfg.model])]
+
+
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    """Of the scores' origin: what was scored, by which options."""
+    kept = ["official", "corpus", "objects", "training", "resamples", "seed"]
+    if cfg.model is None:
+        kept += ["predictions"]
+    else:
+        kept += ["search", "wording", "average"]
+    kept += ["references"] if cfg.references is not None else ["data", "split"]
+    settings = {name: config.plain(cfg[name]) for name in kept}
+    if cfg.model is not None:
+        settings["model"] = {
+            folder: files.digest(Path(folder) / "model.safetensors") for folder in _folders(cfg)
+        }
+    return settings
 
 
 if __name__ == "__main__":

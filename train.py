@@ -31,6 +31,7 @@ from captioner import (
     files,
     model,
     objectives,
+    predictions,
     processes,
     runs,
     saved,
@@ -40,6 +41,8 @@ from captioner import (
 )
 from captioner.data import CaptionData, image_vectors
 from captioner.decoders.base import WordDecoder
+from captioner.evaluation import Case
+from captioner.metrics.score import USUAL
 from captioner.training import Training
 from captioner.types import InputError
 
@@ -248,19 +251,21 @@ def _evaluate_best(
         )
     captioner = saved.load(run_dir / "model").to(trainer.strategy.root_device)
     val, source = training.val_records, data.sources["val"]
-    predictions = evaluation.predict(
-        captioner, val, source, training.strategy, workers=data.workers
-    )
+    said = predictions.predict(captioner, val, source, training.strategy, workers=data.workers)
     shown = sources.read_scenes(cfg.data, cfg.data.val_split)
-    scores = evaluation.evaluate(val, predictions, shown)
+    case = Case(val, said, scenes=shown)
+    scores = evaluation.evaluate(case, [*USUAL, *(["scenes"] if shown else [])])
     if trainer.is_global_zero:
-        evaluation.write(run_dir, predictions, scores)
-        Console().print(runs.table({f"{cfg.data.val_split}, {len(val)} images": scores["corpus"]}))
+        split = {"data": config.plain(cfg.data), "split": cfg.data.val_split}
+        scores["origin"] = evaluation.origin(case, **split, search=config.plain(cfg.search))
+        predictions.write(run_dir, said)
+        evaluation.write(run_dir, scores)
+        Console().print(evaluation.table(scores, f"{len(val)} images of {cfg.data.val_split}"))
         print(
             f"everything is in {run_dir}; caption pictures with\n"
             f"  caption --model {run_dir / 'model'} PATH ..."
         )
-    return float(scores["corpus"]["CIDEr"])
+    return evaluation.headline(scores)
 
 
 def _write_beginnings(run_dir: Path, cfg: DictConfig, tokenizer, skipped: list[str]) -> None:

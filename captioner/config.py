@@ -27,6 +27,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from captioner import files, runs, search, targets
+from captioner.evaluation import RESAMPLES
+from captioner.metrics.score import USUAL
 from captioner.types import InputError
 from captioner.wording import Wording
 
@@ -88,10 +90,24 @@ class TrainConfig:
 
 
 @dataclass
-class EvalConfig:
-    """Either `model` (with data, split, search), or `predictions` and `references`.
+class ClipConfig:
+    """name: of open_clip's models; weights: one of its tags, or a file."""
 
-    model: a model directory, or a list of them, an ensemble; average: log_prob or prob.
+    name: str | None = None
+    weights: str = "openai"
+
+
+@dataclass
+class EvalConfig:
+    """Either `model` (with data, split, search), or `predictions` (with references,
+    or with data and split).
+
+    model: a model directory, or a list of them, an ensemble; average: log_prob or prob. metrics:
+    names of captioner/evaluation.py; without any, pictures need no references. official: tokenize
+    as the official code does, each caption with the next one in view. corpus: CIDEr's document
+    frequencies, a caption file or a table, instead of the references'. objects: COCO's instance
+    annotations, for chair. training: a caption file, to tell which captions are novel. resamples,
+    seed: of the 95 % intervals; 0 for none.
     """
 
     data: Any = MISSING
@@ -102,6 +118,14 @@ class EvalConfig:
     split: str = "val"
     predictions: str | None = None
     references: str | None = None
+    metrics: list[str] = field(default_factory=lambda: list(USUAL))
+    official: bool = False
+    corpus: str | None = None
+    objects: str | None = None
+    training: str | None = None
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    resamples: int = RESAMPLES
+    seed: int = 0
     run_dir: str = "runs/eval_${now:%Y-%m-%d_%H-%M-%S}"
 
 
@@ -236,7 +260,9 @@ def device() -> torch.device:
 
 
 def plain(config: Any) -> Any:
-    """An OmegaConf node as dicts and lists."""
+    """An OmegaConf node as dicts and lists; anything else as it is."""
+    if not OmegaConf.is_config(config):
+        return config
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 

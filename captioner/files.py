@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and files that only grow."""
 
 import errno
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -28,6 +29,11 @@ def write(path: Path, content: bytes | bytearray | memoryview | str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise unwritable(path, error) from error
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def append(path: Path, data: bytes, at: int | None = None) -> None:

@@ -71,6 +71,7 @@ def read(
     split: str | None = None,
     captions: Path | str | None = None,
     images: Path | str | None = None,
+    bare: bool = False,
 ) -> list[Record]:
     """The records of one split, or of all (None), in the order of the file.
 
@@ -80,6 +81,7 @@ def read(
         captions: caption file, relative to `root`, where the root holds several; a pattern such
             as `annotations/captions_*2014.json` gives one file per split.
         images: folder of the pictures, relative to `root`.
+        bare: whether images without captions are taken too, as in COCO's image_info files.
 
     Raises:
         InputError: no such split, a broken file, missing pictures, or pictures outside their
@@ -92,7 +94,7 @@ def read(
         split = SAME_SPLIT.get(split, split)
     try:
         kind, files = _choose(root, split, captions)
-        entries = _entries(kind, files, root, split)
+        entries = _entries(kind, files, root, split, bare)
         return _locate(entries, root if images is None else root / images)
     except OSError as error:
         raise InputError(f"{error.filename or root}: {error.strerror}") from error
@@ -197,8 +199,10 @@ def _split_in(path: Path) -> str | None:
 # Which split
 
 
-def _entries(kind: str, files: list[Path], root: Path, split: str | None) -> list[_Entry]:
-    """What the files hold of a split. Every entry has a split and a caption."""
+def _entries(
+    kind: str, files: list[Path], root: Path, split: str | None, bare: bool = False
+) -> list[_Entry]:
+    """What the files hold of a split. Every entry has a split and, unless `bare`, a caption."""
     found = [entry for path in files for entry in _with_splits(kind, path, root, split)]
     entries = [entry for entry in found if split in (None, entry.split)]
     if not entries:
@@ -206,10 +210,11 @@ def _entries(kind: str, files: list[Path], root: Path, split: str | None) -> lis
         raise InputError(
             f"{_join(files)}: no images of split {split or 'any'!r}, only {_join(held) or 'none'}"
         )
-    if bare := [entry for entry in entries if not entry.captions]:
+    lacking = [entry for entry in entries if not entry.captions]
+    if lacking and not bare:
         raise InputError(
-            f"{bare[0].where}: {len(bare)} of {len(entries)} images have no caption: "
-            f"{_join(repr(entry.name) for entry in bare)}; caption them or take them out"
+            f"{lacking[0].where}: {len(lacking)} of {len(entries)} images have no caption: "
+            f"{_join(repr(entry.name) for entry in lacking)}; caption them or take them out"
         )
     return entries
 
@@ -270,7 +275,9 @@ def _coco(path: Path, text: str) -> list[_Entry]:
         where = f"{path}: images[{i}]"
         key = _get(image, "id", (int, str), where)
         _add(entries, _Entry(key, _get(image, "file_name", (str,), where), [], None, where))
-    for i, annotation in enumerate(_get(data, "annotations", (list,), str(path))):
+    info = "image_info" in path.name and "annotations" not in data  # COCO's test images
+    annotations = [] if info else _get(data, "annotations", (list,), str(path))
+    for i, annotation in enumerate(annotations):
         where = f"{path}: annotations[{i}]"
         key = _get(annotation, "image_id", (int, str), where)
         if key not in entries:

@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from captioner.metrics.sums import as_text
 from captioner.types import InputError
 
 PLACES = ("run_dir", "resume", "data.cache", "data.root")
@@ -84,7 +85,7 @@ def columns(runs: Mapping[str, Run]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for (title, run), config in zip(runs.items(), configs):
         settings = [str(config.get(key, "-")) for key in keys]
-        rows.append([title, *settings, *(_text(name, run.get(name)) for name in results)])
+        rows.append([title, *settings, *(as_text(name, run.get(name)) for name in results)])
     return ["run", *keys, *results], rows
 
 
@@ -121,14 +122,6 @@ def _flat(tree: Mapping[str, Any], at: str = "") -> dict[str, Any]:
         nested = isinstance(value, Mapping)
         flat |= _flat(value, f"{at}{key}.") if nested else {f"{at}{key}": value}
     return flat
-
-
-def _text(name: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if name in ("parameters", "seconds"):
-        return f"{value:.0f}"
-    return f"{value:.2f}" if name == "perplexity" else f"{100 * value:.1f}"
 
 
 if __name__ == "__main__":

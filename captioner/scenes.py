@@ -1,7 +1,8 @@
 """The embedded data set: pictures of coloured shapes, captions out of a grammar, and its parser.
 
-The parser makes captions checkable: `scene_accuracy` is the share of captions that are true of
-their picture, whatever their wording. What makes a caption true:
+The parser makes captions checkable: `truth` gives the share of captions that are true of their
+picture, whatever their wording, and of those right in colour, number and so on. What makes a
+caption true:
 
     "a red circle"        at least one thing of that colour and shape (and size, where said)
     "two red circles"     exactly two such things in the whole picture
@@ -25,7 +26,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations, product
 from pathlib import Path
@@ -35,6 +36,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from captioner.metrics.sums import Sums, shares
 from captioner.types import InputError
 
 SIDE = 224  # pixels
@@ -316,21 +318,87 @@ def parse(caption: str) -> Meaning | None:
     return Meaning(claim, tuple(phrases)) if claim else None
 
 
+KINDS = ("colour", "shape", "size")
+ATTRIBUTES = (*KINDS, "number", "place", "relation", "arrangement", "background")
+
+
+def truth(captions: Sequence[str], scenes: Sequence[Scene]) -> Sums:
+    """How much of what captions say is true of their scenes: shares of captions, 0 to 1.
+
+    scene_accuracy: captions true in all they say (the head of this file says what makes them so).
+    scene_colour, scene_shape, scene_size: true in this with all else left aside: for each phrase
+        there is a thing of the colour it says, and for no two phrases the same thing.
+    scene_number, scene_place, scene_relation, scene_arrangement: true in this of the things spoken
+        of. They are those that meet most of the colours, shapes and sizes said, so "a red circle
+        above a star" has its relation right where a blue circle is above a star. "Two" is right
+        where they are two, and no more is like them in colour and shape (and size, where said).
+    scene_background: the background is as said.
+
+    Each is a share of those captions that speak of it ("a" says no number) or have no parse, which
+    makes them wrong in all. A true caption is right in all it speaks of; one that is right in all
+    may be false, with the colours of its things exchanged.
+    """
+    names = ("accuracy", *ATTRIBUTES)
+    part_BM, whole_BM = np.zeros((2, len(captions), len(names)))
+    for b, (caption, scene) in enumerate(zip(captions, scenes, strict=True)):
+        right = _right(parse(caption), scene)
+        part_BM[b] = [right.get(name, False) for name in names]
+        whole_BM[b] = [name in right for name in names]
+    return shares([f"scene_{name}" for name in names], part_BM, whole_BM)
+
+
 def true_of(caption: str, scene: Scene) -> bool:
     """Whether a caption is true of a scene (the head of this file says when); False if no parse."""
-    meaning = parse(caption)
+    return _right(parse(caption), scene)["accuracy"]
+
+
+def _right(meaning: Meaning | None, scene: Scene) -> dict[str, bool]:
+    """Whether a caption is true, and right in each attribute that it speaks of."""
     if meaning is None:
-        return False
-    choices: list[list[tuple[Thing, ...]]] = []  # the groups of things each phrase can speak of
-    for number, size, colour, shape in meaning.phrases:
-        fit = [t for t in scene.things if (t.colour, t.shape) == (colour, shape)]
-        fit = [t for t in fit if size in (None, t.size)]
-        choices.append([(t,) for t in fit] if number == 1 else [tuple(fit)] * (len(fit) == number))
-    return any(
-        len({thing for group in groups for thing in group}) == sum(map(len, groups))
-        and _holds(meaning.claim, groups, scene)
-        for groups in product(*choices)
-    )
+        return dict.fromkeys(("accuracy", *ATTRIBUTES), False)
+    (kind, value), phrases = meaning
+    readings = list(_readings(meaning, scene))
+    best = max((met for met, _ in readings), default=0)
+    right = {"accuracy": any(all(reading.values()) for _, reading in readings)}
+    for name in KINDS:
+        if any(getattr(phrase, name) for phrase in phrases):
+            right[name] = any(reading[name] for _, reading in readings)
+    counted = value in NUMBERS or any(phrase.number > 1 for phrase in phrases)
+    for name in ["number"] * counted + [kind] * (kind != "list"):
+        right[name] = any(reading[name] for met, reading in readings if met == best)
+    if kind == "background":  # of which a picture has one even if it has no things
+        right[kind] = value == scene.texture
+    return right
+
+
+def _readings(meaning: Meaning, scene: Scene) -> Iterator[tuple[int, dict[str, bool]]]:
+    """For each way to give all phrases different things: how many of the colours, shapes and sizes
+    said these meet, and which attributes are right.
+
+    What a phrase of several is given is one thing, or all that are alike in what it tells apart.
+    """
+    (kind, value), phrases = meaning
+    choices = []
+    for phrase in phrases:
+        alike: dict[tuple[str, ...], tuple[Thing, ...]] = {}
+        for thing in scene.things:
+            key = thing.colour, thing.shape, thing.size if phrase.size else ""
+            alike[key] = (*alike.get(key, ()), thing)
+        several = [group for group in alike.values() if len(group) > 1 and phrase.number > 1]
+        choices.append([(thing,) for thing in scene.things] + several)
+    for groups in product(*choices):
+        if len({thing for group in groups for thing in group}) < sum(map(len, groups)):
+            continue
+        pairs = list(zip(phrases, groups, strict=True))
+        met = {
+            name: sum(getattr(p, name) in (None, getattr(g[0], name)) for p, g in pairs)
+            for name in KINDS
+        }
+        reading = {name: n == len(phrases) for name, n in met.items()}
+        reading["number"] = all(p.number in (1, len(g)) for p, g in pairs)
+        claim = "number" if kind == "list" else kind
+        reading[claim] = reading.get(claim, True) and _holds(meaning.claim, groups, scene)
+        yield sum(met.values()), reading
 
 
 def _holds(claim: tuple[str, str], groups: Sequence[tuple[Thing, ...]], scene: Scene) -> bool:
@@ -351,22 +419,10 @@ def _holds(claim: tuple[str, str], groups: Sequence[tuple[Thing, ...]], scene: S
             max(along) - min(along) for along in zip(*((t.x, t.y) for t in groups[0]), strict=True)
         )
         found = "row" if wide >= 2 * high else "column" if high >= 2 * wide else "grid"
-        return value == found and (value != "grid" or len(groups[0]) == 4)
+        return value == found and (len(groups[0]) == 4 if value == "grid" else len(groups[0]) > 1)
     if kind == "background":
         return value == scene.texture
     return value == "" or NUMBERS[value] == len(scene.things)
-
-
-def scene_accuracy(captions: Mapping[int, str], scenes: Mapping[int, Scene]) -> float:
-    """The share, 0 to 1, of captions (by image id) that are true of their scene.
-
-    Raises InputError where there is no caption at all, or one without a scene.
-    """
-    if not captions:
-        raise InputError("scene accuracy needs captions: there are none")
-    if unknown := sorted(captions.keys() - scenes.keys()):
-        raise InputError(f"captions of images that are not in the scenes: ids {unknown[:5]}")
-    return sum(true_of(text, scenes[i]) for i, text in captions.items()) / len(captions)
 
 
 def write(

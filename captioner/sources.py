@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from captioner import data, images, pictures, processes, records, scenes, targets
 from captioner.cache import FeatureCache
@@ -16,8 +16,8 @@ from captioner.pictures import BadPictures
 from captioner.types import InputError
 
 
-def read_records(config: DictConfig, split: str) -> list[records.Record]:
-    """The records of a split, cut to data.limit."""
+def read_records(config: DictConfig, split: str, bare: bool = False) -> list[records.Record]:
+    """The records of a split, cut to data.limit; with those without captions, if `bare`."""
     if config.limit is not None and config.limit < 1:
         raise InputError(f"data.limit={config.limit}: give 1 or more, or null for all")
     found = records.read(
@@ -25,8 +25,19 @@ def read_records(config: DictConfig, split: str) -> list[records.Record]:
         split,
         captions=config.annotations and Path(config.annotations),
         images=config.images and Path(config.images),
+        bare=bare,
     )
     return found[: config.limit]
+
+
+def training_captions(config: DictConfig) -> list[str] | None:
+    """All captions of the training split; None where the data has no such split."""
+    try:
+        everything = OmegaConf.merge(config, {"limit": None})
+        some = read_records(everything, config.train_split)  # type: ignore[arg-type]
+    except InputError:
+        return None
+    return [text for record in some for text in record.captions]
 
 
 def read_scenes(config: DictConfig, split: str) -> dict[int, scenes.Scene] | None:

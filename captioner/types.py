@@ -36,6 +36,10 @@ class InputError(ValueError):
     """
 
 
+class Unavailable(InputError):
+    """A metric cannot be had here. The message says what to install or give, or what failed."""
+
+
 def shown(name: object) -> str:
     """A path for a message or an output line: quoted where it is empty or would break the line."""
     text = str(name)

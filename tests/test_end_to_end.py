@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import captioner
 import eval as eval_command
 import train as train_command
-from captioner import config, records, runs, saved, sources
+from captioner import config, frequencies, records, runs, saved, sources
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,6 +60,11 @@ def trained(options, tmp_path_factory):
 
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
+
+
+def scores_in(folder):
+    """scores.json, less when and how they were made."""
+    return {**json.loads((folder / "scores.json").read_text()), "origin": None}
 
 
 def test_the_run_directory_holds_everything(trained, scenes_dir):
@@ -107,8 +112,9 @@ def test_the_exported_model_gives_the_runs_scores(trained, options, tmp_path):
     folder, score = trained
     again = run(eval_command, f"model={folder / 'model'}", *options, f"run_dir={tmp_path}")
     assert math.isclose(again, score, abs_tol=1e-6)
-    for name in ("predictions.json", "scores.json"):
-        assert (tmp_path / name).read_text() == (folder / name).read_text()
+    name = "predictions.json"
+    assert (tmp_path / name).read_text() == (folder / name).read_text()
+    assert scores_in(tmp_path) == scores_in(folder)
 
 
 def test_predictions_are_scored_without_a_model(trained, scenes_dir, tmp_path):
@@ -119,6 +125,56 @@ def test_predictions_are_scored_without_a_model(trained, scenes_dir, tmp_path):
         f"run_dir={tmp_path}",
     )
     assert math.isclose(score, trained[1], abs_tol=1e-6)
+    expected = scores_in(trained[0])["corpus"]
+    found = scores_in(tmp_path)["corpus"]
+    assert found == {name: value for name, value in expected.items() if "scene" not in name}
+    score = run(
+        eval_command,
+        f"predictions={trained[0] / 'predictions.json'}",
+        f"data.root={scenes_dir}",
+        f"run_dir={tmp_path}",
+    )
+    assert scores_in(tmp_path) == scores_in(trained[0])
+
+
+def test_every_metric_that_a_model_and_its_data_have(
+    trained, options, tmp_path, capsys, monkeypatch
+):
+    metrics = "[rouge,cider_plain,language,perplexity,retrieval,chair]"
+    folder = trained[0] / "model"
+    beams = "search.n=3"
+    rest = *options, f"metrics={metrics}", beams, "corpus=table.npz", f"run_dir={tmp_path}"
+    root = next(o for o in options if o.startswith("data.root=")).removeprefix("data.root=")
+    monkeypatch.chdir(tmp_path)
+    assert frequencies.main([f"{root}/captions_train.json", "table.npz"]) == 0
+    first = run(eval_command, f"model={folder}", *rest)
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert first == scores["corpus"]["ROUGE_L"]  # the first metric, where there is no CIDEr
+    names = {"CIDEr_plain", "novel", "unique", "mBLEU", "self_BLEU", "unfinished", "perplexity"}
+    assert names | {"bits_per_character", "R@1", "median_rank"} <= set(scores["corpus"])
+    assert None not in scores["corpus"].values()
+    assert list(scores["unavailable"]) == ["chair"]
+    assert scores["intervals"]["perplexity"][0] < scores["corpus"]["perplexity"]
+    origin = scores["origin"]["options"]
+    assert origin["search"]["n"] == 3 and origin["corpus"] == "table.npz" and origin["seed"] == 0
+    assert list(origin["model"]) == [str(folder)] and origin["data"]["root"] == root
+    said = json.loads((tmp_path / "predictions.json").read_text())
+    assert all(len(entry["captions"]) == 3 for entry in said)
+    out = capsys.readouterr().out
+    assert "median_rank" in out and "95 % interval" in out and "objects=INSTANCES.json" in out
+
+
+def test_pictures_without_captions_are_captioned_and_not_scored(trained, scenes_dir, tmp_path):
+    """As those of COCO's test splits."""
+    images = json.loads((scenes_dir / "captions_test.json").read_text())["images"]
+    (tmp_path / "image_info_test2014.json").write_text(json.dumps({"images": images}))
+    (tmp_path / "images").symlink_to(scenes_dir / "images")
+    options = [f"model={trained[0] / 'model'}", "data=folder", f"data.root={tmp_path}"]
+    options += ["split=test", "data.annotations=image_info_test2014.json"]
+    run(eval_command, *options, "metrics=[]", f"run_dir={tmp_path / 'run'}")
+    said = json.loads((tmp_path / "run" / "predictions.json").read_text())
+    assert [entry["image_id"] for entry in said] == [image["id"] for image in images]
+    assert not (tmp_path / "run" / "scores.json").exists()
 
 
 def test_captions_from_paths_are_the_evaluations(trained, scenes_dir):

@@ -1,31 +1,53 @@
+"""Metrics by name over everything they may need, and how scores are traced."""
+
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from captioner import evaluation, runs, scenes
+from captioner.evaluation import Case
+from captioner.metrics.score import score
 from captioner.records import Record
 from captioner.types import InputError
 
 RECORDS = [
     Record(1, Path("a"), ("a dog runs on grass", "the dog runs"), "val"),
     Record("two", Path("b"), ("a red car on the road", "a car"), "val"),
+    Record(3, Path("c"), ("two men",), "val"),
 ]
 GOOD = [
     {"image_id": 1, "caption": "a dog runs on grass"},
     {"image_id": "two", "caption": "a car on the road"},
+    {"image_id": 3, "caption": "a man on the"},
 ]
 
 
 def test_scores_are_per_image_and_for_the_corpus():
-    scores = evaluation.evaluate(RECORDS, GOOD[::-1])
-    assert set(scores["per_image"]) == {1, "two"}
+    scores = evaluation.evaluate(Case(RECORDS, GOOD[::-1]))
+    assert list(scores["per_image"]) == [1, "two", 3]
     assert scores["per_image"][1]["ROUGE_L"] == pytest.approx(1)
-    assert scores["corpus"]["ROUGE_L"] == pytest.approx(
-        (1 + scores["per_image"]["two"]["ROUGE_L"]) / 2
-    )
-    assert "scene_accuracy" not in scores["corpus"]
+    rouge = [values["ROUGE_L"] for values in scores["per_image"].values()]
+    assert scores["corpus"]["ROUGE_L"] == pytest.approx(np.mean(rouge))
+    names = [*(f"Bleu_{n}" for n in range(1, 5)), "ROUGE_L", "CIDEr"]
+    assert list(scores["corpus"]) == list(scores["intervals"]) == names
+    for name, (low, high) in scores["intervals"].items():
+        assert low <= scores["corpus"][name] <= high
+
+
+def test_scores_are_those_of_the_metrics():
+    scores = evaluation.evaluate(Case(RECORDS, GOOD))
+    references = {record.id: record.captions for record in RECORDS}
+    expected = score(references, {p["image_id"]: p["caption"] for p in GOOD})
+    assert scores["corpus"] == expected["corpus"] and scores["per_image"] == expected["per_image"]
+
+
+def test_no_resamples_no_intervals():
+    scores = evaluation.evaluate(Case(RECORDS, GOOD), ["bleu"], resamples=0)
+    assert scores["intervals"] == {} and len(scores["corpus"]) == 4
 
 
 def test_captions_of_scenes_are_checked_for_truth(scenes_dir):
@@ -35,49 +57,122 @@ def test_captions_of_scenes_are_checked_for_truth(scenes_dir):
     some = [Record(i, Path("x"), (text,), "val") for i, text in truth.items()]
     said = [{"image_id": i, "caption": text} for i, text in truth.items()]
     said[0]["caption"] = "a dog runs"
-    corpus = evaluation.evaluate(some, said, shown)
-    assert corpus["corpus"]["scene_accuracy"] == 7 / 8
-    assert [v["scene_accuracy"] for v in corpus["per_image"].values()] == [0, *[1] * 7]
+    scores = evaluation.evaluate(Case(some, said, scenes=shown), ["scenes"])
+    assert scores["corpus"]["scene_accuracy"] == scores["corpus"]["scene_colour"] == 7 / 8
+    assert [v["scene_accuracy"] for v in scores["per_image"].values()] == [0, *[1] * 7]
+
+
+def test_hallucinated_objects():
+    objects = {1: frozenset({"dog"}), "two": frozenset(), 3: frozenset()}
+    said = [*GOOD[:2], {"image_id": 3, "caption": "a man with a dog"}]
+    scores = evaluation.evaluate(Case(RECORDS, said, objects=objects), ["chair"])
+    assert scores["corpus"] == pytest.approx({"CHAIR_i": 1 / 4, "CHAIR_s": 1 / 3})
+
+
+def test_language_by_what_is_known():
+    scores = evaluation.evaluate(
+        Case(RECORDS, GOOD, training=["A dog runs on grass!"]), ["language"]
+    )
+    assert scores["corpus"]["novel"] == pytest.approx(2 / 3)
+    assert scores["corpus"]["bad_endings"] == pytest.approx(1 / 3)
+    assert scores["corpus"]["unfinished"] is None and "mBLEU" not in scores["corpus"]
+    several = [{**p, "captions": [p["caption"], "a cat"], "finished": False} for p in GOOD]
+    scores = evaluation.evaluate(Case(RECORDS, several), ["language"])
+    assert scores["corpus"]["novel"] is None and scores["corpus"]["unfinished"] == 1
+    assert 0 <= scores["corpus"]["mBLEU"] < 0.1
+
+
+class Letters:
+    """An embedder: how often a picture's name, or a caption, has each of some letters."""
+
+    def images(self, paths):
+        return self.texts([f"{path}x" for path in paths])
+
+    def texts(self, captions):
+        return np.array([[text.count(letter) for letter in "abcxdg"] for text in captions]) + 0.1
+
+
+def test_any_embedder_makes_clip_scores():
+    scores = evaluation.evaluate(Case(RECORDS, GOOD, embedder=Letters()), ["clip"])
+    embed = Letters()
+    image, text = embed.images([Path("a")])[0], embed.texts(["a dog runs on grass"])[0]
+    cosine = image @ text / np.linalg.norm(image) / np.linalg.norm(text)
+    assert scores["per_image"][1]["CLIPScore"] == pytest.approx(2.5 * cosine)
+    assert scores["per_image"][1]["RefCLIPScore"] == pytest.approx(5 * cosine / (2.5 * cosine + 1))
+
+
+@pytest.mark.parametrize(
+    "metric, what",
+    [
+        ("chair", "objects=INSTANCES.json"),
+        ("scenes", "data=scenes"),
+        ("clip", "clip.name="),
+        ("perplexity", "model=DIR"),
+        ("retrieval", "model=DIR"),
+    ],
+)
+def test_what_lacks_something_is_unavailable_and_not_0(metric, what):
+    scores = evaluation.evaluate(Case(RECORDS, GOOD), ["bleu", metric])
+    assert list(scores["corpus"]) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4"]
+    assert list(scores["unavailable"]) == [metric] and what in scores["unavailable"][metric]
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(evaluation.table(scores, "t"))
+    assert f"unavailable: {scores['unavailable'][metric][:20]}" in capture.get()
+
+
+def test_objects_must_be_those_of_all_images():
+    scores = evaluation.evaluate(Case(RECORDS, GOOD, objects={1: frozenset()}), ["chair"])
+    assert "2 images ('two', 3)" in scores["unavailable"]["chair"]
+
+
+def test_a_metric_that_there_is_not():
+    with pytest.raises(InputError, match=r"metrics=\['blue'\]: give some of bleu, rouge, cider"):
+        evaluation.evaluate(Case(RECORDS, GOOD), ["blue"])
 
 
 @pytest.mark.parametrize(
     "predictions, message",
     [
-        (GOOD[:1], "two"),
-        ([*GOOD, {"image_id": 3, "caption": "x"}], "3"),
+        (GOOD[:2], r"1 image \(3\) with references but without a caption"),
+        ([*GOOD, {"image_id": 4, "caption": "x"}], r"1 image \(4\) captioned but without"),
         ([*GOOD, GOOD[0]], "image 1 has two predictions"),
     ],
 )
 def test_predictions_must_be_one_for_each_picture(predictions, message):
     with pytest.raises(InputError, match=message):
-        evaluation.evaluate(RECORDS, predictions)
+        Case(RECORDS, predictions)
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("[", "not readable as JSON"),
-        ("{}", "not a list"),
-        ('[{"image_id": 1}]', "entry 0 has no caption"),
-        ('[{"image_id": 1, "caption": "x"}, {"caption": "x"}]', "entry 1 has no image_id"),
-        ('[{"image_id": 1, "caption": 2}]', "entry 0 has no caption"),
-        ("[3]", "entry 0"),
-    ],
-)
-def test_a_broken_predictions_file_is_named(tmp_path, text, message):
-    path = tmp_path / "predictions.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match=message) as error:
-        evaluation.read_predictions(path)
-    assert str(path) in str(error.value)
-    with pytest.raises(InputError, match="none.json"):
-        evaluation.read_predictions(tmp_path / "none.json")
+def test_a_number_can_be_traced():
+    case = Case(RECORDS, GOOD)
+    origin = evaluation.origin(case, seed=7)
+    assert origin["images"] == 3 and origin["captions"] == 5 and origin["options"] == {"seed": 7}
+    assert set(origin["versions"]) == {"captioner", "torch", "numpy", "python", "tokenizer"}
+    assert evaluation.origin(Case(RECORDS, GOOD[::-1])) | {"time": 0} == evaluation.origin(case) | {
+        "time": 0
+    }
+    other = [RECORDS[0]._replace(captions=("x",)), *RECORDS[1:]]
+    changed = evaluation.origin(Case(other, GOOD))
+    assert changed["sha256"]["references"] != origin["sha256"]["references"]
+    assert changed["sha256"]["predictions"] == origin["sha256"]["predictions"]
 
 
-def test_written_and_read_again(tmp_path):
-    evaluation.write(tmp_path, GOOD, {"corpus": {}})
-    assert evaluation.read_predictions(tmp_path / "predictions.json") == GOOD
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["predictions.json", "scores.json"]
+def test_the_headline_is_cider_or_the_first_that_has_a_value():
+    assert evaluation.headline({"corpus": {"Bleu_1": 0.1, "CIDEr": 0.5}}) == 0.5
+    assert evaluation.headline({"corpus": {"novel": None, "words": 9.0}}) == 9
+    assert math.isnan(evaluation.headline({"corpus": {}}))
+
+
+def test_scores_json_is_json(tmp_path):
+    scores = evaluation.evaluate(Case(RECORDS, GOOD), ["language", "chair"])
+    evaluation.write(tmp_path, scores)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    again = json.loads((tmp_path / "scores.json").read_text(), parse_constant=refuse)
+    assert again["corpus"] == scores["corpus"]
 
 
 def test_the_table_prints_scores_times_100():

@@ -23,9 +23,11 @@ FLOORS = [
     {"beam", "search"},
     {"tokenizers", "encoders", "decoders", "records", "pictures"},
     {"wording", "model", "saved", "objectives", "cache", "data"},
+    {"predictions", "likelihood", "clip"},
     {"training", "evaluation", "checkpoints"},
     {"report"},
-    {"__main__", "__init__", "config", "sources", "runs", "gradients"},
+    {"frequencies", "config", "sources", "runs"},
+    {"__main__", "__init__", "gradients", "compare", "submission"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 LIGHTNING = {"captioner/data.py", "captioner/training.py", "captioner/checkpoints.py", "train.py"}

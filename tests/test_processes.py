@@ -12,6 +12,7 @@ from pathlib import Path
 import mishaps
 import pytest
 import torch
+from test_end_to_end import scores_in
 from test_resume import DDP, ROOT, assert_equal_runs, in_process, in_processes
 
 from captioner import checkpoints, processes, records
@@ -115,14 +116,16 @@ def test_torchrun_has_one_run_directory_and_one_cache(options, scenes_dir, tmp_p
 EVALUATE = """
 import json, sys
 import torch
-from captioner import evaluation, images, processes, records, saved, search
+from captioner import evaluation, images, predictions, processes, records, saved, search
 from captioner.data import Pixels
 processes.join()
 captioner = saved.load(sys.argv[1]).to(getattr(torch, sys.argv[3]))
 some = records.read(sys.argv[2], "train") + records.read(sys.argv[2], "val")[:3]
 source = Pixels([record.image for record in some], captioner.encoder.preprocess)
-said = evaluation.predict(captioner, some, source, search.Beam(3), batch_size=int(sys.argv[5]))
-scores = evaluation.evaluate(some, said)
+said = predictions.predict(captioner, some, source, search.Beam(3), batch_size=int(sys.argv[5]))
+case = evaluation.Case(some, said, model=captioner, source=source)
+scores = evaluation.evaluate(case, ["bleu", "cider", "perplexity", "retrieval"])["corpus"]
+scores = {name: round(value, 9) for name, value in scores.items()}
 if processes.rank() == 0:
     open(sys.argv[4], "w").write(json.dumps([said, scores]))
 """
@@ -167,8 +170,9 @@ def test_eval_py_shares_the_pictures(options, model_dir, scenes_dir, tmp_path):
     (run_dir,) = (tmp_path / "runs").iterdir()
     alone = [sys.executable, ROOT / "eval.py", *data, "search=greedy", f"run_dir={tmp_path}/alone"]
     subprocess.run(alone, check=True, capture_output=True, timeout=120)
-    for name in ("predictions.json", "scores.json"):
-        assert (run_dir / name).read_text() == (tmp_path / "alone" / name).read_text()
+    name = "predictions.json"
+    assert (run_dir / name).read_text() == (tmp_path / "alone" / name).read_text()
+    assert scores_in(run_dir) == scores_in(tmp_path / "alone")
 
 
 # The end of one is the end of all

@@ -207,6 +207,20 @@ def test_a_coco_file_without_a_split_in_its_name_serves_any(tmp_path):
     assert "no caption file of split 'train'" in message(root, "train")
 
 
+def test_images_without_captions_are_read_where_they_are_wanted(tmp_path):
+    """COCO's image_info files have no annotations at all."""
+    info = {"images": coco(*IMAGES[:2])["images"]}
+    root = write(tmp_path, {"image_info_test2014.json": info})
+    found = records.read(root, "test", captions="image_info_test2014.json", bare=True)
+    assert [(r.id, r.image.name, r.captions) for r in found] == [(7, "a.jpg", ()), (3, "b.jpg", ())]
+    lacking = message(root, "test", captions="image_info_test2014.json")
+    assert "2 of 2 images have no caption" in lacking
+    write(tmp_path, {"captions_test.json": info})
+    assert "'annotations' is missing" in message(
+        root, "test", captions="captions_test.json", bare=True
+    )
+
+
 def test_no_split_is_ever_made_up(tmp_path):
     root = write(tmp_path, {"captions.csv": table(["image", "caption"], [("a.jpg", "A dog .")])})
     error = message(root, "train")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from random import Random
 
@@ -15,7 +16,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from captioner import scenes
-from captioner.scenes import Scene, Thing, captions, parse, render, scene, scene_accuracy, true_of
+from captioner.scenes import Scene, Thing, captions, parse, render, scene, true_of, truth
 from captioner.types import InputError
 
 COMMAND = Path(__file__).parents[1] / "data_prep" / "scenes.py"
@@ -124,29 +125,151 @@ def test_other_text_is_refused(text):
         ("two red circles side by side", True, [thing(), thing(x=0.2)]),
         ("two red circles side by side", False, [thing(), thing(x=0.2), thing(x=0.8)]),
         ("two red circles side by side", False, [thing(), thing(y=0.2)]),
+        ("two red circles side by side", True, [thing(), thing(x=0.2, size="large")]),
+        ("two small red circles side by side", True, [
+            thing(), thing(x=0.2), thing(x=0.8, size="large")
+        ]),
         ("two shapes: a red circle and a red circle", True, [thing(), thing(x=0.2)]),
         ("two shapes: a red circle and a red circle", False, [thing(), thing(x=0.2), thing(y=0.2)]),
         ("a red circle on a striped background", False, [thing()]),
     ],
-)
+)  # fmt: skip
 def test_truth_conditions(text, true, things):
     assert parse(text) is not None
     assert true_of(text, a_scene(*things)) == true
 
 
-def test_scene_accuracy_is_the_share_of_true_captions():
-    truth = {1: a_scene(thing(y=0.1)), 2: a_scene(thing(y=0.9))}
-    assert scene_accuracy(dict.fromkeys(truth, "a red circle at the top"), truth) == 0.5
-    assert scene_accuracy({1: "no such thing"}, truth) == 0
-    for wrong in ({}, {3: "a red circle at the top"}):
-        with pytest.raises(InputError):
-            scene_accuracy(wrong, truth)
+def rights(text, drawn):
+    """{attribute: whether a caption is right in it}, of those it speaks of, and its accuracy."""
+    values = truth([text], [drawn]).corpus()
+    return {k.removeprefix("scene_"): v == 1 for k, v in values.items() if not np.isnan(v)}
+
+
+def test_a_true_caption_is_right_in_all_it_speaks_of():
+    sums = truth([text for text, _ in SAID], [drawn for _, drawn in SAID])
+    assert sums.names == tuple(f"scene_{name}" for name in ("accuracy", *scenes.ATTRIBUTES))
+    assert set(sums.corpus().values()) == {1.0}
+    for (text, _), values in zip(SAID, sums.per_image(), strict=True):
+        (kind, value), phrases = parse(text)
+        spoken = {"accuracy", "colour", "shape", kind} - {"list"}
+        spoken |= {"size"} if phrases[0].size else set()
+        counts = value in scenes.NUMBERS or any(phrase.number > 1 for phrase in phrases)
+        spoken |= {"number"} if counts else set()
+        names = {name for name, v in zip(sums.names, values, strict=True) if not np.isnan(v)}
+        assert names == {f"scene_{name}" for name in spoken}, text
+
+
+@pytest.mark.parametrize(
+    ("attribute", "rivals"),
+    [
+        ("colour", RIVALS[0]),
+        ("shape", RIVALS[1]),
+        ("shape", RIVALS[2]),
+        ("number", RIVALS[3]),
+        ("size", RIVALS[4]),
+        ("place", RIVALS[5]),
+        ("place", RIVALS[8]),
+        ("place", RIVALS[9]),
+        ("relation", RIVALS[5]),
+        ("relation", RIVALS[6]),
+        ("relation", RIVALS[7]),
+        ("arrangement", RIVALS[10]),
+        ("background", RIVALS[11]),
+    ],
+)
+def test_one_wrong_word_is_wrong_in_its_attribute_alone(attribute, rivals):
+    tried = 0
+    for text, drawn in SAID[::2]:
+        right = rights(text, drawn)
+        shown = " ".join(f"{thing.colour} {thing.shape}s {thing.shape}es" for thing in drawn.things)
+        for word, rival in permutations(rivals, 2):
+            if attribute not in right or rival in shown:
+                continue  # a colour or shape that other things have may be right
+            for match in re.finditer(rf"\b{word}\b", text.lower()):
+                wrong = text.lower()[: match.start()] + rival + text.lower()[match.end() :]
+                wrong = re.sub(r"\ban?(?= (orange )?)", lambda m: "an" if m[1] else "a", wrong)
+                if parse(wrong) is not None:
+                    tried += 1
+                    expected = {**right, "accuracy": False, attribute: False}
+                    assert rights(wrong, drawn) == expected, (text, wrong, drawn)
+    assert tried > 30
+
+
+SEEN = thing("blue", "star", 0.5, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong", "things"),
+    [
+        # the colours exchanged: each is there, and a circle is above a star
+        ("a blue circle above a red star", "", [thing("red", y=0.2), thing("blue", "star")]),
+        ("a pink circle above a blue star", "colour", [thing(y=0.2), SEEN]),
+        ("a pink cross above a blue star", "colour shape", [thing(y=0.2), SEEN]),
+        ("a pink heart above a green cross", "colour shape", [thing(y=0.2), SEEN]),
+        ("a blue star above a pink cross", "colour shape relation", [thing(y=0.2), SEEN]),
+        ("a blue star above a red circle", "relation", [thing(y=0.2), SEEN]),
+        ("a red circle above a blue circle", "shape", [thing(y=0.2), SEEN]),
+        ("a red circle at the top", "colour shape", [thing("blue", "star", y=0.1)]),
+        ("a red circle at the top", "place", [thing("red", "star"), thing("blue"), thing()]),
+        ("a red circle and a red circle", "colour shape", [thing()]),
+        ("two red circles side by side", "number", [thing(x=x) for x in (0.2, 0.5, 0.8)]),
+        ("two red circles side by side", "number arrangement", [thing(), thing("blue", x=0.2)]),
+        ("two red circles side by side", "arrangement", [thing(), thing(y=0.2)]),
+        ("two red stars side by side", "shape", [thing(), thing(x=0.2)]),
+        ("two pink stars side by side", "colour shape", [thing(), thing(x=0.2)]),
+        ("two small red circles in a row", "size", [thing(x=x, size="large") for x in (0.2, 0.5)]),
+        ("two red circles and a blue star", "number", [thing(), SEEN]),
+        ("two pink circles and a blue star", "colour", [thing(), thing(x=0.2), SEEN]),
+        # of things spoken of, where there are such; no number is right for want of them
+        ("two red circles and three blue stars", "number", [
+            *(thing(x=x) for x in (0.2, 0.5, 0.8)), SEEN, thing("blue", "star")
+        ]),
+        ("three shapes: a red circle and a blue star", "number", [thing(), SEEN]),
+        ("a red circle on a striped background", "colour background", [thing("blue")]),
+    ],
+)  # fmt: skip
+def test_right_by_attribute(text, wrong, things):
+    found = rights(text, a_scene(*things))
+    assert not found.pop("accuracy")
+    assert " ".join(name for name, right in found.items() if not right) == wrong
+
+
+def test_a_background_is_right_whatever_stands_before_it():
+    drawn = replace(a_scene(thing("pink", "heart")), texture="dots")
+    found = rights("a red circle and a blue star on a dotted background", drawn)
+    assert found == {"accuracy": False, "colour": False, "shape": False, "background": True}
+
+
+def test_shares_are_of_the_captions_that_speak_of_it_and_of_those_without_a_parse():
+    texts = [
+        "a red circle at the top",
+        "a red star at the top",
+        "a dog",
+        "two red circles in a row",
+    ]
+    drawn = [a_scene(thing(y=0.1))] * 3 + [a_scene(thing(), thing("blue"))]
+    scores = truth(texts, drawn).corpus()
+    assert scores == {
+        "scene_accuracy": 1 / 4,
+        "scene_colour": 3 / 4,
+        "scene_shape": 2 / 4,
+        "scene_size": 0,
+        "scene_number": 0 / 2,
+        "scene_place": 2 / 3,
+        "scene_relation": 0,
+        "scene_arrangement": 0 / 2,
+        "scene_background": 0,
+    }
+    assert np.isnan(truth(texts[:2], drawn[:2]).corpus()["scene_relation"])
+    assert truth(texts, drawn).per_image()[2].tolist() == [0] * 9
+    assert truth([], []).image_BS.shape == (0, 18)
+    with pytest.raises(ValueError):
+        truth(texts, drawn[:2])
 
 
 def test_no_caption_is_true_of_many_pictures():
-    scenes_by_id = dict(enumerate(DRAWN[:300]))
     for text, _ in SAID[::60]:
-        assert scene_accuracy(dict.fromkeys(scenes_by_id, text), scenes_by_id) < 0.04, text
+        assert np.mean([true_of(text, drawn) for drawn in DRAWN[:300]]) < 0.04, text
 
 
 def test_test_pictures_hold_pairs_never_seen_in_training():
@@ -212,7 +335,7 @@ def test_coco_reads_it_and_scenes_come_back(tmp_path, capsys):
             assert (tmp_path / "images" / image["file_name"]).exists()
             texts = [annotation["caption"] for annotation in coco.imgToAnns[number]]
             assert len(texts) == 5
-            assert all(scene_accuracy({number: text}, back) == 1 for text in texts)
+            assert all(true_of(text, back[number]) for text in texts)
 
 
 def test_a_second_run_does_nothing_and_an_interrupted_one_goes_on(tmp_path):

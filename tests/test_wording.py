@@ -8,7 +8,7 @@ from test_end_to_end import run
 
 import captioner
 import eval as eval_command
-from captioner import evaluation, images, records, search, tokenizers
+from captioner import images, predictions, records, search, tokenizers
 from captioner.__main__ import main
 from captioner.data import Pixels
 from captioner.types import EOS, PAD, UNK, InputError
@@ -123,10 +123,10 @@ def test_an_evaluation_names_the_images_without_a_caption(loaded, scenes_dir):
     source = Pixels([record.image for record in some], loaded.encoder.preprocess)
     wording = Wording(max_length=1, include_in={1: ["a red"], 3: ["a red"]})
     with pytest.raises(InputError) as error:
-        evaluation.predict(loaded, some, source, search.Beam(3), 2, wording=wording)
+        predictions.predict(loaded, some, source, search.Beam(3), 2, wording=wording)
     lines = str(error.value).splitlines()
     assert [line.split(":")[0].strip() for line in lines[1:]] == [str(some[i].id) for i in (1, 3)]
-    assert len(evaluation.predict(loaded, some, source, search.Beam(3), 2, wording=PLAIN)) == 5
+    assert len(predictions.predict(loaded, some, source, search.Beam(3), 2, wording=PLAIN)) == 5
 
 
 def test_in_eval(model_dir, scenes_dir, tmp_path):

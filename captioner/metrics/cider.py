@@ -1,91 +1,130 @@
-"""CIDEr-D (Vedantam et al. 2015, section 8), as the official COCO evaluation computes it."""
+"""CIDEr and CIDEr-D (Vedantam et al. 2015), as the official code computes them."""
 
+import io
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+import zipfile
+import zlib
+from pathlib import Path
 
 import numpy as np
 
-from captioner.metrics.bleu import NOTHING, ORDERS, Counts, Numbers
+from captioner import files
+from captioner.metrics.ngrams import ORDERS, Matches, Numbers, References
+from captioner.types import InputError
 
 SIGMA = 6.0  # of the penalty for a different length, in words
 
 
-class DocumentFrequencies(NamedTuple):
+class DocumentFrequencies:
     """In how many images each n-gram occurs, that is, in at least one reference of the image.
 
-    frequencies: for orders 1 to 4, (G,), by the number of the n-gram.
+    Those of the evaluated references are the official ones. Those of a larger corpus make scores of
+    few images, and rewards of batches, mean something.
     """
 
-    images: int
-    numbers: Numbers
-    frequencies: list[np.ndarray]
+    def __init__(self, images: int, numbers: Numbers, frequency_G: np.ndarray):
+        self.images, self.numbers, self.frequency_G = images, numbers, frequency_G
 
-    def idf(self, order: int, gram_M: np.ndarray) -> np.ndarray:
+    @classmethod
+    def of(cls, references: References) -> "DocumentFrequencies":
+        """Those of a set of references."""
+        gram = references.gram_E[references.groups]
+        frequency_G = np.bincount(gram >> 2, minlength=references.numbers.size)
+        return cls(len(references), references.numbers, frequency_G)
+
+    def idf(self, gram_M: np.ndarray) -> np.ndarray:
         """log(images / frequency) of n-grams; one that never occurs counts as occurring once."""
-        frequency_G = self.frequencies[order]
+        number_M = gram_M >> 2
         frequency_M = np.ones(len(gram_M))
-        known = gram_M < len(frequency_G)
-        frequency_M[known] = frequency_G[gram_M[known]]
-        return np.log(self.images) - np.log(np.maximum(frequency_M, 1))
+        known = number_M < len(self.frequency_G)
+        frequency_M[known] = np.maximum(self.frequency_G[number_M[known]], 1)
+        return np.log(self.images) - np.log(frequency_M)
+
+    def save(self, path: Path) -> None:
+        """Writes a table of arrays, which `load` reads."""
+        content = io.BytesIO()
+        words = np.frombuffer("\n".join(self.numbers.words).encode(), np.uint8)
+        arrays = {"words": words, "word_numbers": np.array(list(self.numbers.words.values()))}
+        arrays |= {f"keys_{n}": keys for n, keys in enumerate(self.numbers.keys)}
+        arrays |= {f"numbers_{n}": numbers for n, numbers in enumerate(self.numbers.numbers)}
+        arrays |= {"images": np.array(self.images), "frequencies": self.frequency_G}
+        np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # it is no option's name
+        files.write(path, content.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> "DocumentFrequencies":
+        """Raises InputError naming the file if it is no such table. Nothing in it is executed."""
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as table:
+                words = table["words"].tobytes().decode().split("\n")
+                numbers = Numbers(
+                    len(table["frequencies"]),
+                    dict(zip(words, table["word_numbers"].tolist(), strict=True)),
+                    [table[f"keys_{n}"] for n in range(ORDERS - 1)],
+                    [table[f"numbers_{n}"] for n in range(ORDERS - 1)],
+                )
+                found = cls(int(table["images"]), numbers, table["frequencies"])
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(
+                f"{path}: no table of document frequencies ({error}): make it by "
+                "`python -m captioner.frequencies CAPTIONS TABLE`"
+            ) from error
+        return found
 
 
-def document_frequencies(references: Sequence[Sequence[str]]) -> DocumentFrequencies:
-    """The frequencies of a set of images, to score any captions with.
-
-    Self-critical training makes them once, of its training set, and rewards each batch with them:
-    those of the batch itself would be too few, and different every time.
-    """
-    return _frequencies(Counts(references, [""] * len(references)))
-
-
-def _frequencies(counts: Counts) -> DocumentFrequencies:
-    images = len(counts.per_image_B)
-    frequencies = []
-    for ngrams in counts.orders:
-        size = ngrams.gram_M.max(initial=0) + 1
-        key_M = counts.image_N[ngrams.text_M] * size + ngrams.gram_M
-        # asked for counts, np.unique sorts; on its own it hashes, which takes 8 times as long here
-        distinct, _ = np.unique(key_M[ngrams.text_M >= images], return_counts=True)
-        frequencies.append(np.bincount(distinct % size))
-    return DocumentFrequencies(images, counts.numbers, frequencies)
-
-
-def cider(
-    references: Sequence[Sequence[str]],
-    captions: Sequence[str],
-    frequencies: DocumentFrequencies | None = None,
-) -> tuple[float, np.ndarray]:
-    """CIDEr-D of B images: their mean, and one value per image, (B,), in 0..10.
-
-    references, captions: token strings, several and one per image.
-    frequencies: by default those of `references`, as in the official evaluation. Of one image they
-        say nothing (log 1 = 0): every score is 0, and a warning says so.
+class Cider:
+    """CIDEr-D of captions, (N,), in 0..10: Cider(references)(references.match(captions)).
 
     10 / 4 sum_n mean_j exp(-(l - l_j)^2 / (2 sigma^2)) min(g, g_j) . g_j / (|g| |g_j|) over the
     references j, with g the vector of count times idf of a text's n-grams and l its length.
-    """
-    counts = Counts(references, captions, NOTHING if frequencies is None else frequencies.numbers)
-    frequencies = frequencies or _frequencies(counts)
-    if frequencies.images == 1:
-        warnings.warn(
-            "CIDEr weighs n-grams by how few of the images use them: of one image it is 0, "
-            "whatever the caption. Score more images together, or give document frequencies.",
-            stacklevel=2,
-        )
-    images, texts = len(captions), len(counts.length_N)
-    cosine_R = np.zeros(texts - images)
-    for n, ngrams in enumerate(counts.orders):
-        weight_M = ngrams.count_M * frequencies.idf(n, ngrams.gram_M)
-        norm_N = np.sqrt(np.bincount(ngrams.text_M, weight_M**2, texts))
-        norm_R = norm_N[counts.image_R] * norm_N[images:]
-        caption_P, reference_P = counts.shared(ngrams)
-        product_P = np.minimum(weight_M[caption_P], weight_M[reference_P]) * weight_M[reference_P]
-        product_N = np.bincount(ngrams.text_M[reference_P], product_P, texts)
-        cosine_R += product_N[images:] / np.where(norm_R > 0, norm_R, 1)
 
-    length_N = np.maximum(counts.length_N - 1, 0)  # the official length is the number of bigrams
-    difference_R = length_N[counts.image_R] - length_N[images:]
-    score_R = 10 / ORDERS * np.exp(-(difference_R**2) / (2 * SIGMA**2)) * cosine_R
-    score_B = np.bincount(counts.image_R, score_R) / counts.per_image_B
-    return float(score_B.mean()), score_B
+    frequencies: by default those of `references`, as in the official evaluation. Their numbers must
+        be those that `references` were counted with.
+    plain: the first CIDEr of the paper, without min() and length: a caption gains by repeating
+        words that weigh much. Of words as they are: the official code has no stemming either.
+    """
+
+    def __init__(
+        self,
+        references: References,
+        frequencies: DocumentFrequencies | None = None,
+        plain: bool = False,
+    ):
+        self.frequencies = frequencies or DocumentFrequencies.of(references)
+        numbers = self.frequencies.numbers
+        if numbers is not references.known and numbers is not references.numbers:
+            raise ValueError("count the references with the numbers of these frequencies")
+        self.plain = plain
+        if self.frequencies.images == 1:
+            warnings.warn(
+                "CIDEr weighs n-grams by how few of the images use them: of one image it is 0, "
+                "whatever the caption. Score more images together, or give the document "
+                "frequencies of a corpus.",
+                stacklevel=2,
+            )
+        rows, order_E = references.rows, references.gram_E & 3
+        idf_M = self.frequencies.idf(rows.gram_M)
+        norm_R4 = np.sqrt(rows.per_order((rows.count_M * idf_M) ** 2))
+        norm_E = norm_R4[references.reference_E, order_E]
+        idf_E = self.frequencies.idf(references.gram_E)
+        self.weight_E = references.count_E * idf_E**2 / np.where(norm_E > 0, norm_E, 1)
+
+    def __call__(self, matches: Matches) -> np.ndarray:
+        """The score of each of the N captions of `matches`, which are with the same references."""
+        references, rows = matches.references, matches.rows
+        row_P, entry_P = matches.pairs
+        count_P = rows.count_M[row_P]
+        reference_P = references.reference_E[entry_P]
+        if not self.plain:
+            count_P = np.minimum(count_P, references.count_E[entry_P])
+        value_P = count_P * self.weight_E[entry_P]
+        if not self.plain:
+            length_N = np.maximum(rows.length_N - 1, 0)  # officially, the number of bigrams
+            length_R = np.maximum(references.rows.length_N - 1, 0)
+            difference_P = length_N[rows.text_M[row_P]] - length_R[reference_P]
+            value_P *= np.exp(-(difference_P**2) / (2 * SIGMA**2))
+        norm_N4 = np.sqrt(rows.per_order((rows.count_M * self.frequencies.idf(rows.gram_M)) ** 2))
+        product_N4 = rows.per_order(value_P, row_P) / np.where(norm_N4 > 0, norm_N4, 1)
+        return 10 / ORDERS * product_N4.sum(1) / references.per_image_I[matches.image_N]

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from captioner.metrics.sums import Sums, mean
+
 BETA = 1.2
 
 
-def rouge_l(
-    references: Sequence[Sequence[str]], captions: Sequence[str]
-) -> tuple[float, np.ndarray]:
-    """ROUGE-L of B images: their mean, and one value per image, (B,), in 0..1.
+def rouge_l(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Sums:
+    """ROUGE-L, in 0..1; of the corpus, the mean of its images.
 
     references, captions: token strings, several and one per image. They are split on the space
     alone: a token with a no-break space inside is one word here, and an empty string is one empty
@@ -32,7 +32,7 @@ def rouge_l(
         recall = max(c / len(r) for c, r in zip(common, split_references, strict=True))
         if precision > 0:
             score_B[b] = (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
-    return float(score_B.mean()), score_B
+    return mean("ROUGE_L", score_B)
 
 
 def _lcs(positions: dict[str, int], length: int, words: list[str]) -> int:

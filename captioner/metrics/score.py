@@ -1,19 +1,60 @@
-"""All metrics of a set of captions, under the official names and in the official scale."""
+"""Metrics by name, of captions against references, under the official names and scale."""
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 from captioner.metrics.bleu import bleu
-from captioner.metrics.cider import cider
+from captioner.metrics.cider import Cider, DocumentFrequencies
+from captioner.metrics.meteor import meteor
+from captioner.metrics.ngrams import NOTHING, Matches, References
 from captioner.metrics.rouge import rouge_l
-from captioner.metrics.tokenize import tokenize
+from captioner.metrics.spice import spice
+from captioner.metrics.sums import Sums, mean
+from captioner.metrics.tokenize import tokenize_all
 from captioner.types import InputError
 
 Id = TypeVar("Id", bound=Hashable)
 
 
+class Texts:
+    """Token strings of B images: their references, their captions; counted when first needed."""
+
+    def __init__(
+        self,
+        references: Sequence[Sequence[str]],
+        captions: Sequence[str],
+        frequencies: DocumentFrequencies | None = None,
+    ):
+        self.references, self.captions, self.frequencies = references, captions, frequencies
+
+    @cached_property
+    def matches(self) -> Matches:
+        known = self.frequencies.numbers if self.frequencies else NOTHING
+        return References(self.references, known).match(self.captions)
+
+    def cider(self, name: str, plain: bool = False) -> Sums:
+        return mean(name, Cider(self.matches.references, self.frequencies, plain)(self.matches))
+
+
+METRICS: dict[str, Callable[[Texts], Sums]] = {
+    "bleu": lambda texts: bleu(texts.matches),
+    "rouge": lambda texts: rouge_l(texts.references, texts.captions),
+    "cider": lambda texts: texts.cider("CIDEr"),
+    "cider_plain": lambda texts: texts.cider("CIDEr_plain", plain=True),
+    "meteor": lambda texts: meteor(texts.references, texts.captions),
+    "spice": lambda texts: spice(texts.references, texts.captions),
+}
+"""By the names that eval.py takes. What is officially called CIDEr is CIDEr-D."""
+
+USUAL = ("bleu", "rouge", "cider")
+
+
 def score(
-    references: Mapping[Id, Sequence[str]], captions: Mapping[Id, str], tokenized: bool = False
+    references: Mapping[Id, Sequence[str]],
+    captions: Mapping[Id, str],
+    metrics: Sequence[str] = USUAL,
+    tokenized: bool = False,
 ) -> dict[str, dict[Any, Any]]:
     """Scores of one caption per image: Bleu_1..4 and ROUGE_L in 0..1, CIDEr (CIDEr-D) in 0..10.
 
@@ -22,51 +63,68 @@ def score(
     Returns {"corpus": {metric: value}, "per_image": {id: {metric: value}}}.
     Raises InputError where ids do not match, references are missing, or there is nothing to score.
     """
-    _check(references, captions)
-    image_references = [list(references[image]) for image in captions]
-    image_captions = list(captions.values())
+    check(references, captions)
+    texts = Texts([references[image] for image in captions], list(captions.values()))
     if not tokenized:
-        image_references = [[_tokens(text) for text in texts] for texts in image_references]
-        image_captions = [_tokens(text) for text in image_captions]
-
-    bleu_4, bleu_4B = bleu(image_references, image_captions)
-    metrics = {f"Bleu_{n}": both for n, both in enumerate(zip(bleu_4, bleu_4B, strict=True), 1)}
-    metrics["ROUGE_L"] = rouge_l(image_references, image_captions)
-    metrics["CIDEr"] = cider(image_references, image_captions)
-
-    corpus = {name: float(value) for name, (value, _) in metrics.items()}
-    rows = zip(*(value_B.tolist() for _, value_B in metrics.values()), strict=True)
-    per_image = {
-        image: dict(zip(metrics, row, strict=True))
-        for image, row in zip(captions, rows, strict=True)
+        texts = tokens(texts.references, texts.captions)
+    scores = [METRICS[name](texts) for name in metrics]
+    return {
+        "corpus": {name: value for sums in scores for name, value in sums.corpus().items()},
+        "per_image": per_image(list(captions), scores),
     }
-    return {"corpus": corpus, "per_image": per_image}
 
 
-def _tokens(text: str) -> str:
-    return " ".join(tokenize(text))
+def tokens(
+    references: Sequence[Sequence[str]],
+    captions: Sequence[str],
+    frequencies: DocumentFrequencies | None = None,
+    official: bool = False,
+) -> Texts:
+    """Raw text -> token strings.
+
+    official: as the official tokenizer does it, which looks at the next caption where one ends with
+        an abbreviation: scores then depend a little on the order of images and references.
+    """
+    flat = [text for texts in references for text in texts]
+    words = iter([" ".join(words) for words in tokenize_all(flat, official)])
+    return Texts(
+        [[next(words) for _ in texts] for texts in references],
+        [" ".join(words) for words in tokenize_all(captions, official)],
+        frequencies,
+    )
 
 
-def _check(references: Mapping[Id, Sequence[str]], captions: Mapping[Id, str]) -> None:
+def per_image(images: Sequence[Id], scores: Sequence[Sums]) -> dict[Id, dict[str, float]]:
+    """{id: {metric: value}}."""
+    names = [name for sums in scores for name in sums.names]
+    rows = [sums.per_image().tolist() for sums in scores]
+    return {
+        image: dict(zip(names, (value for row in rows for value in row[b]), strict=True))
+        for b, image in enumerate(images)
+    }
+
+
+def check(references: Mapping[Id, Sequence[str]], captions: Mapping[Id, str]) -> None:
+    """Raises InputError naming images, unless each has a caption and a list of references."""
     if unknown := [image for image in captions if image not in references]:
         raise InputError(
-            f"{_some(unknown)} captioned but without references: score against the references "
+            f"{some(unknown)} captioned but without references: score against the references "
             "of the same split, with ids of the same type (1 is not '1')"
         )
     if missing := [image for image in references if image not in captions]:
         raise InputError(
-            f"{_some(missing)} with references but without a caption: caption every image, "
+            f"{some(missing)} with references but without a caption: caption every image, "
             "or leave the references of the others out"
         )
     if empty := [image for image in captions if len(references[image]) == 0]:
-        raise InputError(f"{_some(empty)} with an empty list of references: leave them out")
+        raise InputError(f"{some(empty)} with an empty list of references: leave them out")
     if bare := [image for image in captions if isinstance(references[image], str)]:
-        raise InputError(f"{_some(bare)} with one string as references: give a list of strings")
+        raise InputError(f"{some(bare)} with one string as references: give a list of strings")
     if not captions:
         raise InputError("no captions to score")
 
 
-def _some(images: Collection[Hashable]) -> str:
+def some(images: Collection[Hashable]) -> str:
     """The number of images and the first ids."""
     first = ", ".join(repr(image) for image in list(images)[:5])
     return f"{len(images)} image{'s' * (len(images) > 1)} ({first}{', ...' * (len(images) > 5)})"

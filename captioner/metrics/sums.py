@@ -10,8 +10,8 @@ class Sums(NamedTuple):
     """M metrics of B images, as what each image adds and what such sums say.
 
     The score of the corpus is `of` the sum over its images, that of an image `of` its own row, that
-    of a resampled corpus `of` the sum over the images drawn. So BLEU's counts are summed before they
-    are divided, officially and in every resample, and a mean is the sum of (value, 1).
+    of a resampled corpus `of` the sum over the images drawn. So BLEU's counts are summed before
+    they are divided, officially and in every resample, and a mean is the sum of (value, 1).
 
     names: M of them. image_BS: S numbers of each image. of: (..., S) -> (..., M); what has no value
     (no mention, so no share of right ones) is nan.
@@ -45,3 +45,15 @@ def shares(names: Sequence[str], part_BM: np.ndarray, whole_BM: np.ndarray) -> S
 def mean(name: str, value_B: np.ndarray) -> Sums:
     """A metric that is the mean over images."""
     return shares([name], value_B[:, None], np.ones((len(value_B), 1)))
+
+
+COUNTS = {"vocabulary": 0, "parameters": 0, "seconds": 0, "median_rank": 1, "words": 1}
+COUNTS |= {"perplexity": 2, "bits_per_character": 3}
+"""What is not a share or a score, and so not multiplied by 100: how many decimals it has."""
+
+
+def as_text(name: str, value: float | None) -> str:
+    """A value for a table: x 100, as papers print scores, but for COUNTS."""
+    if value is None:
+        return "-"
+    return f"{value:.{COUNTS[name]}f}" if name in COUNTS else f"{100 * value:.1f}"

@@ -1,0 +1,182 @@
+"""The metrics against the official package (`pip install captioner[java]`), equal results.
+
+    python benchmarks/metrics.py                                 # on captions of rendered scenes
+    python benchmarks/metrics.py REFS.json PREDICTIONS.json [--corpus CAPTIONS.json]
+
+    all      tokenizer, BLEU, ROUGE-L and CIDEr-D of all captions, from raw text, as COCOEvalCap
+             does it (two Java processes, then three scorers)
+    cider    CIDEr-D as a reward: 5 candidates of each of 50 images against their references, by
+             document frequencies of the corpus (30,000 captions or more). Ours has the references
+             counted, as a training run would; the official scorer takes them anew with every
+             candidate, as self-critical training with it does. Also against merely counting the
+             candidates' n-grams, in plain Python.
+    bleu     BLEU-4 as a reward, the same candidates
+
+Without files: 6,500 scenes, five captions of each as references, a caption of another one as its
+prediction. The sides are timed in turn; a ratio is the median of the turns.
+"""
+
+import argparse
+import contextlib
+import io
+import random
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider as OfficialCider
+from pycocoevalcap.cider.cider_scorer import CiderScorer
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+from captioner import predictions, records, scenes
+from captioner.metrics import score
+from captioner.metrics.bleu import bleu
+from captioner.metrics.cider import Cider
+from captioner.metrics.ngrams import References
+
+Texts = dict[int, list[str]]
+
+
+class Counted(list):
+    """References of some images, which say that they are of all the corpus.
+
+    The official scorer takes the logarithm of how many there are for that of the corpus.
+    """
+
+    def __init__(self, refs: Sequence[Any], images: int):
+        super().__init__(refs)
+        self.images = images
+
+    def __len__(self) -> int:
+        return self.images
+
+
+def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
+    begun = time.perf_counter()
+    found = function()
+    return time.perf_counter() - begun, found
+
+
+def official(references: Texts, captions: Texts) -> dict[str, float]:
+    tokenizer = PTBTokenizer()
+    gts = tokenizer.tokenize({i: [{"caption": t} for t in ts] for i, ts in references.items()})
+    res = tokenizer.tokenize({i: [{"caption": t} for t in ts] for i, ts in captions.items()})
+    values, _ = Bleu(4).compute_score(gts, res, verbose=0)
+    found = {f"Bleu_{n}": value for n, value in enumerate(values, 1)}
+    found["ROUGE_L"], _ = Rouge().compute_score(gts, res)
+    found["CIDEr"], _ = OfficialCider().compute_score(gts, res)
+    return found
+
+
+def ours(references: Texts, captions: Texts) -> dict[str, float]:
+    return score.score(references, {i: texts[0] for i, texts in captions.items()})["corpus"]
+
+
+def count(captions: Sequence[str]) -> None:
+    """The n-grams of each, in plain Python: what any way has to do at least."""
+    for caption in captions:
+        words, counts = caption.split(), defaultdict(int)
+        for n in range(1, 5):
+            for i in range(len(words) - n + 1):
+                counts[tuple(words[i : i + n])] += 1
+
+
+def turns(sides: dict[str, Callable[[], Any]], times: int) -> dict[str, Any]:
+    """Times of each side, in turn; equal results, or nothing is printed."""
+    took: dict[str, list[float]] = {name: [] for name in sides}
+    found = {}
+    for _ in range(times):
+        for name, side in sides.items():
+            elapsed, found[name] = seconds(side)
+            took[name].append(elapsed)
+    return {"found": found, **took}
+
+
+def show(what: str, took: dict[str, Any], than: str) -> None:
+    ratios = [there / here for there, here in zip(took[than], took["ours"])]
+    low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
+    times = f"{statistics.median(took[than]):.4g} and {statistics.median(took['ours']):.4g} s"
+    print(f"{what}: {middle:.2f} x ({low:.2f} to {high:.2f}); {times}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("references", type=Path, nargs="?")
+    parser.add_argument("predictions", type=Path, nargs="?")
+    parser.add_argument("--corpus", type=Path, help="captions of 30,000 or more (default: REFS)")
+    parser.add_argument("--turns", type=int, default=5)
+    options = parser.parse_args()
+    if options.references:
+        references = {r.id: list(r.captions) for r in records.read_references(options.references)}
+        captions = {p["image_id"]: [p["caption"]] for p in predictions.read(options.predictions)}
+    else:
+        drawn = [scenes.scene(0, "train", i) for i in range(6500)]
+        references = {i: scenes.captions(s, random.Random(i)) for i, s in enumerate(drawn)}
+        captions = {i: [references[(i + 1) % len(drawn)][0]] for i in references}
+    corpus = list(references.values())
+    if options.corpus:
+        corpus = [list(r.captions) for r in records.read_references(options.corpus)]
+
+    sides = {
+        "official": lambda: official(references, captions),
+        "ours": lambda: ours(references, captions),
+    }
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        took = turns(sides, options.turns)
+    for name, value in took["found"]["official"].items():
+        assert abs(value - took["found"]["ours"][name]) < 1e-4, (name, took["found"])
+    sizes = f"{len(references)} images, {sum(map(len, references.values()))} references"
+    show(f"tokenizer, BLEU, ROUGE-L, CIDEr-D of {sizes}", took, "official")
+
+    texts = score.tokens(corpus, [])
+    counted = References(texts.references)
+    cider = Cider(counted)
+    image_N = np.repeat(np.arange(50), 5)
+    candidates = [texts.references[50 + i % 45][i % 5] for i in range(250)]
+    own = [texts.references[i] for i in image_N]
+    frequency: dict[tuple[str, ...], float] = defaultdict(float)
+    scorer = CiderScorer()
+    for image in texts.references:
+        scorer += (None, image)
+    scorer.compute_doc_freq()
+    frequency = scorer.document_frequency
+
+    def official_cider() -> np.ndarray:
+        scorer = CiderScorer(n=4, sigma=6.0)
+        for candidate, refs in zip(candidates, own):
+            scorer += (candidate, refs)
+        scorer.document_frequency = frequency
+        scorer.crefs = Counted(scorer.crefs, len(texts.references))
+        return np.array(scorer.compute_cider())
+
+    def official_bleu() -> np.ndarray:
+        refs = dict(enumerate(own))
+        said = {i: [candidate] for i, candidate in enumerate(candidates)}
+        return np.array(Bleu(4).compute_score(refs, said, verbose=0)[1][3])
+
+    rewards = {
+        "CIDEr-D": (official_cider, lambda: cider(counted.match(candidates, image_N))),
+        "BLEU-4": (
+            official_bleu,
+            lambda: bleu(counted.match(candidates, image_N)).per_image()[:, 3],
+        ),
+    }
+    for name, (there, here) in rewards.items():
+        sides = {"official": there, "ours": here, "counting": lambda: count(candidates)}
+        took = turns(sides, 10 * options.turns)
+        found = took["found"]
+        difference = abs(found["official"] - found["ours"]).max()
+        assert difference < 1e-10 and found["ours"].any(), difference
+        what = f"{name} of 250 candidates, corpus of {sum(map(len, corpus))} captions"
+        show(what, took, "official")
+        show("  against merely counting their n-grams", took, "counting")
+
+
+if __name__ == "__main__":
+    main()

