@@ -7,7 +7,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -54,7 +54,7 @@ class Case:
         *,
         official: bool = False,
         frequencies: DocumentFrequencies | None = None,
-        training: Collection[str] | None = None,
+        training: Sequence[str] | None = None,
         scenes: Mapping[Any, Scene] | None = None,
         objects: Mapping[Any, frozenset[str]] | None = None,
         embedder: Embedder | None = None,
@@ -106,18 +106,14 @@ def _of_texts(name: str) -> Callable[[Case], Result]:
 def _language(case: Case) -> Result:
     finished = [prediction.get("finished", True) for prediction in case.predictions]
     known = case.model is not None or any("finished" in one for one in case.predictions)
-    training = None if case.training is None else _tokens(case.training)
+    training = None if case.training is None else tokenize.token_strings(case.training)
     found = [language(case.texts.captions, training, finished if known else None)]
     several = [prediction.get("captions", []) for prediction in case.predictions]
     if min(map(len, several)) > 1:
-        found += sameness([_tokens(captions) for captions in several])
+        found += sameness([tokenize.token_strings(captions) for captions in several])
     unknown = {"novel": training is None, "unfinished": not known}
     nothing = {name: math.nan for name, lacks in unknown.items() if lacks}
     return found, variety(case.texts.captions) | nothing
-
-
-def _tokens(captions: Collection[str]) -> list[str]:
-    return [" ".join(words) for words in tokenize.tokenize_all(list(captions))]
 
 
 def _chair(case: Case) -> Result:

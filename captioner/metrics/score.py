@@ -11,7 +11,7 @@ from captioner.metrics.ngrams import NOTHING, Matches, References
 from captioner.metrics.rouge import rouge_l
 from captioner.metrics.spice import spice
 from captioner.metrics.sums import Sums, mean
-from captioner.metrics.tokenize import tokenize_all
+from captioner.metrics.tokenize import token_strings
 from captioner.types import InputError
 
 Id = TypeVar("Id", bound=Hashable)
@@ -86,10 +86,10 @@ def tokens(
         an abbreviation: scores then depend a little on the order of images and references.
     """
     flat = [text for texts in references for text in texts]
-    words = iter([" ".join(words) for words in tokenize_all(flat, official)])
+    strings = iter(token_strings(flat, official))
     return Texts(
-        [[next(words) for _ in texts] for texts in references],
-        [" ".join(words) for words in tokenize_all(captions, official)],
+        [[next(strings) for _ in texts] for texts in references],
+        token_strings(captions, official),
         frequencies,
     )
 

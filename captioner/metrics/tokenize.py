@@ -5,7 +5,7 @@ one file, lower-cases, and removes a list of punctuation marks. This is a tokeni
 written from how the official one was seen to behave. Two things differ on purpose: a line separator
 inside a caption is a space (officially it moves all later captions to the wrong image), and each
 caption is read alone, so that its words never depend on its neighbours. Officially one does look
-at the next caption: `tokenize_all(captions, official=True)` does the same.
+at the next caption: `token_strings(captions, official=True)` does the same.
 
 Rewards, scores and vocabularies all use this tokenizer; a model's tokenizer.json holds its VERSION.
 """
@@ -43,9 +43,6 @@ _CHARACTERS = str.maketrans(
 )
 _ENTITIES = {"apos": "'", "quot": '"', "nbsp": " ", "mdash": "—", "ndash": "–"}
 _ENTITY = re.compile(rf"&({'|'.join(_ENTITIES)});")
-
-# Most captions: plain words, commas, a period at the end. _TOKEN would find the same, slower.
-_PLAIN = re.compile(r"((?:[A-Za-z]+(?: ?,)? +)*[A-Za-z]+)(?:(\.)| +\.)?\s*")
 
 _NONE = r"²³¹¼-¾\u2070-\u2189①-⓿\U00010000-\U0010ffff"  # no letters or digits here, but in Python
 _L, _W = rf"[^\W\d_{_NONE}]", rf"[^\W_{_NONE}]"  # a letter; a letter or digit
@@ -134,8 +131,10 @@ def tokenize(caption: str) -> list[str]:
     return _words(caption, "\n")
 
 
-def tokenize_all(captions: Sequence[str], official: bool = False) -> list[list[str]]:
-    """The words of each caption; if `official`, as of captions that stand in one file, in order.
+def token_strings(captions: Sequence[str], official: bool = False) -> list[str]:
+    """The words of each caption, joined by spaces, as scorers take them.
+
+    official: as of captions that stand in one file, in order.
 
     Only there the next caption that is not blank decides two things: a lone letter at a caption's
     end loses its period before "A", "The", "It" and some 40 more or a <tag>, and "no.", "fig." and
@@ -144,21 +143,19 @@ def tokenize_all(captions: Sequence[str], official: bool = False) -> list[list[s
     references, image by image, and one of all candidates.
     """
     if not official:
-        return [tokenize(caption) for caption in captions]
-    words, after = [], ""
+        return [" ".join(tokenize(caption)) for caption in captions]
+    texts, after = [], ""
     for caption in reversed(captions):
-        words.append(_words(caption, after))
+        texts.append(" ".join(_words(caption, after)))
         blank = not caption.strip()
         after = "\n" + caption.translate(_CHARACTERS) + (after if blank else "\n")
-    return words[::-1]
+    return texts[::-1]
 
 
 def _words(caption: str, after: str) -> list[str]:
     """The words of a caption that is followed by `after`, from its line's end on."""
-    if plain := _PLAIN.fullmatch(caption):
-        words = plain[1].replace(",", " ").lower().split()
-        if _SPLIT.isdisjoint(words) and not (plain[2] and words[-1] in _MAY_KEEP):
-            return words
+    if plain := _plain(caption):
+        return plain
     caption = caption.translate(_CHARACTERS)
     if "&" in caption:
         caption = _ENTITY.sub(lambda entity: _ENTITIES[entity[1]], caption)
@@ -181,6 +178,22 @@ def _words(caption: str, after: str) -> list[str]:
             position += 1
         tokens += [token[:3], token[3:]] if token in _SPLIT else [token]
     return tokens
+
+
+def _plain(caption: str) -> list[str]:
+    """The words of a caption of plain words, commas, a period at its end; [] if it is not so plain.
+
+    Most captions are, and `_words` would find the same, slower.
+    """
+    text = caption.rstrip()
+    body = text.removesuffix(".")
+    if not (body.isascii() and body.replace(" ", "").replace(",", "").isalpha()):
+        return []
+    if body.count(",") != body.count(", "):
+        return []
+    words = body.replace(",", " ").lower().split()
+    kept = len(body) < len(text) and body[-1] != " " and words[-1] in _MAY_KEEP
+    return [] if kept or not _SPLIT.isdisjoint(words) else words
 
 
 def _keeps_period(word: str, text: str, end: int) -> bool:
