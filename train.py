@@ -30,7 +30,6 @@ from captioner import (
     evaluation,
     files,
     model,
-    objectives,
     predictions,
     processes,
     runs,
@@ -43,6 +42,7 @@ from captioner.data import CaptionData, image_vectors
 from captioner.decoders.base import WordDecoder
 from captioner.evaluation import Case
 from captioner.metrics.score import USUAL
+from captioner.objectives.base import Objective
 from captioner.training import Training
 from captioner.types import InputError
 
@@ -171,9 +171,7 @@ def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, Capti
 
     Every picture is opened, and seen by a frozen encoder, if it was not before.
     """
-    objective = targets.make(
-        config.plain(cfg.objective), "captioner.objectives", objectives.CrossEntropy
-    )
+    objective = targets.make(config.plain(cfg.objective), "captioner.objectives", Objective)
     strategy = config.make_strategy(cfg.search)
     optimizer = config.make_optimizer(cfg.optimizer, trainer.precision)
     train = sources.read_records(cfg.data, cfg.data.train_split)
@@ -188,9 +186,14 @@ def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, Capti
         (caption for record in train for caption in record.captions),
         **config.plain(cfg.tokenizer),
     )
+    old = saved.load(cfg.model.init_from) if cfg.model.init_from else None
+    if old is not None:
+        tokenizer = old.tokenizer.grown(tokenizer)
     captioner = model.build(
         {"encoder": config.plain(cfg.encoder), "decoder": config.plain(cfg.decoder)}, tokenizer
     )
+    if old is not None:
+        saved.start_from(captioner, old, cfg.model.init_from)
     captioner.encoder.to(trainer.strategy.root_device)  # where features are computed
     train, train_source, bad = sources.make(cfg.data, captioner, train, train=True)
     val, val_source, bad_val = sources.make(cfg.data, captioner, val, train=False)
@@ -201,7 +204,7 @@ def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, Capti
             f"{len(train)} pictures with data.batch_size={cfg.data.batch_size} are too few batches "
             f"for {trainer.world_size} processes: give a smaller one, or fewer devices"
         )
-    if captioner.encoder.frozen and isinstance(captioner.decoder, WordDecoder):
+    if old is None and captioner.encoder.frozen and isinstance(captioner.decoder, WordDecoder):
         captioner.decoder.standard.fit(image_vectors(train_source, len(train)))
     data = CaptionData(
         train,
@@ -214,6 +217,7 @@ def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, Capti
         workers=0 if captioner.encoder.frozen else cfg.data.workers,
         seed=cfg.seed,
     )
+    objective.begin(tokenizer, train)
     training = Training(
         captioner,
         objective,
@@ -224,7 +228,7 @@ def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, Capti
         encoder_lr=cfg.encoder_lr,
         warmup=cfg.warmup,
         seed=cfg.seed,
-        words=data.words,
+        count=data.words if objective.unit == "word" else cfg.data.batch_size,
     )
     return training, data, bad
 

@@ -37,7 +37,7 @@ from captioner.decoders.minds_eye import MindsEye
 from captioner.decoders.mrnn import MRNN
 from captioner.decoders.recurrent import Recurrent
 from captioner.decoders.transformer import Transformer
-from captioner.objectives import CrossEntropy
+from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.types import BOS, EOS, PAD, Batch, Features
 
 B, C, V, D, E, H, R = 10, 5, 9487, 2048, 512, 512, 49
@@ -179,7 +179,7 @@ class Ours:
 
     def __call__(self, batch: Batch) -> Tensor:
         loss, logs = self.objective(self, batch, 0)  # type: ignore[arg-type]
-        return loss / logs["words"]
+        return loss / logs["count"]
 
 
 def batches(count: int) -> list[Batch]:

@@ -62,6 +62,13 @@ class DataConfig:
 
 
 @dataclass
+class ModelConfig:
+    """init_from: a model directory whose weights training starts from; its words keep theirs."""
+
+    init_from: str | None = None
+
+
+@dataclass
 class TrainConfig:
     """encoder_lr: of an encoder that trains. warmup: share of the steps in which the learning rate
     rises. patience: validations without a better CIDEr after which training stops.
@@ -72,6 +79,7 @@ class TrainConfig:
     """
 
     data: Any = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
     encoder: dict[str, Any] = MISSING
     decoder: dict[str, Any] = MISSING
     objective: dict[str, Any] = MISSING

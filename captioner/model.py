@@ -118,11 +118,10 @@ class CaptionModel(nn.Module):
         B, K, T = captions.token_BKT.shape
         target_NT = captions.token_BKT.flatten(0, 1)
         said_NT = target_NT != PAD
-        token_NT = torch.cat([torch.full_like(target_NT[:, :1], BOS), target_NT[:, :-1]], dim=1)
-        token_NT = token_NT.masked_fill(~said_NT, PAD)
+        token_NT, length_N = as_read(target_NT)
         with torch.inference_mode():
             memory, state = self.decoder.start(self.encode(images), B * K)
-            logits_PV, _, kept = self.decoder(token_NT, said_NT.sum(1), memory, state, keep)
+            logits_PV, _, kept = self.decoder(token_NT, length_N, memory, state, keep)
             log_prob_PV = logits_PV.log_softmax(1, dtype=LogSoftmax.dtype(logits_PV))
         log_prob_NT = log_prob_PV.new_zeros(said_NT.shape)
         log_prob_NT[said_NT] = log_prob_PV.gather(1, target_NT[said_NT][:, None])[:, 0]
@@ -234,6 +233,12 @@ class CaptionModel(nn.Module):
         }
         for name in FILES:
             files.write(folder / name, contents[name])
+
+
+def as_read(said_NT: Tensor) -> tuple[Tensor, Tensor]:
+    """What a decoder reads to say these tokens, bos first, and how many: (N, T) and (N,)."""
+    read_NT = torch.cat([torch.full_like(said_NT[:, :1], BOS), said_NT[:, :-1]], dim=1)
+    return read_NT.masked_fill(said_NT == PAD, PAD), (said_NT != PAD).sum(1)
 
 
 def build(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> CaptionModel:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 
 from captioner import images, tokenizers
@@ -39,6 +40,31 @@ def load(*folders: str | Path, average: str = "log_prob") -> CaptionModel:
     encoder = Encoders([member.encoder for member in members])  # type: ignore[misc]
     decoder = Ensemble([member.decoder for member in members], average)
     return CaptionModel(encoder, decoder, members[0].tokenizer, {}).eval()
+
+
+def start_from(model: CaptionModel, old: CaptionModel, folder: str | Path) -> None:
+    """Takes the weights of a captioner whose words are the first of this model's.
+
+    Words that are new keep their fresh rows. Raises InputError where the two are not alike.
+    """
+    taken, given = model.state_dict(), old.state_dict()
+    V, known = len(model.tokenizer), len(old.tokenizer)
+    wrong = [f"{key} is only in one of them" for key in taken.keys() ^ given.keys()]
+    for key in taken.keys() & given.keys():
+        here, there = taken[key], given[key]
+        if here.shape == there.shape:
+            taken[key] = there
+        elif (V, *here.shape[1:]) == here.shape and (known, *here.shape[1:]) == there.shape:
+            taken[key] = torch.cat([there.to(here), here[known:]])
+        else:
+            wrong.append(f"{key} is {tuple(here.shape)} here, {tuple(there.shape)} there")
+    if wrong:
+        given_options = json.dumps({k: old.config[k] for k in ("encoder", "decoder")})
+        raise InputError(
+            f"model.init_from={shown(folder)}: another model: {'; '.join(sorted(wrong)[:3])}"
+            f"; give it the same encoder and decoder: {given_options}"
+        )
+    model.load_state_dict(taken)
 
 
 def is_model(folder: str | Path) -> bool:

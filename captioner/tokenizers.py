@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from captioner.metrics import tokenize
-from captioner.types import EOS, UNK, InputError
+from captioner.types import BOS, EOS, PAD, UNK, InputError
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 CLITIC = re.compile(r" ('s|'re|'ve|'ll|'d|'m|n't)\b")
@@ -73,13 +73,33 @@ class Tokenizer(ABC):
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids -> text, up to the first eos; pad and bos are left out."""
+        return self.join(self.said(ids))
+
+    def said(self, ids: Iterable[int]) -> list[str]:
+        """The same as units."""
         units = []
         for i in ids:
-            if self.units[i] == "<eos>":
+            if i == EOS:
                 break
-            if self.units[i] not in ("<pad>", "<bos>"):
+            if i not in (PAD, BOS):
                 units.append(self.units[i])
-        return self.join(units)
+        return units
+
+    def token_string(self, ids: Iterable[int]) -> str:
+        """What the metrics make of the text of these ids: words joined by spaces."""
+        return " ".join(tokenize.tokenize(self.decode(ids)))
+
+    def grown(self, other: "Tokenizer") -> "Tokenizer":
+        """These units with their ids, then those that only `other` has; its max_length.
+
+        Raises InputError where the two cut text differently.
+        """
+        if self.kind != other.kind:
+            raise InputError(
+                f"tokenizer.kind={other.kind}: the model to start from has {self.kind}"
+            )
+        fresh = [unit for unit in other.units if unit not in self.ids]
+        return type(self)([*self.units[len(SPECIAL) :], *fresh], other.max_length)
 
     def digest(self) -> str:
         """Equal for equal tokenizers only."""
@@ -106,6 +126,9 @@ class Word(Tokenizer):
     @staticmethod
     def split(text: str) -> list[str]:
         return tokenize.tokenize(text)
+
+    def token_string(self, ids: Iterable[int]) -> str:
+        return " ".join(self.said(ids))  # they are the metrics' words
 
     @staticmethod
     def join(units: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ from captioner import images, processes
 from captioner.checkpoints import Checkpoints
 from captioner.metrics import score
 from captioner.model import CaptionModel
-from captioner.objectives import CrossEntropy
+from captioner.objectives.base import Objective
+from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.records import Record
 from captioner.search import Strategy
 from captioner.types import Batch, InputError
@@ -30,14 +31,15 @@ class Training(pl.LightningModule):
     encoder_lr: the learning rate of a trainable encoder.
     warmup: the share of all steps in which the learning rate rises linearly; from there on it falls
     to 0 along a cosine.
-    words: about how many a batch holds. The loss is divided by it on its way back, so that 16-bit
-    gradients stay in range; the step divides by the true number instead.
+    count: about how many a batch holds of what the objective counts. The loss is divided by it on
+    its way back, so that 16-bit gradients stay in range; the step divides by the true number
+    instead.
     """
 
     def __init__(
         self,
         model: CaptionModel,
-        objective: CrossEntropy,
+        objective: Objective,
         strategy: Strategy,
         train: Sequence[Record],
         val: Sequence[Record],
@@ -45,14 +47,14 @@ class Training(pl.LightningModule):
         encoder_lr: float = 1e-5,
         warmup: float = 0.1,
         seed: int = 0,
-        words: float = 1.0,
+        count: float = 1.0,
     ):
         super().__init__()
         self.model, self.objective, self.strategy = model, objective, strategy
         self.train_records, self.val_records = train, val
         self.optimizer, self.encoder_lr, self.warmup = optimizer, encoder_lr, warmup
-        self.seed, self.words, self.shown = seed, words, False
-        self.sums: list[Tensor] = []  # loss, nll, words of the micro-batches of this step
+        self.seed, self.count, self.shown = seed, count, False
+        self.sums: list[dict[str, Tensor]] = []  # loss and logs of this step's micro-batches
         self.seen: list[Tensor] = []  # which records they hold
         self.said: dict[int, str] = {}  # record number -> caption, of this validation
         self.val_sums = (0.0, 0.0)  # nll, words
@@ -84,15 +86,14 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, logs = self.objective(self.model, batch, self.global_step)
-        sums = [loss.detach(), logs["nll"], logs["words"]]
-        self.sums.append(torch.stack([value.to(loss) for value in sums]))
+        self.sums.append({"loss": loss.detach(), **logs})
         self.seen.append(batch.index_B)
-        return loss / self.words
+        return loss / self.count
 
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
     ) -> None:
-        """The gradient of the mean over all words of the step, those of all processes; clipped.
+        """The gradient of the mean over all that is counted in the step, by all processes; clipped.
 
         If |g| > threshold: g *= threshold / |g| (Pascanu 2013, the lecture's rule). Logs |g|.
         Raises InputError on every process where the loss of any is not finite.
@@ -101,10 +102,13 @@ class Training(pl.LightningModule):
             raise InputError(
                 f"trainer.gradient_clip_algorithm={gradient_clip_algorithm}: only norm"
             )
-        sums_W3 = processes.gather_rows(torch.stack(self.sums).sum(0))
-        loss, nll, words = sums_W3.sum(0)
-        # What backward left is divided by self.words, by the processes and by the micro-batches.
-        whole = self.words * self.trainer.world_size * self.trainer.accumulate_grad_batches / words
+        names, loss = list(self.sums[0]), self.sums[0]["loss"]
+        rows = [torch.stack([sums[name].to(loss) for name in names]) for sums in self.sums]
+        sums_WX = processes.gather_rows(torch.stack(rows).sum(0))
+        sums = dict(zip(names, sums_WX.sum(0)))
+        count = sums.pop("count")
+        # What backward left is divided by self.count, by the processes and by the micro-batches.
+        whole = self.count * self.trainer.world_size * self.trainer.accumulate_grad_batches / count
         gradients = [p.grad for p in _trainable(self.model) if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients) * whole
         factor = whole
@@ -112,10 +116,10 @@ class Training(pl.LightningModule):
             factor = whole * (gradient_clip_val / (norm + 1e-6)).clamp(max=1.0)
         for gradient in gradients:
             gradient.mul_(factor)
-        self._check_finite(sums_W3[:, 0], norm)
+        self._check_finite(sums_WX[:, 0], norm)
         self.sums, self.seen = [], []
-        self.log("train/loss", loss / words, prog_bar=True)
-        self.log("train/nll", nll / words)
+        for name, value in sums.items():
+            self.log(f"train/{name}", value / count, prog_bar=name in ("loss", "reward"))
         self.log("train/grad_norm", norm)
 
     def _check_finite(self, loss_W: Tensor, norm: Tensor) -> None:
@@ -144,9 +148,9 @@ class Training(pl.LightningModule):
         if batch_idx == 0 and isinstance(self.trainer.checkpoint_callback, Checkpoints):
             self.trainer.checkpoint_callback.before_validation(self.trainer)
         features = self.model.encode(batch.images)
-        _, logs = self.objective(self.model, batch._replace(images=features), self.global_step)
+        _, logs = CrossEntropy()(self.model, batch._replace(images=features), self.global_step)
         nll, words = self.val_sums
-        self.val_sums = nll + float(logs["nll"]), words + float(logs["words"])
+        self.val_sums = nll + float(logs["nll"]), words + float(logs["count"])
         numbers = batch.index_B.tolist()
         found = self.model.texts(self.model.generate(features, self.strategy, numbers))
         self.said |= {index: best.caption for index, (best, *_) in zip(numbers, found)}

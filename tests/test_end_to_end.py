@@ -102,6 +102,49 @@ def test_the_model_keeps_the_statistics_of_its_training_pictures(trained, option
     torch.testing.assert_close(standard.std, v_BD.var(0, correction=0).mean().sqrt())
 
 
+def test_training_goes_on_from_another_captioner_on_other_data(trained, options, tmp_path):
+    """The vocabulary grows, and what was known is known still; here rewarded by itself."""
+    folder = tmp_path / "words"
+    old = saved.load(trained[0] / "model")
+    first, *_ = old.tokenizer.units[4:]
+    given = Path(options[0].removeprefix("data.root="))
+    data = json.loads((given / "captions_train.json").read_text())
+    data["annotations"][0]["caption"] = f"{first} zebra quagga"
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "captions_train.json").write_text(json.dumps(data))
+    for name in ("captions_val.json", "images"):
+        (root / name).symlink_to(given / name)
+    rest = [*options[1:], *SMALL, f"data.root={root}", "trainer.max_epochs=1", f"run_dir={folder}"]
+    run(
+        train_command,
+        f"model.init_from={trained[0] / 'model'}",
+        *rest,
+        "objective=self_critical",
+        "objective.samples=2",
+        "trainer.log_every_n_steps=1",
+        "optimizer.lr=0",
+        "optimizer.weight_decay=0",
+    )
+    new = saved.load(folder / "model")
+    known = len(old.tokenizer)
+    assert new.tokenizer.units[:known] == old.tokenizer.units
+    assert new.tokenizer.units[known:] == ["quagga", "zebra"]
+    for name, tensor in old.state_dict().items():
+        there = new.state_dict()[name]
+        torch.testing.assert_close(there[:known] if there.shape != tensor.shape else there, tensor)
+    header = (folder / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/reward", "train/baseline", "train/entropy", "val/CIDEr"} <= set(header)
+
+
+def test_a_captioner_of_another_kind_is_no_start(trained, options, tmp_path, capsys):
+    start = f"model.init_from={trained[0] / 'model'}"
+    with pytest.raises(SystemExit):
+        run(train_command, start, *options, f"run_dir={tmp_path / 'run'}")
+    message = capsys.readouterr().err
+    assert f"{start}: another model: " in message and '"hidden_size": 32' in message
+
+
 def test_predictions_are_in_the_official_format(trained, scenes_dir, capsys):
     coco = COCO(str(scenes_dir / "captions_val.json"))
     results = coco.loadRes(str(trained[0] / "predictions.json"))

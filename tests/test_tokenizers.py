@@ -3,6 +3,8 @@ import json
 import pytest
 
 from captioner import tokenizers
+from captioner.metrics.tokenize import tokenize
+from captioner.tokenizers import Char, Word
 from captioner.types import BOS, EOS, PAD, UNK, InputError
 
 CAPTIONS = ["A dog runs.", "A dog doesn't run!", "The man's dog runs -- fast"]
@@ -83,3 +85,23 @@ def test_a_vocabulary_without_words_says_what_to_do():
     for wrong in ({"min_count": 0}, {"max_length": "9"}, {"min_counts": 1}):
         with pytest.raises(InputError, match=f"tokenizer.{next(iter(wrong))}"):
             tokenizers.train(CAPTIONS, **wrong)
+
+
+@pytest.mark.parametrize("kind", [Word, Char])
+def test_token_strings_are_what_the_metrics_make_of_the_text(kind):
+    texts = ["A dog's ball, isn't it?", "Two men (one old) at 5 o'clock", "it is what they're"]
+    made = kind.train(texts)
+    for text in texts:
+        ids = [*made.encode(text), EOS, 5]
+        assert made.token_string(ids) == " ".join(tokenize(made.decode(ids)))
+        assert made.token_string(ids) == " ".join(tokenize(text))
+
+
+def test_a_vocabulary_grows_and_known_words_keep_their_ids():
+    old = Word.train(["a dog", "a cat"])
+    grown = old.grown(Word.train(["a zebra and a dog"], max_length=7))
+    assert grown.units[: len(old)] == old.units and grown.max_length == 7
+    assert set(grown.units[len(old) :]) == {"zebra", "and"}
+    assert old.grown(old).units == old.units
+    with pytest.raises(InputError, match="tokenizer.kind=char: the model to start from has word"):
+        old.grown(Char.train(["a"]))

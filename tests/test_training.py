@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from captioner import objectives, search
+from captioner import search
+from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.training import Training
 from captioner.types import InputError
 
@@ -20,7 +21,7 @@ class Model(torch.nn.Module):
 def training(**options):
     module = Training(
         Model(),
-        objectives.CrossEntropy(),
+        CrossEntropy(),
         search.Greedy(),
         [SimpleNamespace(image=f"{i}.jpg") for i in range(9)],
         [],
@@ -61,7 +62,7 @@ def test_a_frozen_encoder_has_no_parameter_group():
     assert len(fitted(module)["optimizer"].param_groups) == 1
 
 
-def stepped(module, limit=None, loss=2.0, words=1.0, scaler=None):
+def stepped(module, limit=None, loss=2.0, count=1.0, scaler=None):
     """What comes between backward and the optimiser, after a micro-batch of pictures 3 and 5."""
     module._trainer = SimpleNamespace(
         world_size=1,
@@ -71,7 +72,8 @@ def stepped(module, limit=None, loss=2.0, words=1.0, scaler=None):
         precision_plugin=SimpleNamespace(scaler=scaler),
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.125}])],
     )
-    module.sums = [torch.tensor([loss, loss, words])]
+    sums = {"loss": loss, "nll": loss, "count": count}
+    module.sums = [{name: torch.tensor(value) for name, value in sums.items()}]
     module.seen = [torch.tensor([3, 5])]
     module.configure_gradient_clipping(None, limit)
 
@@ -83,7 +85,7 @@ def test_gradients_are_scaled_where_their_norm_is_too_big(norm, limit):
     for parameter in module.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     module.model.decoder.weight.grad = 4 * norm * gradient / gradient.norm()  # a sum over 4 words
-    stepped(module, limit, words=4.0)
+    stepped(module, limit, count=4.0)
     after = module.model.decoder.weight.grad
     assert logged["train/grad_norm"] == pytest.approx(norm)
     assert logged["train/loss"] == 0.5

@@ -161,7 +161,9 @@ class References:
     def __len__(self) -> int:
         return len(self.per_image_I)
 
-    def match(self, captions: Sequence[str], image_N: Sequence[int] | None = None) -> "Matches":
+    def match(
+        self, captions: Sequence[str], image_N: Sequence[int] | np.ndarray | None = None
+    ) -> "Matches":
         """N captions, token strings, with the references of their images (default: one of each)."""
         if image_N is None:
             image_N = range(len(self))

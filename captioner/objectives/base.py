@@ -1,0 +1,38 @@
+"""What training minimises: `objective(model, batch, step) -> loss, logs`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from captioner.model import CaptionModel
+from captioner.records import Record
+from captioner.tokenizers import Tokenizer
+from captioner.types import Batch
+
+Logs = dict[str, Tensor]
+
+
+class Objective(ABC):
+    """Loss and logs are sums, and logs["count"] says over how many: words with END, or images.
+
+    Whoever trains divides once, by the count of all micro-batches and processes: the mean of their
+    means would give words in short captions more weight. The logs of an objective are always the
+    same ones.
+
+    unit: what is counted, "word" or "image".
+    """
+
+    unit = "word"
+
+    def begin(self, tokenizer: Tokenizer, train: Sequence[Record]) -> None:  # noqa: B027
+        """Called once, with the records that the batches' index_B count."""
+
+    @abstractmethod
+    def __call__(self, model: CaptionModel, batch: Batch, step: int) -> tuple[Tensor, Logs]: ...
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Half precision is too coarse for a sum over a vocabulary."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

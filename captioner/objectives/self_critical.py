@@ -1,0 +1,133 @@
+"""Self-critical sequence training: captions rewarded as they are evaluated."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from captioner.beam import Captions
+from captioner.decoders.base import Decoder, real_positions
+from captioner.metrics.rewards import Reward, Rewards
+from captioner.metrics.tokenize import token_strings
+from captioner.model import CaptionModel, as_read
+from captioner.objectives.base import Logs, Objective, at_least_float32
+from captioner.objectives.cross_entropy import CrossEntropy
+from captioner.records import Record
+from captioner.search import Greedy, Sample, Strategy
+from captioner.tokenizers import Tokenizer
+from captioner.types import EOS, Batch, Features, InputError
+
+
+class SelfCritical(Objective):
+    """REINFORCE on the reward of sampled captions (Rennie 2017): the sum over images of the mean
+    over their samples of -(reward - baseline) log p(caption).
+
+    samples: of each image, drawn at temperature 1 from what the decoder says, with no rule; their
+    log-probabilities are of one `forward` under the same distribution. dropout: whether it acts in
+    both (otherwise in neither). baseline: "greedy", the reward of the greedy caption (Rennie 2017);
+    "leave_one_out", the mean of the image's other samples (Luo 2020; it takes 2 samples); "none".
+    reward: weights of `cider` (CIDEr-D by the document frequencies of the training captions),
+    `bleu` (BLEU-4), `rouge`; or a function (token strings, index of each one's image) -> (N,).
+    end: whether END is a word of captions and references in these, so that a caption cut off, or
+    ended too early, is worth less. cross_entropy: the weight of the cross-entropy of an image's own
+    captions, the mean of their sums over words.
+    """
+
+    unit = "image"
+
+    def __init__(
+        self,
+        samples: int = 5,
+        baseline: str = "leave_one_out",
+        reward: Reward | None = None,
+        end: bool = True,
+        cross_entropy: float = 0.0,
+        dropout: bool = False,
+        max_length: int = 30,
+    ):
+        known = ("greedy", "leave_one_out", "none")
+        if baseline not in known:
+            raise InputError(f"objective.baseline={baseline}: give one of {', '.join(known)}")
+        least = 2 if baseline == "leave_one_out" else 1
+        if samples < least:
+            raise InputError(f"objective.samples={samples}: {baseline} takes {least} or more")
+        if cross_entropy < 0 or max_length < 1:
+            raise InputError(
+                f"objective.cross_entropy={cross_entropy} max_length={max_length}: too small"
+            )
+        self.samples, self.baseline, self.dropout = samples, baseline, dropout
+        self.reward, self.end = {"cider": 1.0} if reward is None else reward, end
+        self.cross_entropy, self.max_length = cross_entropy, max_length
+        self.rewards: Rewards | None = None
+
+    def begin(self, tokenizer: Tokenizer, train: Sequence[Record]) -> None:
+        """Counts the references and their document frequencies."""
+        references = [token_strings(record.captions) for record in train]
+        self.rewards = Rewards(references, self.reward, self.end)
+
+    def __call__(self, model: CaptionModel, batch: Batch, step: int) -> tuple[Tensor, Logs]:
+        decoder, features = model.decoder, model.encode(batch.images)
+        images, learning = len(batch.index_B), decoder.training
+        decoder.train(learning and self.dropout)
+        try:
+            seed = int(torch.randint(2**31, ()))  # a function of the step's own seed
+            sample = Sample(n=self.samples, seed=seed, max_length=self.max_length)
+            said = _say(decoder, features, images, sample)
+            reward_BK = self._reward(model, said, batch)
+            baseline_B1 = torch.zeros_like(reward_BK[:, :1])
+            if self.baseline == "greedy":
+                likeliest = _say(decoder, features, images, Greedy(self.max_length))
+                baseline_B1 = self._reward(model, likeliest, batch)
+            log_prob_BK, entropy = _log_prob(decoder, features, said)
+        finally:
+            decoder.train(learning)
+        baseline_BK = baseline_B1.expand_as(reward_BK)
+        if self.baseline == "leave_one_out":
+            baseline_BK = (reward_BK.sum(1, keepdim=True) - reward_BK) / (self.samples - 1)
+        loss = -((reward_BK - baseline_BK) * log_prob_BK).mean(1).sum()
+        logs = {
+            "count": torch.tensor(images),
+            "reward": reward_BK.mean(1).sum(),
+            "baseline": baseline_BK.mean(1).sum(),
+            "entropy": entropy * images,
+            "length": said.length_BK.double().mean(1).sum(),
+            "unfinished": (said.token_BKT != EOS).all(2).double().mean(1).sum(),
+        }
+        if self.cross_entropy:
+            more, words = CrossEntropy()(model, batch._replace(images=features), step)
+            captions = (batch.length_N > 0).sum() / images
+            loss = loss + self.cross_entropy * more / captions
+            logs["nll"] = words["nll"] / words["count"] * images
+        return loss, {name: value.to(loss.device) for name, value in logs.items()}
+
+    def _reward(self, model: CaptionModel, said: Captions, batch: Batch) -> Tensor:
+        """(B, K)."""
+        assert self.rewards is not None, "begin() was not called"
+        ids = said.token_BKT.flatten(0, 1).tolist()
+        strings = [model.tokenizer.token_string(row) for row in ids]
+        image_N = batch.index_B.repeat_interleave(said.token_BKT.shape[1]).cpu().numpy()
+        reward_N = self.rewards(strings, [EOS in row for row in ids], image_N)
+        return torch.from_numpy(reward_N).to(said.log_prob_BK).view(said.log_prob_BK.shape)
+
+
+def _say(decoder: Decoder, features: Features, images: int, strategy: Strategy) -> Captions:
+    with torch.no_grad():
+        memory, state = decoder.start(features, images * strategy.rows)
+        return strategy(decoder.step, memory, state)
+
+
+def _log_prob(decoder: Decoder, features: Features, said: Captions) -> tuple[Tensor, Tensor]:
+    """log_prob_BK of captions, inside the graph, and the mean entropy of a word."""
+    B, K, _ = said.token_BKT.shape
+    target_NT = said.token_BKT.flatten(0, 1)
+    read_NT, length_N = as_read(target_NT)
+    memory, state = decoder.start(features, B * K)
+    logits_PV, *_ = decoder(read_NT, length_N, memory, state)
+    logits_PV = at_least_float32(logits_PV)
+    real_NT = real_positions(length_N, target_NT.shape[1])
+    nll_NT = logits_PV.new_zeros(real_NT.shape)
+    nll_NT[real_NT] = F.cross_entropy(logits_PV, target_NT[real_NT], reduction="none")
+    with torch.no_grad():
+        entropy = torch.special.entr(logits_PV.softmax(1)).sum(1).mean()
+    return -nll_NT.sum(1).view(B, K), entropy
