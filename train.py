@@ -228,7 +228,7 @@ def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, Capti
         encoder_lr=cfg.encoder_lr,
         warmup=cfg.warmup,
         seed=cfg.seed,
-        count=data.words if objective.unit == "word" else cfg.data.batch_size,
+        count=cfg.data.batch_size if objective.rewarded else data.words,
     )
     return training, data, bad
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from captioner import images, processes
 from captioner.checkpoints import Checkpoints
+from captioner.health import ailments, health_of
 from captioner.metrics import score
 from captioner.model import CaptionModel
 from captioner.objectives.base import Objective
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.records import Record
 from captioner.search import Strategy
-from captioner.types import Batch, InputError
+from captioner.types import EOS, Batch, InputError
 
 PICTURES = 8  # of the validation set, shown on TensorBoard
 
@@ -56,7 +57,8 @@ class Training(pl.LightningModule):
         self.seed, self.count, self.shown = seed, count, False
         self.sums: list[dict[str, Tensor]] = []  # loss and logs of this step's micro-batches
         self.seen: list[Tensor] = []  # which records they hold
-        self.said: dict[int, str] = {}  # record number -> caption, of this validation
+        # record number -> caption, and whether it ended by itself; of this validation
+        self.said: dict[int, tuple[str, bool]] = {}
         self.val_sums = (0.0, 0.0)  # nll, words
 
     def configure_optimizers(self):
@@ -152,18 +154,27 @@ class Training(pl.LightningModule):
         nll, words = self.val_sums
         self.val_sums = nll + float(logs["nll"]), words + float(logs["count"])
         numbers = batch.index_B.tolist()
-        found = self.model.texts(self.model.generate(features, self.strategy, numbers))
-        self.said |= {index: best.caption for index, (best, *_) in zip(numbers, found)}
+        captions = self.model.generate(features, self.strategy, numbers)
+        ended_B = (captions.token_BKT[:, 0] == EOS).any(1).tolist()
+        for index, (best, *_), ended in zip(numbers, self.model.texts(captions), ended_B):
+            self.said[index] = best.caption, ended
 
     def on_validation_epoch_end(self) -> None:
         parts = processes.gather((self.said, self.val_sums))
-        said = {index: text for captions, _ in parts for index, text in captions.items()}
+        both = {index: pair for captions, _ in parts for index, pair in captions.items()}
+        said = {index: text for index, (text, _) in both.items()}
         nll, words = (sum(values) for values in zip(*(sums for _, sums in parts)))
         references = {index: list(self.val_records[index].captions) for index in sorted(said)}
         scores = score.score(references, said)["corpus"]
         self.log("val/nll", nll / words)
         for name in ("CIDEr", "Bleu_4"):
             self.log(f"val/{name}", scores[name], prog_bar=name == "CIDEr")
+        health = health_of(list(said.values()), [ended for _, ended in both.values()])
+        for name, value in health.items():
+            self.log(f"val/{name}", value)
+        if self.objective.rewarded and self.trainer.is_global_zero:
+            for warning in ailments(health):
+                print(f"epoch {self.current_epoch}: {warning}")
         self._show(said)
 
     def _show(self, said: dict[int, str]) -> None:

@@ -134,7 +134,9 @@ def test_training_goes_on_from_another_captioner_on_other_data(trained, options,
         there = new.state_dict()[name]
         torch.testing.assert_close(there[:known] if there.shape != tensor.shape else there, tensor)
     header = (folder / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert {"train/reward", "train/baseline", "train/entropy", "val/CIDEr"} <= set(header)
+    panel = "train/reward train/baseline train/entropy train/length val/unique val/vocabulary "
+    panel += "val/bad_endings val/unfinished val/repeated_words val/words"
+    assert {*panel.split()} <= set(header)
 
 
 def test_a_captioner_of_another_kind_is_no_start(trained, options, tmp_path, capsys):

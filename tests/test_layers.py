@@ -14,6 +14,7 @@ FLOORS = [
         "images",
         "scenes",
         "metrics",
+        "health",
         "files",
         "processes",
         "readers",

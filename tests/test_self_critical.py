@@ -110,7 +110,7 @@ def test_the_loss_is_the_formula_on_the_captions_drawn(baseline, monkeypatch):
             terms.append(-(reward_BK[b, k] - base) * log_prob(model, image, ids) / 3)
     torch.testing.assert_close(loss, sum(terms))
     torch.testing.assert_close(gradient(loss, model), gradient(sum(terms), model))
-    assert logs["count"] == 2 and objective.unit == "image"
+    assert logs["count"] == 2 and objective.rewarded
     assert bool(rest) == (baseline == "greedy")
 
 

@@ -15,16 +15,15 @@ Logs = dict[str, Tensor]
 
 
 class Objective(ABC):
-    """Loss and logs are sums, and logs["count"] says over how many: words with END, or images.
+    """Loss and logs are sums, and logs["count"] says over how many: words with END, or images where
+    captions are `rewarded` as a whole.
 
     Whoever trains divides once, by the count of all micro-batches and processes: the mean of their
     means would give words in short captions more weight. The logs of an objective are always the
     same ones.
-
-    unit: what is counted, "word" or "image".
     """
 
-    unit = "word"
+    rewarded = False
 
     def begin(self, tokenizer: Tokenizer, train: Sequence[Record]) -> None:  # noqa: B027
         """Called once, with the records that the batches' index_B count."""

@@ -34,7 +34,7 @@ class SelfCritical(Objective):
     captions, the mean of their sums over words.
     """
 
-    unit = "image"
+    rewarded = True
 
     def __init__(
         self,
