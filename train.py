@@ -1,6 +1,7 @@
 """Trains a captioner: python train.py data=flickr8k data.root=DIR [group=choice] [key=value]
 Goes on with a run that was stopped: python train.py resume=RUN_DIR"""
 
+import contextlib
 import csv
 import json
 import logging
@@ -9,6 +10,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
+from torch import distributed
 from torch.multiprocessing import ProcessRaisedException
 
 from captioner import (
@@ -79,6 +82,59 @@ def main(cfg: DictConfig) -> float:
         return float(runs.read(run_dir)["CIDEr"])
     if cfg.resume or there or again:
         cfg = config.resumed(run_dir)
+    return (_train if cfg.phases is None else _in_phases)(cfg, run_dir)
+
+
+def _in_phases(cfg: DictConfig, run_dir: Path) -> float:
+    """One run after the other, each resumable; the last one's results are the whole's."""
+    processes.join()  # where torchrun started several; those of Lightning are of one phase each
+    run_dir = processes.gather(run_dir)[0]
+    phases = config.phases(cfg, run_dir)
+    problem = None if cfg.resume else _in_the_way(run_dir)
+    if problem := processes.gather(problem)[0]:
+        raise InputError(problem)
+    if processes.rank() == 0:
+        files.make_folder(run_dir)
+        if not (run_dir / "config.yaml").exists():
+            files.write(run_dir / "config.yaml", config.as_yaml(cfg))
+        for folder, own in phases:
+            files.make_folder(folder)
+            if not (folder / "config.yaml").exists():
+                files.write(folder / "config.yaml", config.as_yaml(own))
+    processes.gather(None)
+    for number, (folder, _) in enumerate(phases, 1):
+        if (folder / "scores.json").exists():
+            continue
+        if processes.rank() == 0:
+            print(f"phase {number} of {len(phases)}: {folder.name}")
+        with _as_if_called(f"resume={folder}"):
+            _train(config.resumed(folder), folder)
+    last = phases[-1][0]
+    if processes.rank() == 0:
+        for name in ("predictions.json", "scores.json", *(f"model/{name}" for name in model.FILES)):
+            files.make_folder((run_dir / name).parent)
+            files.write(run_dir / name, (last / name).read_bytes())
+        print(f"the last phase's model and scores are in {run_dir}")
+    return evaluation.headline(json.loads((last / "scores.json").read_text(encoding="utf-8")))
+
+
+@contextlib.contextmanager
+def _as_if_called(*arguments: str) -> Iterator[None]:
+    """The processes that Lightning starts inside are called like this one, with these arguments;
+    and what it leaves behind for them is taken away."""
+    argv, environment, joined = sys.argv, dict(os.environ), distributed.is_initialized()
+    sys.argv = [argv[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        os.environ.clear()
+        os.environ.update(environment)
+        if distributed.is_initialized() and not joined:
+            distributed.destroy_process_group()
+
+
+def _train(cfg: DictConfig, run_dir: Path) -> float:
     trainer = make_trainer(cfg, run_dir)
     launcher = trainer.strategy.launcher
     if not isinstance(launcher, _SubprocessScriptLauncher):

@@ -73,6 +73,10 @@ class TrainConfig:
     """encoder_lr: of an encoder that trains. warmup: share of the steps in which the learning rate
     rises. patience: validations without a better CIDEr after which training stops.
 
+    phases: runs one after the other, each in its own folder of the run's: what differs of their
+    configurations, and a name. Each starts from the model of the one before; an entry with a
+    `_target_` takes the place of the whole.
+
     checkpoint_minutes: how often the state of the run is saved, besides before each validation and
     after each epoch. timeout: seconds after which a process that hears nothing from the others
     ends. resume: the directory of a run that goes on, with its own configuration.
@@ -93,6 +97,7 @@ class TrainConfig:
     seed: int = 0
     checkpoint_minutes: float = 10.0
     timeout: float = 600.0
+    phases: Any = None
     resume: str | None = None
     run_dir: str = "runs/${run_name:}"
 
@@ -233,6 +238,34 @@ def check_alone(resume: str) -> None:
             f"resume={resume} goes on with that run's own configuration: leave out "
             f"{' '.join(other)}, or train anew in another run_dir"
         )
+
+
+def phases(config: DictConfig, run_dir: Path) -> list[tuple[Path, DictConfig]]:
+    """The folder and configuration of each phase. Raises InputError for one that does not fit."""
+    found: list[tuple[Path, DictConfig]] = []
+    for number, phase in enumerate(plain(config.phases), 1):
+        if not isinstance(phase, dict):
+            raise InputError(f"phases: {phase!r} is not a part of a configuration")
+        name = phase.pop("name", "phase")
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
+            raise InputError(f"phases: name={name!r}: give letters, digits, - and _")
+        own = plain(config) | {"phases": None, "resume": None}
+        if found:
+            own["model"] = {"init_from": str(found[-1][0] / "model")}
+        whole = {key: value for key, value in phase.items() if _has_target(value)}
+        own = OmegaConf.to_container(OmegaConf.merge(own, phase)) | whole  # type: ignore[operator]
+        folder = run_dir / f"{number}_{name}"
+        try:
+            made = OmegaConf.merge(OmegaConf.structured(TrainConfig), own, {"run_dir": str(folder)})
+        except OmegaConfBaseException as error:
+            raise InputError(f"phases: {name}: {str(error).splitlines()[0]}") from error
+        assert isinstance(made, DictConfig)
+        found.append((folder, made))
+    return found
+
+
+def _has_target(value: Any) -> bool:
+    return isinstance(value, dict) and "_target_" in value
 
 
 def begun(run_dir: Path, config: DictConfig) -> bool:

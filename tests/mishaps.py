@@ -43,7 +43,7 @@ def install(mishap: str, patch=setattr) -> None:
         if here(self, batch_idx):
             loss = act(kind, loss)
             if kind == "nan":
-                self.sums[-1] = self.sums[-1] * torch.nan
+                self.sums[-1]["loss"] = self.sums[-1]["loss"] * torch.nan
         return loss
 
     def validation_step(self, data, batch_idx):

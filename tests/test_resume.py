@@ -14,7 +14,7 @@ import torch
 from test_end_to_end import run, scores_in
 
 import train as train_command
-from captioner import checkpoints
+from captioner import checkpoints, config
 from captioner.data import CaptionData
 from captioner.training import Training
 from captioner.types import InputError
@@ -325,3 +325,77 @@ def test_a_run_of_several_processes_can_go_on_only_with_as_many(whole, tmp_path,
 def test_training_is_the_module_that_is_patched():
     """Or the mishaps above would not happen."""
     assert Training.training_step is mishaps.STEP
+
+
+# Phases: runs of one curriculum
+
+PHASES = [
+    "phases=[{name:words,trainer:{max_epochs:2}},{name:rewards,trainer:{max_epochs:3},"
+    "optimizer:{lr:0.001},data:{batch_size:10},objective:{_target_:"
+    "captioner.objectives.self_critical.SelfCritical,samples:2,max_length:12}}]"
+]
+
+
+@pytest.fixture(scope="module")
+def curriculum(options, tmp_path_factory):
+    """A run of two phases."""
+    folder = tmp_path_factory.mktemp("phases") / "run"
+    assert in_process(*options, *PHASES, f"run_dir={folder}") == 0
+    return folder
+
+
+def test_each_phase_is_a_run_of_its_own_and_the_last_ones_results_the_wholes(curriculum):
+    first, last = curriculum / "1_words", curriculum / "2_rewards"
+    assert config.resumed(last).model.init_from == str(first / "model")
+    assert config.resumed(last).data.batch_size == 10 != config.resumed(first).data.batch_size
+    assert "train/reward" in (last / "metrics.csv").read_text().splitlines()[0]
+    assert "train/reward" not in (first / "metrics.csv").read_text().splitlines()[0]
+    for name in ("scores.json", "predictions.json", "model/model.safetensors"):
+        assert (curriculum / name).read_bytes() == (last / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "processes, mishap",
+    [
+        (1, "SIGTERM:0:2:1"),
+        pytest.param(1, "SIGTERM:0:1:1", marks=pytest.mark.slow),
+        pytest.param(2, "SIGTERM:1:1:1", marks=pytest.mark.slow),
+        pytest.param(2, "SIGTERM:1:2:0", marks=pytest.mark.slow),
+    ],
+    ids=["second phase", "first phase", "first phase of two", "second phase of two"],
+)
+def test_a_curriculum_goes_on_with_the_unfinished_phase(
+    curriculum, options, tmp_path, processes, mishap
+):
+    """The first phase has no third epoch."""
+    other, first = tmp_path / "run", tmp_path / "run" / "1_words"
+    if processes == 1:
+        whole = curriculum
+        assert in_process(*options, *PHASES, f"run_dir={other}", mishap=mishap) == 143
+    else:
+        whole, rest = tmp_path / "whole", [*options, *PHASES, *DDP]
+        assert in_processes(tmp_path, *rest, f"run_dir={whole}")[0] == 0
+        assert in_processes(tmp_path, *rest, f"run_dir={other}", mishap=mishap)[0] == 143
+    before = first / "scores.json"
+    assert before.exists() == (":2:" in mishap) and not (other / "scores.json").exists()
+    time_of_first = before.stat().st_mtime_ns if before.exists() else None
+    assert in_processes(tmp_path, f"resume={other}")[0] == 0
+    for name in ("1_words", "2_rewards"):
+        assert_equal_runs(whole / name, other / name)
+    assert scores_in(other) == scores_in(whole)
+    assert time_of_first in (None, before.stat().st_mtime_ns)
+
+
+@pytest.mark.parametrize(
+    "phases, message",
+    [
+        ("[3]", "3 is not a part of a configuration"),
+        ("[{name:a b}]", "name='a b'"),
+        ("[{name:x,optimiser:{lr:1}}]", "phases: x: Key 'optimiser' not in 'TrainConfig'"),
+    ],
+)
+def test_phases_that_are_none_are_named(options, tmp_path, phases, message, capsys):
+    with pytest.raises(SystemExit):
+        run(train_command, *options, f"phases={phases}", f"run_dir={tmp_path / 'run'}")
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
