@@ -4,6 +4,7 @@ or a predictions file: python eval.py predictions=FILE references=COCO.json
 by metrics of your choice: python eval.py ... metrics=[bleu,cider,meteor,language]
 Several processes share the pictures: torchrun --nproc-per-node 2 eval.py ..."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,32 +38,33 @@ def main(cfg: DictConfig) -> float:
     processes.join()
     if (cfg.model is None) == (cfg.predictions is None):
         raise InputError("give either model=DIR, or predictions=FILE and references=COCO.json")
-    evaluation.check_names(cfg.metrics)
+    evaluation.check(cfg.metrics, cfg.resamples, cfg.seed)
+    folder, first = config.run_dir(cfg), processes.rank() == 0
     some = _records(cfg)
-    needs = _needs(cfg)
+    needs = _needs(cfg, some)
     if cfg.model is None:
         said = predictions.read(Path(cfg.predictions))
     else:
-        some, said, needs["model"], needs["source"] = _predict(cfg, some)
-    folder = config.run_dir(cfg)
-    if not cfg.metrics:
-        if processes.rank() == 0:
+        some, said, needs["model"], needs["source"] = _predict(cfg, some, folder)
+        if first:  # before anything else may fail
             predictions.write(folder, said)
+    if not cfg.metrics:
+        if first:
             print(f"predictions.json is in {folder}")
         return float("nan")
     case = Case(some, said, **needs)
     metrics = [*cfg.metrics, *(["scenes"] if case.scenes and "scenes" not in cfg.metrics else [])]
-    if processes.rank() > 0:
-        metrics = [name for name in metrics if name in evaluation.SHARED]
+    if not first:  # the others do their share, and do not wait for the rest
+        shared = [name for name in metrics if name in evaluation.SHARED]
+        return evaluation.headline(evaluation.evaluate(case, shared, resamples=0))
     scores = evaluation.evaluate(case, metrics, cfg.resamples, cfg.seed)
-    scores = processes.gather(scores)[0]
-    if processes.rank() == 0:
-        scores["origin"] = evaluation.origin(case, **_settings(cfg))
+    scores["origin"] = evaluation.origin(case, **_settings(cfg))
+    if cfg.model is None:
         predictions.write(folder, said)
-        evaluation.write(folder, scores)
-        title = f"{len(some)} images" + (f" of {cfg.split}" if cfg.references is None else "")
-        Console().print(evaluation.table(scores, title))
-        print(f"predictions.json and scores.json are in {folder}")
+    evaluation.write(folder, scores)
+    title = f"{len(some)} images" + (f" of {cfg.split}" if cfg.references is None else "")
+    Console().print(evaluation.table(scores, title))
+    print(f"predictions.json and scores.json are in {folder}")
     return evaluation.headline(scores)
 
 
@@ -70,16 +72,19 @@ def _records(cfg: DictConfig) -> list[records.Record]:
     if cfg.references is not None:
         if cfg.model is not None:
             raise InputError("references= goes with predictions=; a model takes data=")
-        return records.read_references(Path(cfg.references))
-    if cfg.predictions is not None and not Path(str(cfg.data.root)).is_dir():
-        raise InputError(
-            "predictions=FILE needs references=COCO.json, or the pictures and captions of "
-            f"data=NAME data.root=DIR: {cfg.data.root} is no folder"
-        )
+        return records.read_references(Path(cfg.references), cfg.split)
+    if cfg.predictions is not None:
+        if not cfg.metrics:
+            raise InputError("predictions=FILE with metrics=[]: there is nothing to do")
+        if not Path(str(cfg.data.root)).is_dir():
+            raise InputError(
+                "predictions=FILE needs references=COCO.json, or the pictures and captions of "
+                f"data=NAME data.root=DIR: {cfg.data.root} is no folder"
+            )
     return sources.read_records(cfg.data, cfg.split, bare=not cfg.metrics)
 
 
-def _predict(cfg: DictConfig, some: list[records.Record]) -> tuple[Any, ...]:
+def _predict(cfg: DictConfig, some: list[records.Record], folder: Path) -> tuple[Any, ...]:
     """The records whose pictures are whole, their captions, the model, and the pictures."""
     strategy = config.make_strategy(cfg.search)
     captioner = saved.load(*_folders(cfg), average=cfg.average)
@@ -88,27 +93,31 @@ def _predict(cfg: DictConfig, some: list[records.Record]) -> tuple[Any, ...]:
     some, source, bad = sources.make(cfg.data, captioner, some, train=False)
     sources.skip_bad(cfg.data, bad, some)
     wording = config.make_wording(cfg.wording)
+    files.make_folder(folder)
     said = predictions.predict(captioner, some, source, strategy, workers=workers, wording=wording)
     return some, said, captioner, source
 
 
-def _needs(cfg: DictConfig) -> dict[str, Any]:
+def _needs(cfg: DictConfig, some: list[records.Record]) -> dict[str, Any]:
     """What metrics need besides captions and references."""
     needs: dict[str, Any] = {"official": cfg.official}
     with_data = cfg.references is None
     if with_data:
         needs["scenes"] = sources.read_scenes(cfg.data, cfg.split)
     if cfg.corpus is not None:
-        needs["frequencies"] = frequencies.read(Path(cfg.corpus))
+        needs["frequencies"] = frequencies.read(Path(cfg.corpus), "train")
     if cfg.objects is not None:
         needs["objects"] = chair.read_objects(Path(cfg.objects))
     if cfg.clip.name is not None:
-        needs["embedder"] = OpenClip(cfg.clip.name, cfg.clip.weights, config.device())
+        needs["embedder"] = partial(OpenClip, cfg.clip.name, cfg.clip.weights, config.device())
     if cfg.training is not None:
-        training = records.read_references(Path(cfg.training))
+        training = records.read_references(Path(cfg.training), "train")
         needs["training"] = [text for record in training for text in record.captions]
     elif with_data and "language" in cfg.metrics:
-        needs["training"] = sources.training_captions(cfg.data)
+        try:
+            needs["training"] = sources.training_captions(cfg.data, some)
+        except InputError as error:
+            needs["training"] = error
     return needs
 
 
@@ -117,18 +126,17 @@ def _folders(cfg: DictConfig) -> list[str]:
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:
-    """Of the scores' origin: what was scored, by which options."""
-    kept = ["official", "corpus", "objects", "training", "resamples", "seed"]
-    if cfg.model is None:
-        kept += ["predictions"]
-    else:
-        kept += ["search", "wording", "average"]
-    kept += ["references"] if cfg.references is not None else ["data", "split"]
+    """Of the scores' origin: what was scored, by which options, with digests of the files."""
+    kept = ["metrics", "official", "resamples", "seed", "clip"]
+    kept += ["predictions"] if cfg.model is None else ["search", "wording", "average"]
+    kept += ["data", "split"] if cfg.references is None else ["references", "split"]
     settings = {name: config.plain(cfg[name]) for name in kept}
+    for name in ("corpus", "objects", "training"):
+        path = cfg[name]
+        settings[name] = path and {str(path): files.digest(Path(path))}
     if cfg.model is not None:
-        settings["model"] = {
-            folder: files.digest(Path(folder) / "model.safetensors") for folder in _folders(cfg)
-        }
+        weights = {folder: Path(folder) / "model.safetensors" for folder in _folders(cfg)}
+        settings["model"] = {folder: files.digest(path) for folder, path in weights.items()}
     return settings
 
 

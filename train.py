@@ -312,13 +312,22 @@ def _evaluate_best(
     captioner = saved.load(run_dir / "model").to(trainer.strategy.root_device)
     val, source = training.val_records, data.sources["val"]
     said = predictions.predict(captioner, val, source, training.strategy, workers=data.workers)
+    if trainer.is_global_zero:
+        predictions.write(run_dir, said)
     shown = sources.read_scenes(cfg.data, cfg.data.val_split)
     case = Case(val, said, scenes=shown)
     scores = evaluation.evaluate(case, [*USUAL, *(["scenes"] if shown else [])])
     if trainer.is_global_zero:
-        split = {"data": config.plain(cfg.data), "split": cfg.data.val_split}
-        scores["origin"] = evaluation.origin(case, **split, search=config.plain(cfg.search))
-        predictions.write(run_dir, said)
+        weights = run_dir / "model" / "model.safetensors"
+        scores["origin"] = evaluation.origin(
+            case,
+            data=config.plain(cfg.data),
+            split=cfg.data.val_split,
+            search=config.plain(cfg.search),
+            resamples=evaluation.RESAMPLES,
+            seed=0,
+            model={str(run_dir / "model"): files.digest(weights)},
+        )
         evaluation.write(run_dir, scores)
         Console().print(evaluation.table(scores, f"{len(val)} images of {cfg.data.val_split}"))
         print(

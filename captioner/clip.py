@@ -26,7 +26,8 @@ class OpenClip:
     """A model of open_clip.
 
     name: "ViT-B-32" and so on. weights: a tag that open_clip downloads ("openai", which is the
-    paper's) or a file of its own, loaded without executing anything in it.
+    paper's) or a file, loaded without executing anything in it; OpenAI's own weights as a file take
+    a name such as "ViT-B-32-quickgelu".
 
     A caption longer than the model's context (77 tokens) is cut so that its last token is the end
     of text, which is where the model reads the embedding.
@@ -37,9 +38,15 @@ class OpenClip:
             import open_clip
         except ImportError as error:
             raise Unavailable("CLIPScore needs open_clip: pip install captioner[clip]") from error
+        # OpenAI's were trained with another GELU than the models of the same name
+        quick_gelu = (open_clip.get_pretrained_cfg(name, weights) or {}).get("quick_gelu", False)
         try:
             self.model, _, self.transform = open_clip.create_model_and_transforms(
-                name, pretrained=weights, device=device, weights_only=True
+                name,
+                pretrained=weights,
+                device=device,
+                weights_only=True,
+                force_quick_gelu=bool(quick_gelu),
             )
         except Exception as error:  # of many libraries: no such model, no network, a broken file
             raise InputError(f"clip.name={name} clip.weights={weights}: {error}") from error

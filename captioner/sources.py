@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from captioner import data, images, pictures, processes, records, scenes, targets
 from captioner.cache import FeatureCache
@@ -30,14 +30,19 @@ def read_records(config: DictConfig, split: str, bare: bool = False) -> list[rec
     return found[: config.limit]
 
 
-def training_captions(config: DictConfig) -> list[str] | None:
-    """All captions of the training split; None where the data has no such split."""
-    try:
-        everything = OmegaConf.merge(config, {"limit": None})
-        some = read_records(everything, config.train_split)  # type: ignore[arg-type]
-    except InputError:
-        return None
-    return [text for record in some for text in record.captions]
+def training_captions(config: DictConfig, evaluated: Sequence[records.Record]) -> list[str]:
+    """All captions of the training split. Raises InputError where there are none, or where they are
+    those of the evaluated images."""
+    split = config.train_split
+    of_image = records.read_captions(
+        Path(config.root), split, config.annotations and Path(config.annotations)
+    )
+    if both := of_image.keys() & {record.id for record in evaluated}:
+        raise InputError(
+            f"{config.root}: {len(both)} of the evaluated images are in {split} too: give "
+            "training=CAPTIONS.json"
+        )
+    return [text for captions in of_image.values() for text in captions]
 
 
 def read_scenes(config: DictConfig, split: str) -> dict[int, scenes.Scene] | None:

@@ -17,6 +17,8 @@ from captioner import files, predictions
 from captioner.predictions import Prediction
 from captioner.types import InputError
 
+SPLITS = {"val2014", "test2014"}
+
 
 def make(
     path: Path, name: str, splits: Mapping[str, tuple[Sequence[Prediction], Collection[int]]]
@@ -36,7 +38,9 @@ def make(
                 (have - set(wanted), "predicted but not of this split"),
             ):
                 if ids:
-                    raise InputError(f"{split}: {len(ids)} images {what}: {_first(ids)}")
+                    raise InputError(
+                        f"{split}: {len(ids)} images {what}: {_first(ids)} (1 is not '1')"
+                    )
             rows = [{"image_id": entry["image_id"], "caption": entry["caption"]} for entry in said]
             archive.writestr(f"captions_{split}_{name}_results.json", json.dumps(rows))
     files.write(path, content.getvalue())
@@ -45,7 +49,10 @@ def make(
 def image_ids(path: Path) -> list[int]:
     """Of COCO's image_info or caption files. Raises InputError naming the file."""
     try:
-        return [int(image["id"]) for image in json.loads(path.read_text("utf-8"))["images"]]
+        ids = [image["id"] for image in json.loads(path.read_text("utf-8"))["images"]]
+        if not all(type(image) is int for image in ids) or len(set(ids)) < len(ids):
+            raise ValueError("ids must be whole numbers, each once")
+        return ids
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -72,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     try:
+        given = [split for split, _, _ in options.split]
+        if not set(given) <= SPLITS or len(set(given)) < len(given):
+            raise InputError(f"--split {', '.join(given)}: give each of val2014, test2014 once")
         splits = {
             split: (predictions.read(Path(said)), image_ids(Path(images)))
             for split, said, images in options.split
@@ -81,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{', '.join(splits)} are in {options.zip}")
-    for split in {"val2014", "test2014"} - set(splits):
+    for split in SPLITS - set(splits):
         print(f"note: the server wants {split} as well", file=sys.stderr)
     return 0
 

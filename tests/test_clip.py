@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +74,33 @@ def test_a_long_caption_is_cut_before_its_end_of_text(small):
     np.testing.assert_allclose(small.texts([long]), small.texts([long + "other"]), atol=1e-6)
     shorter = "word " * 71  # and the prefix's three words: one token less
     assert not np.allclose(small.texts([long]), small.texts([shorter]), atol=1e-6)
+
+
+def test_openais_weights_get_the_activation_that_they_were_trained_with(monkeypatch):
+    """Or open_clip warns of a mismatch, and the scores are not the paper's."""
+    open_clip = pytest.importorskip("open_clip")
+    asked = []
+
+    def create(name, **options):
+        asked.append(options)
+        raise RuntimeError("seen enough")
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
+    for weights in ("openai", "laion2b_s34b_b79k", "file.pt"):
+        with pytest.raises(InputError, match="seen enough"):
+            clip.OpenClip("ViT-B-32", weights)
+    assert [options["force_quick_gelu"] for options in asked] == [True, False, False]
+
+
+def test_weights_that_hold_code_are_refused(small, tmp_path):
+    class Code:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"x": Code()}, tmp_path / "code.pt")
+    with pytest.raises(InputError, match="code.pt"):
+        clip.OpenClip("small-test", str(tmp_path / "code.pt"))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_what_open_clip_does_not_have_is_named(small, tmp_path):

@@ -84,7 +84,7 @@ def test_document_frequencies_of_a_corpus(files, capsys):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--metrics", "blue"], "metrics blue: give some of bleu, rouge"),
+        (["--metrics", "blue"], "metrics blue: give a list of some of bleu, rouge"),
         (["--resamples", "5"], "resamples=5"),
         (["--corpus", "none.npz"], "none.npz: No such file"),
         (["--refs", "none.json"], "none.json"),
@@ -114,6 +114,6 @@ def test_tables_of_one_split(files, capsys):
     assert frequencies.main([str(path), table, "--split", "train"]) == 0
     assert "3 n-grams of 2 images" in capsys.readouterr().out
     assert frequencies.main([str(path), table, "--split", "test"]) == 2
-    assert "no captions of split 'test'" in capsys.readouterr().err
+    assert "no images of split 'test', only train, val" in capsys.readouterr().err
     assert frequencies.main([str(path), str(files / "t.txt")]) == 2
     assert ".npz" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import captioner
 import eval as eval_command
 import train as train_command
-from captioner import config, frequencies, records, runs, saved, sources
+from captioner import config, evaluation, frequencies, records, runs, saved, sources
 
 ROOT = Path(__file__).parents[1]
 
@@ -201,12 +201,37 @@ def test_every_metric_that_a_model_and_its_data_have(
     assert list(scores["unavailable"]) == ["chair"]
     assert scores["intervals"]["perplexity"][0] < scores["corpus"]["perplexity"]
     origin = scores["origin"]["options"]
-    assert origin["search"]["n"] == 3 and origin["corpus"] == "table.npz" and origin["seed"] == 0
+    assert origin["search"]["n"] == 3 and list(origin["corpus"]) == ["table.npz"] and origin["seed"] == 0
     assert list(origin["model"]) == [str(folder)] and origin["data"]["root"] == root
     said = json.loads((tmp_path / "predictions.json").read_text())
     assert all(len(entry["captions"]) == 3 for entry in said)
     out = capsys.readouterr().out
     assert "median_rank" in out and "95 % interval" in out and "objects=INSTANCES.json" in out
+
+
+def test_predictions_are_there_before_a_metric_may_fail(trained, options, tmp_path, monkeypatch):
+    def fail(case):
+        raise RuntimeError("at the end")
+
+    monkeypatch.setitem(evaluation.METRICS, "bleu", fail)
+    rest = *options, "metrics=[bleu]", f"run_dir={tmp_path}"
+    with pytest.raises(RuntimeError, match="at the end"):
+        run(eval_command, f"model={trained[0] / 'model'}", *rest)
+    assert len(json.loads((tmp_path / "predictions.json").read_text())) == 8
+
+
+def test_captions_are_not_novel_by_their_own_references(trained, scenes_dir, tmp_path):
+    """A file without a split in its name serves whichever is asked for."""
+    shutil.copy(scenes_dir / "captions_val.json", tmp_path / "captions.json")
+    (tmp_path / "images").symlink_to(scenes_dir / "images")
+    said = f"predictions={trained[0] / 'predictions.json'}"
+    rest = "metrics=[language]", f"run_dir={tmp_path / 'run'}"
+    run(eval_command, said, "data=folder", f"data.root={tmp_path}", *rest)
+    assert "8 of the evaluated images" in scores_in(tmp_path / "run")["unavailable"]["novel"]
+    (tmp_path / "captions.json").rename(tmp_path / "captions_val.json")
+    (tmp_path / "captions_train.json").write_text("{broken")
+    run(eval_command, said, "data=folder", f"data.root={tmp_path}", *rest)
+    assert "captions_train.json: not JSON" in scores_in(tmp_path / "run")["unavailable"]["novel"]
 
 
 def test_pictures_without_captions_are_captioned_and_not_scored(trained, scenes_dir, tmp_path):

@@ -75,11 +75,22 @@ def test_language_by_what_is_known():
     )
     assert scores["corpus"]["novel"] == pytest.approx(2 / 3)
     assert scores["corpus"]["bad_endings"] == pytest.approx(1 / 3)
-    assert scores["corpus"]["unfinished"] is None and "mBLEU" not in scores["corpus"]
+    assert not {"unfinished", "mBLEU"} & set(scores["corpus"])
+    assert scores["unavailable"] == {
+        "unfinished": "give model=DIR: this file does not say it",
+        "mBLEU": "give equally many captions of each image (search.n=5): there are 0",
+    }
     several = [{**p, "captions": [p["caption"], "a cat"], "finished": False} for p in GOOD]
     scores = evaluation.evaluate(Case(RECORDS, several), ["language"])
-    assert scores["corpus"]["novel"] is None and scores["corpus"]["unfinished"] == 1
+    assert "novel" not in scores["corpus"] and scores["corpus"]["unfinished"] == 1
+    assert scores["unavailable"] == {"novel": "give training=CAPTIONS.json"}
     assert 0 <= scores["corpus"]["mBLEU"] < 0.1
+    few = [{**several[0], "captions": ["a dog"]}, *several[1:]]
+    scores = evaluation.evaluate(
+        Case(RECORDS, few, training=InputError("no such file")), ["language"]
+    )
+    assert "mBLEU" not in scores["corpus"] and "there are 1 to 2" in scores["unavailable"]["mBLEU"]
+    assert scores["unavailable"]["novel"] == "no such file"
 
 
 class Letters:
@@ -92,10 +103,13 @@ class Letters:
         return np.array([[text.count(letter) for letter in "abcxdg"] for text in captions]) + 0.1
 
 
-def test_any_embedder_makes_clip_scores():
-    scores = evaluation.evaluate(Case(RECORDS, GOOD, embedder=Letters()), ["clip"])
+def test_any_embedder_makes_clip_scores(tmp_path):
+    some = [record._replace(image=tmp_path / f"{record.image}") for record in RECORDS]
+    for record in some:
+        record.image.touch()
+    scores = evaluation.evaluate(Case(some, GOOD, embedder=Letters), ["clip"])
     embed = Letters()
-    image, text = embed.images([Path("a")])[0], embed.texts(["a dog runs on grass"])[0]
+    image, text = embed.images([some[0].image])[0], embed.texts(["a dog runs on grass"])[0]
     cosine = image @ text / np.linalg.norm(image) / np.linalg.norm(text)
     assert scores["per_image"][1]["CLIPScore"] == pytest.approx(2.5 * cosine)
     assert scores["per_image"][1]["RefCLIPScore"] == pytest.approx(5 * cosine / (2.5 * cosine + 1))
@@ -119,6 +133,34 @@ def test_what_lacks_something_is_unavailable_and_not_0(metric, what):
     with console.capture() as capture:
         console.print(evaluation.table(scores, "t"))
     assert f"unavailable: {scores['unavailable'][metric][:20]}" in capture.get()
+
+
+def test_pictures_that_are_not_there_leave_the_other_metrics():
+    scores = evaluation.evaluate(Case(RECORDS, GOOD, embedder=Letters), ["rouge", "clip"])
+    assert list(scores["corpus"]) == ["ROUGE_L"]
+    assert "no picture a: give data=NAME data.root=DIR" in scores["unavailable"]["clip"]
+
+
+def test_official_tokens_are_those_of_captions_in_a_row():
+    said = [{"image_id": 1, "caption": "reads K."}, {"image_id": 2, "caption": "The end"}]
+    some = [Record(i, Path("x"), ("reads K.", "an end"), "val") for i in (1, 2)]
+    by_itself, official = (Case(some, said, official=value).texts for value in (False, True))
+    assert by_itself.captions[0] == "reads k." and official.captions[0] == "reads k"
+    training = ["reads K."]
+    for value in (False, True):  # what is novel does not depend on neighbours
+        case = Case(some, said, official=value, training=training)
+        assert evaluation.evaluate(case, ["language"])["corpus"]["novel"] == 0.5
+
+
+def test_one_image_has_no_interval():
+    scores = evaluation.evaluate(Case(RECORDS[:1], GOOD[:1]), ["bleu"])
+    assert scores["intervals"] == {}
+
+
+@pytest.mark.parametrize("options", [{"resamples": 50}, {"resamples": -5}, {"seed": -1}])
+def test_resamples_and_seed_are_checked_first(options):
+    with pytest.raises(InputError, match="|".join(options)):
+        evaluation.check(["bleu"], **options)
 
 
 def test_objects_must_be_those_of_all_images():
@@ -148,7 +190,7 @@ def test_a_number_can_be_traced():
     case = Case(RECORDS, GOOD)
     origin = evaluation.origin(case, seed=7)
     assert origin["images"] == 3 and origin["captions"] == 5 and origin["options"] == {"seed": 7}
-    assert set(origin["versions"]) == {"captioner", "torch", "numpy", "python", "tokenizer"}
+    assert {"captioner", "torch", "numpy", "python", "tokenizer"} <= set(origin["versions"])
     assert evaluation.origin(Case(RECORDS, GOOD[::-1])) | {"time": 0} == evaluation.origin(case) | {
         "time": 0
     }

@@ -15,7 +15,7 @@ from captioner.encoders import Blind, Encoders
 from captioner.model import CaptionModel
 from captioner.records import Record
 from captioner.tokenizers import Char, Tokenizer, Word
-from captioner.types import BOS, EOS, UNK, Features, Many
+from captioner.types import BOS, EOS, UNK, Features, InputError, Many
 
 TEXTS = [("A dog runs.", "dogs run"), ("a cat sits on grass",), ("the red dog",), ("a cat runs",)]
 RECORDS = [Record(i, Path("x"), texts, "val") for i, texts in enumerate(TEXTS)]
@@ -116,6 +116,13 @@ def test_a_blind_model_finds_nothing():
     many = [Record(i, Path("x"), ("a dog runs",), "val") for i in range(21)]
     sums, whole = likelihood.retrieval(model(words()), many, blind)
     assert whole == {"median_rank": 11} and sums.corpus() == {"R@1": 0, "R@5": 0, "R@10": 0}
+
+
+def test_a_diverged_model_is_no_perfect_one():
+    captioner = model(words())
+    nn.init.constant_(captioner.decoder.W_hy.weight, math.nan)
+    with pytest.raises(InputError, match="its training has diverged"):
+        likelihood.retrieval(captioner, RECORDS, source)
 
 
 def test_ensembles_are_measured_as_one_model():

@@ -294,6 +294,27 @@ def test_what_is_no_table_of_document_frequencies_is_named(tmp_path, content):
         DocumentFrequencies.load(tmp_path / "none.npz")
 
 
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("tokenizer", lambda a: np.array("0")),
+        ("images", lambda a: a * 0),
+        ("keys_0", lambda a: a[::-1]),
+        ("numbers_1", lambda a: a[:-1]),
+        ("frequencies", lambda a: a[:-1]),
+        ("frequencies", lambda a: a + 100),
+    ],
+)
+def test_a_table_whose_parts_do_not_fit_is_refused(tmp_path, name, change):
+    path = tmp_path / "table.npz"
+    document_frequencies(random_texts(3, images=20)[0]).save(path)
+    with np.load(path) as table:
+        parts = dict(table)
+    np.savez(path, **parts | {name: change(parts[name])})
+    with pytest.raises(InputError, match=r"table\.npz: no table of document frequencies"):
+        DocumentFrequencies.load(path)
+
+
 def test_references_must_be_counted_with_the_numbers_of_the_frequencies():
     references, _ = random_texts(5)
     with pytest.raises(ValueError, match="numbers"):

@@ -64,6 +64,16 @@ def test_gaps_and_duplicates_are_named(files, capsys, said, message):
     assert not (files / "out.zip").exists()
 
 
+def test_only_the_two_splits_once_each(files, capsys):
+    for splits in (["val", "val"], ["banana"]):
+        for split in splits:
+            if split == "banana":
+                (files / "banana.json").write_text("[]")
+        assert run(files, *splits) == 2
+        assert "give each of val2014, test2014 once" in capsys.readouterr().err
+    assert not (files / "out.zip").exists()
+
+
 def test_other_errors(files, capsys):
     assert run(files, "val", name="a b") == 2
     assert "'a b': the server takes letters" in capsys.readouterr().err

@@ -34,7 +34,7 @@ def intervals(
 
     All metrics see the same resamples: B images drawn with replacement, of the B there are.
     """
-    _check(resamples)
+    check(resamples, seed)
     found: dict[str, tuple[float, float]] = {}
     for metric, sums_RS in zip(scores, _resampled(scores, resamples, seed)):
         low_M, high_M = _interval(metric.of(sums_RS))
@@ -52,7 +52,7 @@ def compare(
     the difference is as great, either way, where for each image a coin decides which system's
     caption is whose, (1 + how often) / (1 + resamples).
     """
-    _check(resamples)
+    check(resamples, seed)
     images = len(a[0].image_BS)
     drawn = zip(_resampled(a, resamples, seed), _resampled(b, resamples, seed))
     change = [two.image_BS - one.image_BS for one, two in zip(a, b, strict=True)]
@@ -69,7 +69,7 @@ def compare(
         chance_RM = abs(one.of(total_a) - two.of(total_b))
         # sums in another order: a tie may come out as less by rounding
         as_great_M = (chance_RM >= abs(of_a - of_b) * (1 - 1e-9)).sum(0)
-        p_M = (1 + as_great_M) / (1 + resamples)
+        p_M = np.where(np.isnan(of_a - of_b), np.nan, (1 + as_great_M) / (1 + resamples))
         for m, name in enumerate(one.names):
             values = of_a[m], of_b[m], of_a[m] - of_b[m], low_M[m], high_M[m], p_M[m]
             found[name] = Difference(*map(float, values))
@@ -108,6 +108,9 @@ def _interval(value_RM: np.ndarray) -> np.ndarray:
     return found
 
 
-def _check(resamples: int) -> None:
+def check(resamples: int, seed: int) -> None:
+    """Raises InputError for too few resamples, and for a seed that is none."""
     if resamples < 100:
         raise InputError(f"resamples={resamples}: an interval takes 100 or more, usually 1000")
+    if seed < 0:
+        raise InputError(f"seed={seed}: give 0 or more")

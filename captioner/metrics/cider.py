@@ -10,6 +10,7 @@ import numpy as np
 
 from captioner import files
 from captioner.metrics.ngrams import ORDERS, Matches, Numbers, References
+from captioner.metrics.tokenize import VERSION
 from captioner.types import InputError
 
 SIGMA = 6.0  # of the penalty for a different length, in words
@@ -43,11 +44,13 @@ class DocumentFrequencies:
     def save(self, path: Path) -> None:
         """Writes a table of arrays, which `load` reads."""
         content = io.BytesIO()
-        words = np.frombuffer("\n".join(self.numbers.words).encode(), np.uint8)
+        lines = "".join(f"{word}\n" for word in self.numbers.words)
+        words = np.frombuffer(lines.encode(), np.uint8)
         arrays = {"words": words, "word_numbers": np.array(list(self.numbers.words.values()))}
         arrays |= {f"keys_{n}": keys for n, keys in enumerate(self.numbers.keys)}
         arrays |= {f"numbers_{n}": numbers for n, numbers in enumerate(self.numbers.numbers)}
         arrays |= {"images": np.array(self.images), "frequencies": self.frequency_G}
+        arrays["tokenizer"] = np.array(VERSION)
         np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # it is no option's name
         files.write(path, content.getvalue())
 
@@ -56,7 +59,9 @@ class DocumentFrequencies:
         """Raises InputError naming the file if it is no such table. Nothing in it is executed."""
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as table:
-                words = table["words"].tobytes().decode().split("\n")
+                if (version := str(table["tokenizer"])) != VERSION:
+                    raise ValueError(f"it is of version {version} of the tokenizer, not {VERSION}")
+                words = table["words"].tobytes().decode().split("\n")[:-1]
                 numbers = Numbers(
                     len(table["frequencies"]),
                     dict(zip(words, table["word_numbers"].tolist(), strict=True)),
@@ -64,14 +69,30 @@ class DocumentFrequencies:
                     [table[f"numbers_{n}"] for n in range(ORDERS - 1)],
                 )
                 found = cls(int(table["images"]), numbers, table["frequencies"])
+                found.check()
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (
+            *(ValueError, IndexError, KeyError, TypeError, EOFError),
+            *(zipfile.BadZipFile, zlib.error),
+        ) as error:
             raise InputError(
                 f"{path}: no table of document frequencies ({error}): make it by "
                 "`python -m captioner.frequencies CAPTIONS TABLE`"
             ) from error
         return found
+
+    def check(self) -> None:
+        """Raises ValueError where the parts do not fit each other."""
+        given = [np.array(list(self.numbers.words.values()), np.int64), *self.numbers.numbers]
+        number = np.sort(np.concatenate(given))
+        sizes = list(map(len, self.numbers.keys)) == list(map(len, self.numbers.numbers))
+        rising = all((np.diff(keys) > 0).all() for keys in self.numbers.keys)
+        if not (sizes and rising and np.array_equal(number, np.arange(self.numbers.size))):
+            raise ValueError("its n-grams are not numbered")
+        frequency_G = self.frequency_G
+        if self.images < 1 or (frequency_G < 0).any() or (frequency_G > self.images).any():
+            raise ValueError("its frequencies are not of these images")
 
 
 class Cider:

@@ -15,7 +15,9 @@ import numpy as np
 from captioner.types import InputError
 
 ORDERS = 4
-LOW = 40  # bits of an n-gram, below the number of its text or image: one sort orders both
+LOW = 40
+"""Bits of an n-gram, below the number of its text or image, so that one sort orders both."""
+MOST = 1 << 63 - LOW  # texts: 8 million
 
 
 class Numbers(NamedTuple):
@@ -57,6 +59,8 @@ def count(texts: Sequence[str], known: Numbers, grow: bool = False) -> tuple[Row
     known: n-grams that keep their numbers; others are numbered after them. Returns the numbers of
     all where they shall `grow`, else those known.
     """
+    if len(texts) >= MOST:
+        raise InputError(f"{len(texts)} captions at once: at most {MOST - 1} can be counted")
     flat: list[str] = []
     length_N = np.empty(len(texts), np.int64)
     for n, text in enumerate(texts):  # keeping no lists: many make Python look for garbage

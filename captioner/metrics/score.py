@@ -63,6 +63,7 @@ def score(
     Returns {"corpus": {metric: value}, "per_image": {id: {metric: value}}}.
     Raises InputError where ids do not match, references are missing, or there is nothing to score.
     """
+    check_names(metrics)
     check(references, captions)
     texts = Texts([references[image] for image in captions], list(captions.values()))
     if not tokenized:
@@ -102,6 +103,13 @@ def per_image(images: Sequence[Id], scores: Sequence[Sums]) -> dict[Id, dict[str
         image: dict(zip(names, (value for row in rows for value in row[b]), strict=True))
         for b, image in enumerate(images)
     }
+
+
+def check_names(metrics: Sequence[str]) -> None:
+    """Raises InputError for a metric that there is not, or is not of captions and references."""
+    if isinstance(metrics, str) or (unknown := [name for name in metrics if name not in METRICS]):
+        wrong = metrics if isinstance(metrics, str) else ", ".join(unknown)
+        raise InputError(f"metrics {wrong}: give a list of some of {', '.join(METRICS)}")
 
 
 def check(references: Mapping[Id, Sequence[str]], captions: Mapping[Id, str]) -> None:

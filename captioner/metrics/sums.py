@@ -54,6 +54,6 @@ COUNTS |= {"perplexity": 2, "bits_per_character": 3}
 
 def as_text(name: str, value: float | None) -> str:
     """A value for a table: x 100, as papers print scores, but for COUNTS."""
-    if value is None:
+    if value is None or value != value:
         return "-"
     return f"{value:.{COUNTS[name]}f}" if name in COUNTS else f"{100 * value:.1f}"
