@@ -93,7 +93,8 @@ def _in_phases(cfg: DictConfig, run_dir: Path) -> float:
     problem = None if cfg.resume else _in_the_way(run_dir)
     if problem := processes.gather(problem)[0]:
         raise InputError(problem)
-    if processes.rank() == 0:
+    first = processes.rank() == 0
+    if first:
         files.make_folder(run_dir)
         if not (run_dir / "config.yaml").exists():
             files.write(run_dir / "config.yaml", config.as_yaml(cfg))
@@ -105,12 +106,17 @@ def _in_phases(cfg: DictConfig, run_dir: Path) -> float:
     for number, (folder, _) in enumerate(phases, 1):
         if (folder / "scores.json").exists():
             continue
-        if processes.rank() == 0:
+        if first:
             print(f"phase {number} of {len(phases)}: {folder.name}")
-        with _as_if_called(f"resume={folder}"):
-            _train(config.resumed(folder), folder)
+        try:
+            with _as_if_called(f"resume={folder}"):
+                _train(config.resumed(folder), folder)
+        except SystemExit:
+            if first:
+                print(f"and with the phases after it\n  python train.py resume={run_dir}")
+            raise
     last = phases[-1][0]
-    if processes.rank() == 0:
+    if first:
         for name in ("predictions.json", "scores.json", *(f"model/{name}" for name in model.FILES)):
             files.make_folder((run_dir / name).parent)
             files.write(run_dir / name, (last / name).read_bytes())

@@ -12,7 +12,7 @@ from test_cells import equation
 from captioner.cells import CELLS
 from captioner.decoders.base import real_positions
 from captioner.decoders.recurrent import INJECT, Recurrent
-from captioner.types import BOS, PAD, InputError
+from captioner.types import BOS, PAD, Features, InputError
 
 H = 6
 E = {"MUT1": H, "MUT2": H}  # they take their input as it is; the others: 4
@@ -221,3 +221,21 @@ def test_dropout_acts_in_training_only():
 def test_a_wrong_option_is_named(option, message):
     with pytest.raises(InputError, match=message):
         Recurrent(V, D, **option)
+
+
+def test_dropout_of_the_image_is_one_mask_for_all_rows_and_steps_of_it():
+    decoder = Recurrent(V, D, embed_size=5, hidden_size=6, dropout=0.0, image_dropout=0.5).double()
+    features = Features(torch.randn(3, D).double())
+    decoder.train()
+    memory, _ = decoder.start(features, 6)
+    again, _ = decoder.start(features, 6)
+    assert len(memory["image"]) == 3 and not torch.equal(memory["image"], again["image"])
+    decoder.eval()
+    memory, _ = decoder.start(features, 6)
+    torch.testing.assert_close(memory["image"], decoder.W_ih(decoder.standard(features.pooled_BD)))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_a_wrong_image_dropout_is_named(value):
+    with pytest.raises(InputError, match=f"decoder.image_dropout={value}"):
+        Recurrent(V, D, image_dropout=value)

@@ -42,7 +42,8 @@ class Recurrent(WordDecoder):
     image_layers: the layers that get the image, with `par` and `first`, counted from 0 as in the
     state's names h0, c1; [1] of two is LRCN's factored form.
     residual: a layer's output is h + x, except the first one's (Wu 2016).
-    dropout: of the words' embeddings, between layers and before the vocabulary.
+    dropout: of the words' embeddings, between layers and before the vocabulary. image_dropout: of
+    the entries of v, once for all rows and steps of an image.
     `forward` keeps h0, c0, .. (N, T, H) and gates0, .. (N, T, number of gates, H).
     Raises InputError for a value outside these.
     """
@@ -61,9 +62,13 @@ class Recurrent(WordDecoder):
         inject: str = "par",
         image_layers: Sequence[int] = (0,),
         residual: bool = False,
+        image_dropout: float = 0.0,
     ):
         check_sizes(embed_size=embed_size, hidden_size=hidden_size, layers=layers)
         super().__init__(vocab_size, feature_size, embed_size, hidden_size, dropout)
+        if not 0 <= image_dropout < 1:
+            raise InputError(f"decoder.image_dropout={image_dropout}: give 0 <= image_dropout < 1")
+        self.image_dropout = nn.Dropout(image_dropout)
         names = [cell] * layers if isinstance(cell, str) else list(cell)
         if not names or layers not in (1, len(names)):
             raise InputError(f"decoder.layers={layers} with cell={cell}: give as many")
@@ -97,7 +102,7 @@ class Recurrent(WordDecoder):
         memory: Memory = {}
         state: State = {}
         if features is not None:
-            image = self.W_ih(self.standard(features.pooled_BD))
+            image = self.W_ih(self.image_dropout(self.standard(features.pooled_BD)))
             if self.inject in ("par", "merge"):
                 memory["image"] = image
             elif self.inject == "first":
