@@ -14,6 +14,8 @@ from captioner.metrics.tokenize import VERSION
 from captioner.types import InputError
 
 SIGMA = 6.0  # of the penalty for a different length, in words
+BROKEN = (ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What comes of reading a file that is no table of arrays, or not the right ones."""
 
 
 class DocumentFrequencies:
@@ -72,10 +74,7 @@ class DocumentFrequencies:
                 found.check()
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from error
-        except (
-            *(ValueError, IndexError, KeyError, TypeError, EOFError),
-            *(zipfile.BadZipFile, zlib.error),
-        ) as error:
+        except BROKEN as error:
             raise InputError(
                 f"{path}: no table of document frequencies ({error}): make it by "
                 "`python -m captioner.frequencies CAPTIONS TABLE`"
