@@ -279,7 +279,7 @@ def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, Capti
         workers=0 if captioner.encoder.frozen else cfg.data.workers,
         seed=cfg.seed,
     )
-    objective.begin(tokenizer, train)
+    objective.begin(train)
     training = Training(
         captioner,
         objective,

@@ -61,7 +61,7 @@ def main() -> None:
         optimizer.zero_grad()
 
     objective = SelfCritical(SAMPLES, "greedy")
-    objective.begin(tokenizer, some)
+    objective.begin(some)
     took: dict[str, list[float]] = defaultdict(list)
     spent: dict[str, float] = defaultdict(float)
 

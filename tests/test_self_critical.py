@@ -37,7 +37,7 @@ class Captioner(Model):
 
 def begun(**options) -> SelfCritical:
     objective = SelfCritical(**options)
-    objective.begin(WORDS, TRAIN)
+    objective.begin(TRAIN)
     return objective
 
 

@@ -127,10 +127,6 @@ def _ranges(begin: np.ndarray, length: np.ndarray) -> np.ndarray:
     return np.repeat(shift, length) + np.arange(length.sum())
 
 
-def _reduce(function: np.ufunc, value_E: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    return function.reduceat(value_E, groups) if len(groups) else value_E
-
-
 class References:
     """The references of I images, counted once, for any captions of theirs to be matched with.
 
@@ -146,12 +142,12 @@ class References:
             raise InputError(
                 f"image at index {self.per_image_I.argmin()} has no reference: leave it out"
             )
-        self.image_R = np.repeat(np.arange(len(references)), self.per_image_I)
+        image_R = np.repeat(np.arange(len(references)), self.per_image_I)
         self.first_I = self.per_image_I.cumsum() - self.per_image_I  # reference of each image
         self.known = known
         rows, self.numbers = count(list(chain.from_iterable(references)), known, grow=True)
         self.rows = rows
-        key_E = keyed(self.image_R[rows.text_M], rows.gram_M)
+        key_E = keyed(image_R[rows.text_M], rows.gram_M)
         order = np.argsort(key_E, kind="stable")
         key_E = key_E[order]
         self.gram_E = rows.gram_M[order]
@@ -160,7 +156,8 @@ class References:
         self.groups = np.flatnonzero(np.diff(key_E, prepend=-1))  # where each begins
         size = np.diff(self.groups, append=len(key_E))
         self.size_E = np.repeat(size, size)
-        self.most_E = np.repeat(_reduce(np.maximum, self.count_E, self.groups), size)
+        most = np.maximum.reduceat(self.count_E, self.groups) if len(size) else self.count_E
+        self.most_E = np.repeat(most, size)
 
     def __len__(self) -> int:
         return len(self.per_image_I)

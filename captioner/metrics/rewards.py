@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from captioner.metrics.bleu import bleu
-from captioner.metrics.cider import Cider, DocumentFrequencies
+from captioner.metrics.cider import Cider
 from captioner.metrics.ngrams import References
 from captioner.metrics.rouge import rouge_l
 from captioner.types import InputError
@@ -38,8 +38,7 @@ class Rewards:
         self.reward, self.end = reward, end
         self.texts = [[self._ended(text) for text in texts] for texts in references]
         self.references = References(self.texts)
-        self.frequencies = DocumentFrequencies.of(self.references)
-        self.cider = Cider(self.references, self.frequencies)
+        self.cider = Cider(self.references)
 
     def _ended(self, text: str) -> str:
         return f"{text} {END}".lstrip() if self.end else text

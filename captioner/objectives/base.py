@@ -8,7 +8,6 @@ from torch import Tensor
 
 from captioner.model import CaptionModel
 from captioner.records import Record
-from captioner.tokenizers import Tokenizer
 from captioner.types import Batch
 
 Logs = dict[str, Tensor]
@@ -25,7 +24,7 @@ class Objective(ABC):
 
     rewarded = False
 
-    def begin(self, tokenizer: Tokenizer, train: Sequence[Record]) -> None:  # noqa: B027
+    def begin(self, train: Sequence[Record]) -> None:  # noqa: B027
         """Called once, with the records that the batches' index_B count."""
 
     @abstractmethod

@@ -15,7 +15,6 @@ from captioner.objectives.base import Logs, Objective, at_least_float32
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.records import Record
 from captioner.search import Greedy, Sample, Strategy
-from captioner.tokenizers import Tokenizer
 from captioner.types import EOS, Batch, Features, InputError
 
 
@@ -61,7 +60,7 @@ class SelfCritical(Objective):
         self.cross_entropy, self.max_length = cross_entropy, max_length
         self.rewards: Rewards | None = None
 
-    def begin(self, tokenizer: Tokenizer, train: Sequence[Record]) -> None:
+    def begin(self, train: Sequence[Record]) -> None:
         """Counts the references and their document frequencies."""
         references = [token_strings(record.captions) for record in train]
         self.rewards = Rewards(references, self.reward, self.end)
