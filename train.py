@@ -203,6 +203,7 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
     training, data, skipped = make_training(cfg, trainer)
     if trainer.is_global_zero:
         _write_beginnings(run_dir, cfg, training.model.tokenizer, skipped)
+        training.objective.keep(run_dir)
     trainer.loggers = _loggers(run_dir, checkpoint)
     try:
         trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
@@ -288,6 +289,7 @@ def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, Capti
         val,
         optimizer,
         encoder_lr=cfg.encoder_lr,
+        ema=cfg.ema,
         warmup=cfg.warmup,
         seed=cfg.seed,
         count=cfg.data.batch_size if objective.rewarded else data.words,

@@ -70,8 +70,10 @@ class ModelConfig:
 
 @dataclass
 class TrainConfig:
-    """encoder_lr: of an encoder that trains. warmup: share of the steps in which the learning rate
-    rises. patience: validations without a better CIDEr after which training stops.
+    """encoder_lr: of an encoder that trains. ema: of a moving average of the weights, how much each
+    step leaves in place (0.999, say); the average is then what is validated and kept. 0: none.
+    warmup: share of the steps in which the learning rate rises. patience: validations without a
+    better CIDEr after which training stops.
 
     phases: runs one after the other, each in its own folder of the run's: what differs of their
     configurations, and a name. Each starts from the model of the one before; an entry with a
@@ -92,6 +94,7 @@ class TrainConfig:
     tokenizer: dict[str, Any] = MISSING
     optimizer: dict[str, Any] = MISSING
     encoder_lr: float = 1e-5
+    ema: float = 0.0
     warmup: float = 0.1
     patience: int = 5
     seed: int = 0
@@ -226,6 +229,8 @@ def check_ranges(config: DictConfig) -> None:
         )
     if config.timeout <= 0:
         raise InputError(f"timeout={config.timeout}: give more than 0 seconds")
+    if not 0 <= config.ema < 1:
+        raise InputError(f"ema={config.ema}: give 0 <= ema < 1, such as 0.999")
     if not 0 <= config.warmup < 1:
         raise InputError(f"warmup={config.warmup}: give 0 <= warmup < 1, a share of all steps")
 

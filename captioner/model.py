@@ -205,10 +205,15 @@ class CaptionModel(nn.Module):
         except InputError as error:
             return path, error
 
-    def save(self, folder: str | Path) -> None:
+    def save(
+        self, folder: str | Path, dtype: torch.dtype = torch.float32, encoder: bool = True
+    ) -> None:
         """Writes the model directory; an existing one is replaced file by file.
 
         The weights carry a digest of their tokenizer, so that words and weights cannot be parted.
+        dtype: of all numbers, whatever was trained in, so that a model has one precision. encoder:
+        whether the CNN's weights are written; if not, the config must say where they come from,
+        and a digest of them is kept.
         """
         if isinstance(self.encoder, Encoders):
             raise InputError("an ensemble is not saved as one: save its members")
@@ -219,17 +224,18 @@ class CaptionModel(nn.Module):
             **self.config,
             "preprocess": asdict(self.encoder.preprocess),
         }
-        # Always float32, whatever was trained in, so that a model has one precision.
         tensors = {
-            name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous()
+            name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
             for name, tensor in self.state_dict().items()
+            if encoder or not name.startswith("encoder.")
         }
+        marks = {"tokenizer": self.tokenizer.digest()}
+        if not encoder:
+            marks["encoder"] = self.encoder.weights()
         contents: dict[str, str | bytes] = {
             "config.json": json.dumps(config, indent=2) + "\n",
             "tokenizer.json": self.tokenizer.to_json(),
-            "model.safetensors": safetensors.torch.save(
-                tensors, {"tokenizer": self.tokenizer.digest()}
-            ),
+            "model.safetensors": safetensors.torch.save(tensors, marks),
         }
         for name in FILES:
             files.write(folder / name, contents[name])

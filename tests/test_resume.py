@@ -22,11 +22,13 @@ from captioner.types import InputError
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
 
-# A trainable encoder that sees crops, dropout, a learning rate that changes at every step.
+# A trainable encoder that sees crops, a moving average, dropout, a learning rate that changes at
+# every step.
 OPTIONS = [
     "encoder=timm", "encoder.name=resnet10t", "encoder.pretrained=false", "encoder.image_size=32",
-    "encoder.train=all", "encoder_lr=0.01", "+data.augment.min_area=0.5", "decoder.dropout=0.5",
-    "decoder.embed_size=16", "decoder.hidden_size=16", "tokenizer.min_count=1", "search=greedy",
+    "encoder.train=all", "encoder_lr=0.01", "ema=0.9", "+data.augment.min_area=0.5",
+    "decoder.dropout=0.5", "decoder.embed_size=16", "decoder.hidden_size=16",
+    "tokenizer.min_count=1", "search=greedy",
     "data.batch_size=4", "trainer.max_epochs=3", "trainer.log_every_n_steps=1",
     "trainer.accelerator=cpu",
 ]  # fmt: skip
@@ -349,6 +351,7 @@ def test_each_phase_is_a_run_of_its_own_and_the_last_ones_results_the_wholes(cur
     assert config.resumed(last).model.init_from == str(first / "model")
     assert config.resumed(last).data.batch_size == 10 != config.resumed(first).data.batch_size
     assert "train/reward" in (last / "metrics.csv").read_text().splitlines()[0]
+    assert (last / "frequencies.npz").exists() and not (first / "frequencies.npz").exists()
     assert "train/reward" not in (first / "metrics.csv").read_text().splitlines()[0]
     for name in ("scores.json", "predictions.json", "model/model.safetensors"):
         assert (curriculum / name).read_bytes() == (last / name).read_bytes()

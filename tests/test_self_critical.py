@@ -12,6 +12,8 @@ from captioner.data import make_batch
 from captioner.decoders.attention import SoftAttention
 from captioner.decoders.recurrent import Recurrent
 from captioner.decoders.transformer import Transformer
+from captioner.metrics.cider import Cider, DocumentFrequencies
+from captioner.metrics.ngrams import References
 from captioner.metrics.rewards import Rewards
 from captioner.metrics.score import score
 from captioner.metrics.tokenize import token_strings
@@ -182,6 +184,20 @@ def test_rewards_are_the_metrics_own():
             values = score(texts, others, tokenized=True)["per_image"][image]
             wanted = values["CIDEr"] + 0.5 * values["Bleu_4"] + 2 * values["ROUGE_L"]
             assert found[n] == pytest.approx(wanted)
+
+
+def test_the_document_frequencies_are_kept(tmp_path):
+    """As a table that scores captions as the rewards did."""
+    objective = begun()
+    objective.keep(tmp_path)
+    table = DocumentFrequencies.load(tmp_path / "frequencies.npz")
+    assert table.images == len(TRAIN)
+    ended = [[f"{text} <eos>" for text in token_strings(texts)] for texts in TEXTS]
+    references = References(ended, table.numbers)
+    image_N, said = np.array([0, 1, 2]), ["a dog", "a cat", "dog runs a"]
+    found = Cider(references, table)(references.match([f"{c} <eos>" for c in said], image_N))
+    np.testing.assert_allclose(found, objective.rewards(said, [True] * 3, image_N))
+    assert found.min() > 0
 
 
 def test_a_caption_that_stops_too_early_or_never_is_worth_less():

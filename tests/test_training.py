@@ -8,7 +8,7 @@ import torch
 
 from captioner import search
 from captioner.objectives.cross_entropy import CrossEntropy
-from captioner.training import Training
+from captioner.training import Training, _average
 from captioner.types import InputError
 
 
@@ -16,6 +16,7 @@ class Model(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.encoder, self.decoder = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        self.encoder.frozen = False
 
 
 def training(**options):
@@ -48,7 +49,7 @@ def test_the_learning_rate_rises_and_falls_to_zero():
         rates.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         schedule.step()
-    decoder, encoder = map(list, zip(*rates))
+    decoder, _, encoder, _ = map(list, zip(*rates))
     assert decoder[:20] == pytest.approx([0.1 * (k + 1) / 20 for k in range(20)])
     assert decoder[20:] == pytest.approx(
         [0.05 * (1 + math.cos(math.pi * k / 80)) for k in range(80)], abs=1e-6
@@ -56,10 +57,39 @@ def test_the_learning_rate_rises_and_falls_to_zero():
     assert encoder == pytest.approx([rate / 10 for rate in decoder], abs=1e-6)
 
 
-def test_a_frozen_encoder_has_no_parameter_group():
+def test_a_frozen_encoder_has_no_parameter_group_and_biases_no_weight_decay():
     module = training()
+    module.optimizer = lambda groups: torch.optim.AdamW(groups, lr=0.1, weight_decay=0.5)
     module.model.encoder.requires_grad_(False)
-    assert len(fitted(module)["optimizer"].param_groups) == 1
+    matrices, others = fitted(module)["optimizer"].param_groups
+    decoder = module.model.decoder
+    assert matrices["params"] == [decoder.weight] and matrices["weight_decay"] == 0.5
+    assert others["params"] == [decoder.bias] and others["weight_decay"] == 0
+
+
+def test_what_is_kept_is_the_moving_average():
+    module = training(ema=0.5)
+    model, average = module.model, module.best
+    assert average is not model and not any(p.requires_grad for p in average.parameters())
+    expected = 0.0
+    for number in range(20):
+        with torch.no_grad():
+            model.decoder.weight.fill_(number)
+            model.encoder.weight.fill_(-number)
+        module.average.update_parameters(model)
+        share = 1 - min(0.5, (1 + number) / (10 + number)) if number else 1.0
+        expected += share * (number - expected)
+        assert average.decoder.weight.unique().tolist() == pytest.approx([expected])
+        assert average.encoder.weight.unique().tolist() == pytest.approx([-expected])
+    assert training().best is not average and training().average is None
+
+
+def test_the_average_shares_a_frozen_encoder():
+    model = Model()
+    model.encoder.requires_grad_(False)
+    model.encoder.frozen = True
+    average = _average(model, 0.9).module
+    assert average.encoder is model.encoder and average.decoder is not model.decoder
 
 
 def stepped(module, limit=None, loss=2.0, count=1.0, scaler=None):

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ class Objective(ABC):
 
     def begin(self, train: Sequence[Record]) -> None:  # noqa: B027
         """Called once, with the records that the batches' index_B count."""
+
+    def keep(self, run_dir: Path) -> None:  # noqa: B027
+        """Writes what `begin` made and others may want, after it was called."""
 
     @abstractmethod
     def __call__(self, model: CaptionModel, batch: Batch, step: int) -> tuple[Tensor, Logs]: ...

@@ -1,6 +1,7 @@
 """Self-critical sequence training: captions rewarded as they are evaluated."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -64,6 +65,11 @@ class SelfCritical(Objective):
         """Counts the references and their document frequencies."""
         references = [token_strings(record.captions) for record in train]
         self.rewards = Rewards(references, self.reward, self.end)
+
+    def keep(self, run_dir: Path) -> None:
+        """frequencies.npz: the document frequencies, as `eval.py corpus=` reads them."""
+        assert self.rewards is not None, "begin() was not called"
+        self.rewards.cider.frequencies.save(run_dir / "frequencies.npz")
 
     def __call__(self, model: CaptionModel, batch: Batch, step: int) -> tuple[Tensor, Logs]:
         decoder, features = model.decoder, model.encode(batch.images)
