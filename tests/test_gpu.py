@@ -67,11 +67,27 @@ def test_lower_precisions_learn_as_float32_does(options, tmp_path):
     assert seen["32-true"][-50:].mean() < 0.8 * seen["32-true"][:5].mean()  # it learns
 
 
-@pytest.mark.parametrize("mishap", ["SIGTERM:0:0:1", "SIGINT:0:1:2", "val-SIGTERM:0:1:0"])
+OBJECTIVES = {
+    "words": ["ema=0.9"],
+    "rewards": ["objective=self_critical", "objective.samples=2", "+objective.max_length=8"],
+    "own words": ["objective=scheduled_sampling"],
+}
+
+
+@pytest.mark.parametrize(
+    "objective, mishap",
+    [
+        ("words", "SIGTERM:0:0:1"),
+        ("words", "SIGINT:0:1:2"),
+        ("words", "val-SIGTERM:0:1:0"),
+        ("rewards", "SIGTERM:0:1:2"),
+        ("own words", "SIGTERM:0:1:2"),
+    ],
+)
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
-def test_a_run_that_goes_on_ends_the_same(options, tmp_path, mishap, precision):
-    extra = [*options, "trainer.max_epochs=3", f"trainer.precision={precision}"]
-    extra += ["+trainer.deterministic=true"]
+def test_a_run_that_goes_on_ends_the_same(options, tmp_path, objective, mishap, precision):
+    extra = [*options, *OBJECTIVES[objective], "trainer.max_epochs=3"]
+    extra += [f"trainer.precision={precision}", "+trainer.deterministic=true"]
     assert in_process(*extra, f"run_dir={tmp_path / 'whole'}") == 0
     assert in_process(*extra, f"run_dir={tmp_path / 'cut'}", mishap=mishap) > 128
     assert in_process(f"resume={tmp_path / 'cut'}") == 0

@@ -14,7 +14,7 @@ import torch
 from test_end_to_end import run, scores_in
 
 import train as train_command
-from captioner import checkpoints, config
+from captioner import checkpoints, config, saved
 from captioner.data import CaptionData
 from captioner.training import Training
 from captioner.types import InputError
@@ -387,6 +387,18 @@ def test_a_curriculum_goes_on_with_the_unfinished_phase(
         assert_equal_runs(whole / name, other / name)
     assert scores_in(other) == scores_in(whole)
     assert time_of_first in (None, before.stat().st_mtime_ns)
+
+
+def test_the_cnn_learns_from_a_phase_on(options, tmp_path):
+    """Frozen in the first one, from which the second goes on; and frozen again in the third."""
+    some = [option for option in options if "data.augment" not in option]
+    cnn = "encoder:{train:all},encoder_lr:0.01,data:{augment:{min_area:0.5}}"
+    phases = f"phases=[{{name:a}},{{name:b,{cnn}}},{{name:c}}]"
+    extra = ["encoder.train=none", "trainer.max_epochs=1", phases, f"run_dir={tmp_path}/run"]
+    assert in_process(*some, *extra) == 0
+    a, b, c = (saved.load(folder / "model") for folder in sorted((tmp_path / "run").glob("?_*")))
+    assert a.encoder.weights() != b.encoder.weights() == c.encoder.weights()
+    assert not torch.equal(b.decoder.embed.weight, c.decoder.embed.weight)
 
 
 @pytest.mark.parametrize(
