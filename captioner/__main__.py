@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from captioner.model import Caption
-from captioner.saved import is_model, load
+from captioner.saved import PRETRAINED, is_model, load
 from captioner.search import Beam
 from captioner.types import InputError, shown
 from captioner.wording import Wording
@@ -29,9 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "paths", nargs="*", metavar="PATH", help="files, folders, globs, or - for a list on stdin"
     )
     parser.add_argument(
-        "--model", nargs="+", default=[os.environ.get("CAPTIONER_MODEL")], metavar="DIR",
+        "--model", nargs="+", metavar="DIR",
+        default=[os.environ.get("CAPTIONER_MODEL") or str(PRETRAINED)],
         help="a model directory, as train.py writes it, or several, as an ensemble (default: "
-        "$CAPTIONER_MODEL); what follows them and is none is a PATH",
+        "$CAPTIONER_MODEL, or the model that comes with the installation); what follows them and "
+        "is none is a PATH",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="JSON lines {path, caption, score}")
     parser.add_argument("--beam", type=int, default=5, metavar="K", help="beam width (default 5)")
@@ -66,9 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{given[0]} holds a run: give {Path(given[0], 'model')}")
     if not given:
         parser.error("the following arguments are required: PATH")
-    if first is None:
-        parser.error("no model: give --model DIR or set CAPTIONER_MODEL (`make demo` trains one)")
-
     if options.best > options.beam > 0:
         parser.error(f"--best {options.best} of --beam {options.beam}: give 1 to {options.beam}")
 

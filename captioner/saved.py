@@ -15,15 +15,18 @@ from captioner.encoders import CNN, Encoders
 from captioner.model import FILES, FORMAT, CaptionModel, build
 from captioner.types import InputError, shown
 
+PRETRAINED = Path(__file__).with_name("pretrained")
+"""The model that comes with the installation; its README.md says what it is."""
+
 
 def load(*folders: str | Path, average: str = "log_prob") -> CaptionModel:
-    """Reads what `CaptionModel.save` wrote, in evaluation mode; several folders as an ensemble.
+    """Reads what `CaptionModel.save` wrote, in evaluation mode; several folders as an ensemble, and
+    without any the model that comes with the installation.
 
     average: how an ensemble's members are averaged, log_prob or prob. Raises InputError naming the
     file and the key, where one is missing, foreign or broken, or the tokenizers are not equal.
     """
-    if not folders:
-        raise InputError("no model: give a model directory, or several")
+    folders = folders or (PRETRAINED,)
     members = []
     for folder in folders:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from captioner import PRETRAINED
 from captioner.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -84,11 +85,21 @@ def test_an_empty_folder_is_an_error(pictures, model_dir, capsys):
     assert "empty: no picture" in capsys.readouterr().err
 
 
-def test_without_a_model_it_says_what_to_do(pictures, capsys, monkeypatch):
-    monkeypatch.delenv("CAPTIONER_MODEL", raising=False)
-    with pytest.raises(SystemExit) as stop:
-        main(["album"])
-    assert stop.value.code == 2 and "CAPTIONER_MODEL" in capsys.readouterr().err
+def test_the_model_is_that_of_the_environment_or_of_the_installation(
+    pictures, model_dir, capsys, monkeypatch
+):
+    monkeypatch.setenv("CAPTIONER_MODEL", str(model_dir))
+    assert main(["album"]) == 0
+    own = capsys.readouterr().out
+    assert main(["--model", str(model_dir), "album"]) == 0 and capsys.readouterr().out == own
+    monkeypatch.delenv("CAPTIONER_MODEL")
+    assert main(["album"]) == 0
+    brought = capsys.readouterr().out
+    assert main(["--model", str(PRETRAINED), "album"]) == 0
+    assert capsys.readouterr().out == brought != own
+
+
+def test_no_model_where_one_was_named(pictures, capsys):
     assert main(["--model", "nowhere", "album"]) == 2
     assert "nowhere: not a model directory" in capsys.readouterr().err
     capsys.readouterr()
