@@ -1,7 +1,6 @@
 """Trains a captioner: python train.py data=flickr8k data.root=DIR [group=choice] [key=value]
 Goes on with a run that was stopped: python train.py resume=RUN_DIR"""
 
-import contextlib
 import csv
 import json
 import logging
@@ -10,7 +9,6 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
-from torch import distributed
 from torch.multiprocessing import ProcessRaisedException
 
 from captioner import (
@@ -33,6 +30,7 @@ from captioner import (
     evaluation,
     files,
     model,
+    phases,
     predictions,
     processes,
     runs,
@@ -82,62 +80,9 @@ def main(cfg: DictConfig) -> float:
         return float(runs.read(run_dir)["CIDEr"])
     if cfg.resume or there or again:
         cfg = config.resumed(run_dir)
-    return (_train if cfg.phases is None else _in_phases)(cfg, run_dir)
-
-
-def _in_phases(cfg: DictConfig, run_dir: Path) -> float:
-    """One run after the other, each resumable; the last one's results are the whole's."""
-    processes.join()  # where torchrun started several; those of Lightning are of one phase each
-    run_dir = processes.gather(run_dir)[0]
-    phases = config.phases(cfg, run_dir)
-    problem = None if cfg.resume else _in_the_way(run_dir)
-    if problem := processes.gather(problem)[0]:
-        raise InputError(problem)
-    first = processes.rank() == 0
-    if first:
-        files.make_folder(run_dir)
-        if not (run_dir / "config.yaml").exists():
-            files.write(run_dir / "config.yaml", config.as_yaml(cfg))
-        for folder, own in phases:
-            files.make_folder(folder)
-            if not (folder / "config.yaml").exists():
-                files.write(folder / "config.yaml", config.as_yaml(own))
-    processes.gather(None)
-    for number, (folder, _) in enumerate(phases, 1):
-        if (folder / "scores.json").exists():
-            continue
-        if first:
-            print(f"phase {number} of {len(phases)}: {folder.name}")
-        try:
-            with _as_if_called(f"resume={folder}"):
-                _train(config.resumed(folder), folder)
-        except SystemExit:
-            if first:
-                print(f"and with the phases after it\n  python train.py resume={run_dir}")
-            raise
-    last = phases[-1][0]
-    if first:
-        for name in ("predictions.json", "scores.json", *(f"model/{name}" for name in model.FILES)):
-            files.make_folder((run_dir / name).parent)
-            files.write(run_dir / name, (last / name).read_bytes())
-        print(f"the last phase's model and scores are in {run_dir}")
-    return evaluation.headline(json.loads((last / "scores.json").read_text(encoding="utf-8")))
-
-
-@contextlib.contextmanager
-def _as_if_called(*arguments: str) -> Iterator[None]:
-    """The processes that Lightning starts inside are called like this one, with these arguments;
-    and what it leaves behind for them is taken away."""
-    argv, environment, joined = sys.argv, dict(os.environ), distributed.is_initialized()
-    sys.argv = [argv[0], *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = argv
-        os.environ.clear()
-        os.environ.update(environment)
-        if distributed.is_initialized() and not joined:
-            distributed.destroy_process_group()
+    if cfg.phases is None:
+        return _train(cfg, run_dir)
+    return phases.run(cfg, run_dir, _train)
 
 
 def _train(cfg: DictConfig, run_dir: Path) -> float:
@@ -195,7 +140,7 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
     if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
         trainer.strategy.setup_environment()  # from here on they can talk to each other
     run_dir = processes.gather(run_dir)[0]
-    problem = None if cfg.resume else _in_the_way(run_dir)
+    problem = None if cfg.resume else config.in_the_way(run_dir)
     if problem := processes.gather(problem)[0]:
         raise InputError(problem)
     checkpoint = checkpoints.newest(run_dir / "checkpoints") if cfg.resume else None
@@ -295,16 +240,6 @@ def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, Capti
         count=cfg.data.batch_size if objective.rewarded else data.words,
     )
     return training, data, bad
-
-
-def _in_the_way(run_dir: Path) -> str | None:
-    """Why a new run cannot begin there."""
-    if (run_dir / "config.yaml").exists():
-        go_on = f"go on with it by resume={run_dir}"
-        return f"{run_dir} holds a run already: {go_on}, or give another run_dir"
-    if run_dir.exists() and not run_dir.is_dir():
-        return f"{run_dir}: not a folder: give another run_dir"
-    return None
 
 
 def _evaluate_best(

@@ -201,7 +201,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         if score > self.best:
             self.best = score
             if trainer.is_global_zero:
-                pl_module.best.save(self.run_dir / "model")
+                pl_module.kept.save(self.run_dir / "model")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.early = trainer.should_stop

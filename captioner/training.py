@@ -67,7 +67,7 @@ class Training(pl.LightningModule):
         self.val_sums = (0.0, 0.0)  # nll, words
 
     @property
-    def best(self) -> CaptionModel:
+    def kept(self) -> CaptionModel:
         """What is validated and kept."""
         return self.model if self.average is None else self.average.module  # type: ignore[return-value]
 
@@ -163,7 +163,7 @@ class Training(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0 and isinstance(self.trainer.checkpoint_callback, Checkpoints):
             self.trainer.checkpoint_callback.before_validation(self.trainer)
-        model = self.best
+        model = self.kept
         features = model.encode(batch.images)
         _, logs = CrossEntropy()(model, batch._replace(images=features), self.global_step)
         nll, words = self.val_sums

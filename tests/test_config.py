@@ -57,6 +57,20 @@ def test_every_choice_composes_and_is_made(group, choice, monkeypatch, tmp_path)
     assert len(made.eval().generate(some, strategy).token_BKT) == 2
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["objective=self_critical", "objective.reward={cider:1,bleu:0.5,rouge:0.5}"],
+        ["objective=self_critical", "objective.reward.bleu=0.5", "objective.baseline=greedy"],
+        ["objective=scheduled_sampling", "objective.decay=linear", "objective.k=1"]
+        + ["objective.slope=1e-4"],
+        ["objective=scheduled_sampling", "objective.decay=exponential", "objective.k=0.9999"],
+    ],
+)
+def test_what_the_page_on_objectives_says_is_made(overrides):
+    targets.make(config.plain(composed(*overrides).objective), "captioner.objectives", Objective)
+
+
 PAPERS = {
     "mrnn": lambda decoder: isinstance(decoder, MRNN),
     "neuraltalk": lambda d: d.inject == "first" and [type(c) for c in d.cells] == [cells.ReLU],

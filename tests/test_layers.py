@@ -20,6 +20,7 @@ FLOORS = [
         "readers",
         "targets",
         "folding",
+        "weight_files",
     },
     {"beam", "search"},
     {"tokenizers", "encoders", "decoders", "records", "pictures"},
@@ -27,12 +28,18 @@ FLOORS = [
     {"predictions", "likelihood", "clip"},
     {"training", "evaluation", "checkpoints"},
     {"report"},
-    {"frequencies", "config", "sources", "runs"},
+    {"frequencies", "config", "sources", "runs", "phases"},
     {"__main__", "__init__", "gradients", "compare", "submission", "export"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 LIGHTNING = {"captioner/data.py", "captioner/training.py", "captioner/checkpoints.py", "train.py"}
-HYDRA = {"captioner/config.py", "captioner/sources.py", "train.py", "eval.py"}
+HYDRA = {
+    "captioner/config.py",
+    "captioner/phases.py",
+    "captioner/sources.py",
+    "train.py",
+    "eval.py",
+}
 
 
 def imports(path):

@@ -404,6 +404,7 @@ def test_the_cnn_learns_from_a_phase_on(options, tmp_path):
 @pytest.mark.parametrize(
     "phases, message",
     [
+        ("[]", "phases=[]: give one or more"),
         ("[3]", "3 is not a part of a configuration"),
         ("[{name:a b}]", "name='a b'"),
         ("[{name:x,optimiser:{lr:1}}]", "phases: x: Key 'optimiser' not in 'TrainConfig'"),

