@@ -34,4 +34,4 @@ def test_its_scores_are_those_of_its_card(real_data):
     card = (PRETRAINED / "README.md").read_text(encoding="utf-8")
     for name in ("BLEU-4", "CIDEr"):
         value = float(re.search(rf"{name} (\d+\.\d)", card)[1])
-        assert 100 * found[name.replace("BLEU-4", "Bleu_4")] == pytest.approx(value, abs=0.1)  # it has one decimal
+        assert 100 * found[name.replace("BLEU-4", "Bleu_4")] == pytest.approx(value, abs=0.1)
