@@ -148,7 +148,7 @@ def test_every_decoder_computes_there_what_it_computes_here(name):
         memory, state = decoder.start(some, N)
         logits_PV, _, _ = decoder(token_NT.to(device), LENGTH_N.to(device), memory, state)
         logits_PV[:, 2:].square().sum().backward()
-        gradients = [None if p.grad is None else p.grad.cpu() for p in decoder.parameters()]
+        gradients = [None if p.grad is None else p.grad.cpu().clone() for p in decoder.parameters()]
         with torch.no_grad():
             said = Beam(3, max_length=6)(decoder.step, *decoder.start(some, B * 3))
         return logits_PV.detach().cpu(), gradients, said.token_BKT.cpu()

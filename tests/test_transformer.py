@@ -38,7 +38,7 @@ def test_it_equals_torchs_decoder_with_copied_weights():
     a_BRD = torch.from_numpy(laws.standardised(decoder, some.grid_BRD))
     theirs = nn.TransformerDecoderLayer(8, 2, 12, 0.0, batch_first=True, norm_first=True).double()
     x = decoder.embed(token_NT) * 8**0.5
-    x = x + _sinusoids(torch.arange(T), 8)
+    x = x + _sinusoids(torch.arange(T), x[0])
     causal_TT = nn.Transformer.generate_square_subsequent_mask(T, dtype=torch.float64)
     for layer in decoder.layers:
         names = {

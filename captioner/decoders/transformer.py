@@ -95,7 +95,7 @@ class Transformer(WordDecoder):
         before_N1 = state["real"].sum(1, keepdim=True)
         place_NT = before_N1 + real_NT.cumsum(1) - 1
         x_PE = self.embed(token_NT[real_NT]) * math.sqrt(self.size)
-        x_PE = self.dropout(x_PE + _sinusoids(place_NT[real_NT], self.size).to(x_PE))
+        x_PE = self.dropout(x_PE + _sinusoids(place_NT[real_NT], x_PE))
 
         whole = bool(real_NT.all())  # in search they always are
 
@@ -161,8 +161,10 @@ def _seen(old_NS: Tensor, new_NT: Tensor) -> Tensor:
     return torch.cat([old_NTS, causal_TT.expand(len(old_NS), -1, -1)], dim=2)
 
 
-def _sinusoids(place_P: Tensor, size: int) -> Tensor:
-    """sin and cos of place / 10000^(2i / E)  (Vaswani 2017, section 3.5)."""
-    exponent = torch.arange(0, size, 2, device=place_P.device) / size
+def _sinusoids(place_P: Tensor, x_PE: Tensor) -> Tensor:
+    """sin and cos of place / 10000^(2i / E), in the type of x  (Vaswani 2017, section 3.5)."""
+    dtype = torch.promote_types(x_PE.dtype, torch.float32)
+    size = x_PE.shape[1]
+    exponent = torch.arange(0, size, 2, device=place_P.device, dtype=dtype) / size
     angle_PE = place_P[:, None] / 10000.0**exponent
-    return torch.cat([angle_PE.sin(), angle_PE.cos()], dim=1)
+    return torch.cat([angle_PE.sin(), angle_PE.cos()], dim=1).to(x_PE)
