@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from captioner.model import Caption
 from captioner.saved import PRETRAINED, is_model, load
-from captioner.search import Beam
+from captioner.search import Beam, Consensus, Strategy
 from captioner.types import InputError, shown
 from captioner.wording import Wording
 
@@ -37,6 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="JSON lines {path, caption, score}")
     parser.add_argument("--beam", type=int, default=5, metavar="K", help="beam width (default 5)")
+    parser.add_argument(
+        "--consensus", type=int, default=0, metavar="N",
+        help="of the beam's captions take those that agree best with N samples (such as 100): "
+        "better ones, in more time",
+    )  # fmt: skip
     parser.add_argument(
         "--best", type=int, default=1, metavar="N", help="the N best captions of each"
     )
@@ -74,10 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     failures = 0
     try:
         paths = [_expand(path) for path in given]
-        model, beam = load(*models), Beam(width=options.beam, n=options.best)
+        model, strategy = load(*models), _strategy(options)
         wording = Wording(include=options.include, forbid=options.forbid)
         results = model.caption_stream(
-            chain.from_iterable(paths), beam, options.batch, wording, options.tokens
+            chain.from_iterable(paths), strategy, options.batch, wording, options.tokens
         )
         # Lines on a terminal are progress enough; a bar among them would tear them.
         quiet = sys.stdout.isatty() or not sys.stderr.isatty()
@@ -101,6 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"caption: the output: {reason}", file=sys.stderr)
         return 2
     return 1 if failures else 0
+
+
+def _strategy(options: argparse.Namespace) -> Strategy:
+    if options.consensus:
+        return Consensus(options.beam, samples=options.consensus, n=options.best)
+    return Beam(options.beam, n=options.best)
 
 
 def _record(result: Caption, options: argparse.Namespace) -> dict[str, Any]:

@@ -30,19 +30,17 @@ def make(config: dict[str, Any], package: str, kind: type | Sequence[type], **gi
     kinds = tuple(kind) if isinstance(kind, Sequence) else (kind,)
     if not (isinstance(Class, type) and issubclass(Class, kinds)) or inspect.isabstract(Class):
         raise InputError(f"_target_={target}: not a class of {package}; only those are made")
-    _check_options(
-        Class, options, [n for n in inspect.signature(Class).parameters if n not in given]
-    )
+    known = [n for n in inspect.signature(Class).parameters if n not in given]
+    _check_options(Class, str(target), options, known)
     try:
         return Class(**options, **given)
     except (TypeError, RuntimeError) as error:
         raise InputError(f"{target}: {str(error).splitlines()[0]}") from error
 
 
-def _check_options(Class: type, options: dict[str, Any], known: Sequence[str]) -> None:
+def _check_options(Class: type, name: str, options: dict[str, Any], known: Sequence[str]) -> None:
     """Numbers and words are what the constructor says they are; Python would not look."""
     hints = get_type_hints(Class.__init__)  # type: ignore[misc]
-    name = f"{Class.__module__}.{Class.__name__}"
     for option, value in options.items():
         if option not in known:
             raise InputError(f"{name}: no option {option!r}; it has {', '.join(known)}")

@@ -73,6 +73,14 @@ def test_json_lines_with_scores_and_errors(pictures, model_dir, capsys):
     assert "broken.jpg" in printed.err and "none.png" in printed.err
 
 
+def test_captions_that_agree_with_samples(pictures, model_dir, capsys):
+    order = ["--json", "--model", str(model_dir), "--consensus", "20", "--best", "5", "album"]
+    assert main(order) == 0
+    for line in capsys.readouterr().out.splitlines():
+        scores = [said["score"] for said in json.loads(line)["best"]]
+        assert 10 >= scores[0] > 0 and scores == sorted(scores, reverse=True)
+
+
 def test_a_list_on_stdin(pictures, model_dir, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("album/a b.png\n\nalbum/inner/c.png\n"))
     assert main(["--model", str(model_dir), "-"]) == 0
@@ -105,10 +113,10 @@ def test_no_model_where_one_was_named(pictures, capsys):
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("option", ["--beam", "--batch"])
+@pytest.mark.parametrize("option", ["--beam=0", "--batch=0", "--consensus=-1"])
 def test_a_wrong_number_is_an_error(pictures, model_dir, capsys, option):
-    assert main(["--model", str(model_dir), option, "0", "album"]) == 2
-    assert "=0" in capsys.readouterr().err
+    assert main(["--model", str(model_dir), option, "album"]) == 2
+    assert f"={option.split('=')[1]}: give" in capsys.readouterr().err
 
 
 def test_a_file_name_need_not_be_text(pictures, model_dir):

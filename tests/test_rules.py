@@ -9,7 +9,7 @@ from brute import agrees, random_decoder, run, said
 from captioner import rules as on_words
 from captioner.beam import Including
 from captioner.rules import Include
-from captioner.search import Beam, Greedy, Sample, StochasticBeam
+from captioner.search import Beam, Consensus, Greedy, Sample, StochasticBeam
 from captioner.types import BOS, EOS, UNK, InputError
 
 V = 6  # unk and two words
@@ -67,6 +67,7 @@ def test_a_wide_beam_under_rules_equals_brute_force(names):
     [
         Greedy(4), Beam(3, n=3, max_length=4), Beam(4, n=4, max_length=4, groups=2),
         Sample(n=3, max_length=4), StochasticBeam(3, max_length=4),
+        Consensus(3, samples=3, n=3, max_length=4),
     ],
 )  # fmt: skip
 def test_every_strategy_keeps_every_rule(strategy, name):
@@ -124,15 +125,17 @@ def test_a_wide_beam_that_must_say_something_equals_brute_force(name, score):
     assert agrees(random_decoder(4, V), beam, allowed, progress=progress)[1] < 121
 
 
-@pytest.mark.parametrize("width", [2, 5])
-def test_a_narrow_beam_says_it_too_where_it_is_improbable(width):
+@pytest.mark.parametrize(
+    "strategy",
+    [Beam(2, n=2, max_length=12), Beam(5, n=2, max_length=12), Consensus(5, n=2, max_length=12)],
+)
+def test_a_narrow_beam_says_it_too_where_it_is_improbable(strategy):
     """A thousand times less likely than the others, in captions of 12 tokens of 20 words."""
     missed = 0
     for seed in range(10):
         decoder = random_decoder(seed, 20)
         decoder.W_hy.bias.data[[7, 8, 9]] -= 7
         must = {0: [(7, 8)], 1: [9, (8, 7)], 3: [7, 8, 9]}
-        strategy = Beam(width, n=2, max_length=12)
         features, found = run(strategy, decoder, 4, progress=Include(in_image=must))
         for b in range(4):
             for tokens in map(said, found.token_BKT[b].tolist()):

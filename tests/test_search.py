@@ -1,6 +1,7 @@
 """Search over random decoders: laws, and every hypothesis there is."""
 
 import math
+from collections import Counter
 
 import brute
 import pytest
@@ -19,7 +20,7 @@ from captioner.decoders.mrnn import MRNN
 from captioner.decoders.recurrent import INJECT, Recurrent
 from captioner.decoders.transformer import Transformer
 from captioner.rules import Include, forbid, min_length
-from captioner.search import SCORES, Beam, Greedy, Sample, StochasticBeam
+from captioner.search import SCORES, Beam, Consensus, Greedy, Sample, StochasticBeam
 from captioner.types import BOS, EOS, PAD, UNK, Features, InputError, Many
 
 
@@ -89,6 +90,7 @@ STRATEGIES = {
     "hot": Sample(temperature=1.5, top_k=4, top_p=0.9, typical_p=0.9, n=3, max_length=6),
     "stochastic": StochasticBeam(n=3, max_length=6),
     "warm stochastic": StochasticBeam(n=3, temperature=1.5, max_length=6),
+    "consensus": Consensus(3, samples=9, n=3, max_length=6),
 }
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
@@ -107,6 +109,8 @@ def test_scores_are_teacher_forced_log_probabilities(name, rules):
                 lengths.add(len(tokens))
                 assert EOS not in tokens[:-1] and len(tokens) <= 6
                 assert abs(found.log_prob_BK[b, k].item() - truth[k]) < 1e-9
+                if isinstance(strategy, Consensus):  # its scores have a test of their own
+                    continue
                 grade = GRADES[getattr(strategy, "score", "power")]
                 score = grade(truth[k], len(tokens), getattr(strategy, "length_penalty", 0))
                 assert abs(found.score_BK[b, k].item() - score) < 1e-9
@@ -403,8 +407,11 @@ def test_samples_repeat_with_their_seed_only():
 
 every_short_strategy = pytest.mark.parametrize(
     "strategy",
-    [Greedy(3), Beam(2, max_length=3), Sample(n=2, max_length=3), StochasticBeam(2, max_length=3)],
-)
+    [
+        Greedy(3), Beam(2, max_length=3), Sample(n=2, max_length=3),
+        StochasticBeam(2, max_length=3), Consensus(2, samples=2, max_length=3),
+    ],
+)  # fmt: skip
 
 
 @every_short_strategy
@@ -461,6 +468,43 @@ def test_a_decoder_that_has_diverged_is_named(strategy):
     decoder.W_hy.weight.data[:] = torch.nan
     with pytest.raises(InputError, match="diverged"):
         run(strategy, decoder)
+
+
+def same(one, other):
+    """CIDEr-D of two texts by its definition, each n-gram weighing 1."""
+    total = 0.0
+    for n in (1, 2, 3, 4):
+        g, h = (Counter(zip(*(text[i:] for i in range(n)))) for text in (one, other))
+        norm = math.sqrt(sum(x * x for x in g.values()) * sum(x * x for x in h.values()))
+        total += sum(min(g[x], h[x]) * h[x] for x in g) / norm if norm else 0.0
+    words = [max(len(text) - 1, 0) for text in (one, other)]
+    return 10 / 4 * total * math.exp(-((words[0] - words[1]) ** 2) / 72)
+
+
+def words_of(tokens):
+    return tuple(t for t in tokens if t not in (EOS, PAD))
+
+
+def test_consensus_is_the_hypothesis_that_agrees_most_with_samples():
+    decoder, strategy = random_decoder(3, 9, sharp=2.0), Consensus(6, 0.7, 40, 0.8, n=6)
+    features, found = run(strategy, decoder)
+    beam = run(Beam(6, 0.7, n=6), decoder, features)[1]
+    samples = run(Sample(0.8, n=40), decoder, features)[1]
+    samples, changed = samples.token_BKT.tolist(), 0
+    for b, hypotheses in enumerate(beam.token_BKT.tolist()):
+        truth = {}
+        for tokens in map(said, hypotheses):
+            agreements = [same(words_of(tokens), words_of(other)) for other in samples[b]]
+            truth[tokens] = sum(agreements) / 40
+        order = [said(tokens) for tokens in found.token_BKT[b].tolist()]
+        assert sorted(order) == sorted(truth)
+        scores = [truth[tokens] for tokens in order]
+        assert found.score_BK[b].tolist() == pytest.approx(scores, abs=1e-9)
+        assert scores == sorted(scores, reverse=True)
+        changed += order[0] != said(beam.token_BKT[b, 0].tolist())
+    assert changed
+    best = run(Consensus(6, 0.7, 40, 0.8), decoder, features)[1]
+    assert torch.equal(best.token_BKT, found.token_BKT[:, :1])
 
 
 @pytest.mark.parametrize("strategy", [Greedy(3), Sample(max_length=3), StochasticBeam(2)])
@@ -543,6 +587,10 @@ def test_the_greatest_are_found_without_sorting(seed, V, count, block):
         (lambda: Sample(score="sum"), "search.score=sum"),
         (lambda: StochasticBeam(0), "search.n=0"),
         (lambda: StochasticBeam(temperature=-1), "search.temperature=-1"),
+        (lambda: Consensus(samples=0), "search.samples=0"),
+        (lambda: Consensus(2, n=3), "search.n=3: give 1 to search.width=2"),
+        (lambda: Consensus(length_penalty=-1.0), "search.length_penalty=-1.0"),
+        (lambda: Consensus(temperature=0.0), "search.temperature=0.0"),
     ],
 )
 def test_a_wrong_option_is_named(make, message):

@@ -94,6 +94,16 @@ class DocumentFrequencies:
             raise ValueError("its frequencies are not of these images")
 
 
+class Uniform(DocumentFrequencies):
+    """Every n-gram weighs 1: where there is no corpus."""
+
+    def __init__(self, numbers: Numbers):
+        super().__init__(0, numbers, np.zeros(numbers.size, np.int64))
+
+    def idf(self, gram_M: np.ndarray) -> np.ndarray:
+        return np.ones(len(gram_M))
+
+
 class Cider:
     """CIDEr-D of captions, (N,), in 0..10: Cider(references)(references.match(captions)).
 
