@@ -1,4 +1,5 @@
 """Trains a captioner: python train.py data=flickr8k data.root=DIR [group=choice] [key=value]
+A language model: python train.py experiment=charlm data.path=FILE_OR_FOLDER
 Goes on with a run that was stopped: python train.py resume=RUN_DIR"""
 
 import csv
@@ -21,30 +22,20 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from rich.console import Console
 from torch.multiprocessing import ProcessRaisedException
 
 from captioner import (
+    captions_task,
     checkpoints,
     config,
     evaluation,
     files,
-    model,
     phases,
-    predictions,
     processes,
     runs,
-    saved,
-    sources,
-    targets,
-    tokenizers,
+    text_task,
 )
-from captioner.data import CaptionData, image_vectors
-from captioner.decoders.base import WordDecoder
-from captioner.evaluation import Case
-from captioner.metrics.score import USUAL
-from captioner.objectives.base import Objective
-from captioner.training import Training
+from captioner.loop import Loop
 from captioner.types import InputError
 
 config.register()
@@ -69,7 +60,7 @@ class ProgressBar(RichProgressBar):
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @config.command
 def main(cfg: DictConfig) -> float:
-    """One run, from data to scores, all in `run_dir`. Returns val CIDEr, for sweeps."""
+    """One run, from data to scores, all in `run_dir`. Returns val CIDEr (or bits), for sweeps."""
     requeued = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
     run_dir = Path(cfg.resume) if cfg.resume else config.run_dir(cfg)
     if cfg.resume:
@@ -77,7 +68,7 @@ def main(cfg: DictConfig) -> float:
     there = requeued and (run_dir / "config.yaml").exists()
     again = config.in_sweep() and config.begun(run_dir, cfg)  # a sweep may be given twice
     if again and (run_dir / "scores.json").exists():
-        return float(runs.read(run_dir)["CIDEr"])
+        return evaluation.headline({"corpus": runs.read(run_dir)})
     if cfg.resume or there or again:
         cfg = config.resumed(run_dir)
     if cfg.phases is None:
@@ -105,18 +96,27 @@ def _train(cfg: DictConfig, run_dir: Path) -> float:
         raise
 
 
+def _task(cfg: DictConfig) -> Any:
+    """What is trained: MONITOR and MODE, `make` and `evaluate`."""
+    return text_task if "bptt" in cfg.data else captions_task
+
+
 def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
     """Lightning's, with the callbacks of a run."""
     config.check_ranges(cfg)
+    task = _task(cfg)
     try:
         trainer = pl.Trainer(
             **config.plain(cfg.trainer),
             default_root_dir=run_dir,
             callbacks=[
                 EarlyStopping(
-                    "val/CIDEr", mode="max", patience=cfg.patience, check_on_train_epoch_end=False
+                    task.MONITOR,
+                    mode=task.MODE,
+                    patience=cfg.patience,
+                    check_on_train_epoch_end=False,
                 ),
-                checkpoints.Checkpoints(run_dir, cfg.checkpoint_minutes),
+                checkpoints.Checkpoints(run_dir, cfg.checkpoint_minutes, task.MONITOR, task.MODE),
                 ProgressBar(),
             ],
             logger=False,
@@ -145,11 +145,12 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
         raise InputError(problem)
     checkpoint = checkpoints.newest(run_dir / "checkpoints") if cfg.resume else None
     pl.seed_everything(cfg.seed, verbose=False)
-    training, data, skipped = make_training(cfg, trainer)
+    task = _task(cfg)
+    training, data, skipped = task.make(cfg, trainer, run_dir)
     if trainer.is_global_zero:
         _write_beginnings(run_dir, cfg, training.model.tokenizer, skipped)
         training.objective.keep(run_dir)
-    trainer.loggers = _loggers(run_dir, checkpoint)
+    trainer.loggers = _loggers(run_dir, checkpoint, task.MONITOR)
     try:
         trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
         saver = trainer.checkpoint_callback
@@ -168,116 +169,16 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
         if not known:
             raise
         raise InputError(message.strip()) from error
-    score = _evaluate_best(cfg, trainer, training, data, run_dir)
-    if trainer.is_global_zero:
-        _note_run(run_dir, training, begun)
-    return score
-
-
-def make_training(cfg: DictConfig, trainer: pl.Trainer) -> tuple[Training, CaptionData, list[str]]:
-    """The model and its data, and what is wrong with the pictures that are left out.
-
-    Every picture is opened, and seen by a frozen encoder, if it was not before.
-    """
-    objective = targets.make(config.plain(cfg.objective), "captioner.objectives", Objective)
-    strategy = config.make_strategy(cfg.search)
-    optimizer = config.make_optimizer(cfg.optimizer, trainer.precision)
-    train = sources.read_records(cfg.data, cfg.data.train_split)
-    val = sources.read_records(cfg.data, cfg.data.val_split)
-    both = {record.image for record in train} & {record.image for record in val}
-    if both and cfg.data.train_split != cfg.data.val_split:
-        raise InputError(
-            f"{len(both)} pictures are in {cfg.data.train_split} and in {cfg.data.val_split}, such "
-            f"as {min(both)}: the validation would mean nothing; take them out of one"
-        )
-    tokenizer = tokenizers.train(
-        (caption for record in train for caption in record.captions),
-        **config.plain(cfg.tokenizer),
-    )
-    old = saved.load(cfg.model.init_from) if cfg.model.init_from else None
-    if old is not None:
-        tokenizer = old.tokenizer.grown(tokenizer)
-    captioner = model.build(
-        {"encoder": config.plain(cfg.encoder), "decoder": config.plain(cfg.decoder)}, tokenizer
-    )
-    if old is not None:
-        saved.start_from(captioner, old, cfg.model.init_from)
-    captioner.encoder.to(trainer.strategy.root_device)  # where features are computed
-    train, train_source, bad = sources.make(cfg.data, captioner, train, train=True)
-    val, val_source, bad_val = sources.make(cfg.data, captioner, val, train=False)
-    bad += bad_val
-    sources.skip_bad(cfg.data, bad, train, val)
-    if -(-len(train) // cfg.data.batch_size) < trainer.world_size:
-        raise InputError(
-            f"{len(train)} pictures with data.batch_size={cfg.data.batch_size} are too few batches "
-            f"for {trainer.world_size} processes: give a smaller one, or fewer devices"
-        )
-    if old is None and captioner.encoder.frozen and isinstance(captioner.decoder, WordDecoder):
-        captioner.decoder.standard.fit(image_vectors(train_source, len(train)))
-    data = CaptionData(
-        train,
-        val,
-        train_source,
-        val_source,
-        tokenizer,
-        batch_size=cfg.data.batch_size,
-        captions=cfg.data.captions,
-        workers=0 if captioner.encoder.frozen else cfg.data.workers,
-        seed=cfg.seed,
-    )
-    objective.begin(train)
-    training = Training(
-        captioner,
-        objective,
-        strategy,
-        train,
-        val,
-        optimizer,
-        encoder_lr=cfg.encoder_lr,
-        ema=cfg.ema,
-        warmup=cfg.warmup,
-        seed=cfg.seed,
-        count=cfg.data.batch_size if objective.rewarded else data.words,
-    )
-    return training, data, bad
-
-
-def _evaluate_best(
-    cfg: DictConfig, trainer: pl.Trainer, training: Training, data: CaptionData, run_dir: Path
-) -> float:
-    """Scores the best model on the validation split; the processes share the pictures."""
     if not (run_dir / "model").exists():
         raise InputError(
             "no validation took place: raise trainer.max_epochs, or lower "
             f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch}, or raise "
             f"trainer.limit_val_batches={cfg.trainer.limit_val_batches}"
         )
-    captioner = saved.load(run_dir / "model").to(trainer.strategy.root_device)
-    val, source = training.val_records, data.sources["val"]
-    said = predictions.predict(captioner, val, source, training.strategy, workers=data.workers)
+    score = task.evaluate(cfg, trainer, training, data, run_dir)
     if trainer.is_global_zero:
-        predictions.write(run_dir, said)
-    shown = sources.read_scenes(cfg.data, cfg.data.val_split)
-    case = Case(val, said, scenes=shown)
-    scores = evaluation.evaluate(case, [*USUAL, *(["scenes"] if shown else [])])
-    if trainer.is_global_zero:
-        weights = run_dir / "model" / "model.safetensors"
-        scores["origin"] = evaluation.origin(
-            case,
-            data=config.plain(cfg.data),
-            split=cfg.data.val_split,
-            search=config.plain(cfg.search),
-            resamples=evaluation.RESAMPLES,
-            seed=0,
-            model={str(run_dir / "model"): files.digest(weights)},
-        )
-        evaluation.write(run_dir, scores)
-        Console().print(evaluation.table(scores, f"{len(val)} images of {cfg.data.val_split}"))
-        print(
-            f"everything is in {run_dir}; caption pictures with\n"
-            f"  caption --model {run_dir / 'model'} PATH ..."
-        )
-    return evaluation.headline(scores)
+        _note_run(run_dir, training, begun)
+    return score
 
 
 def _write_beginnings(run_dir: Path, cfg: DictConfig, tokenizer, skipped: list[str]) -> None:
@@ -294,7 +195,7 @@ def _write_beginnings(run_dir: Path, cfg: DictConfig, tokenizer, skipped: list[s
         files.write(run_dir / "config.yaml", config.as_yaml(cfg))
 
 
-def _note_run(run_dir: Path, training: Training, begun: float) -> None:
+def _note_run(run_dir: Path, training: Loop, begun: float) -> None:
     """run.json: what trains, and the seconds spent so far; a kill loses those of its process."""
     path = run_dir / "run.json"
     before = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0.0
@@ -303,7 +204,7 @@ def _note_run(run_dir: Path, training: Training, begun: float) -> None:
     files.write(path, json.dumps({"parameters": parameters, "seconds": seconds}))
 
 
-def _loggers(run_dir: Path, checkpoint: Path | None) -> list[Any]:
+def _loggers(run_dir: Path, checkpoint: Path | None, monitor: str) -> list[Any]:
     """metrics.csv and TensorBoard; those of a run that goes on, less what comes after it."""
     path, old = run_dir / "metrics.csv", run_dir / "metrics.before.csv"
     step, moment, rows = None, None, []
@@ -320,7 +221,7 @@ def _loggers(run_dir: Path, checkpoint: Path | None) -> list[Any]:
             with open(old, newline="", encoding="utf-8") as file:
                 for row in csv.DictReader(file):
                     last = int(row["step"]) == step - 1
-                    again = moment == "validation" and last and row.get("val/CIDEr")
+                    again = moment == "validation" and last and row.get(monitor)
                     if int(row["step"]) < step and not again:
                         rows.append(row)
         table.experiment.metrics = rows

@@ -19,7 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from captioner import images
-from captioner.data import EvalBatches, Loader, Pixels
+from captioner.data import EvalBatches, Pixels
+from captioner.epochs import Loader
 from captioner.types import Batch
 
 BATCH = 16

@@ -38,7 +38,7 @@ from captioner.decoders.mrnn import MRNN
 from captioner.decoders.recurrent import Recurrent
 from captioner.decoders.transformer import Transformer
 from captioner.objectives.cross_entropy import CrossEntropy
-from captioner.types import BOS, EOS, PAD, Batch, Features
+from captioner.types import BOS, EOS, PAD, Batch, Features, Memory, State
 
 B, C, V, D, E, H, R = 10, 5, 9487, 2048, 512, 512, 49
 LONGEST = 18  # words read: <bos> and 17 more
@@ -174,8 +174,11 @@ class Ours:
     def __init__(self, decoder: Decoder):
         self.decoder, self.objective = decoder, CrossEntropy()
 
-    def encode(self, features: Features) -> Features:
-        return features
+    def start(self, batch: Batch) -> tuple[Any, Memory, State]:
+        return batch.images, *self.decoder.start(batch.images, len(batch.token_NT))
+
+    def carry(self, state: State) -> None:
+        pass
 
     def __call__(self, batch: Batch) -> Tensor:
         loss, logs = self.objective(self, batch, 0)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
     RUN_DIR/checkpoints/manifest.json    the checkpoints, oldest first, with size and SHA-256
     RUN_DIR/checkpoints/00012.ckpt       weights, optimiser, schedule, position: plain tensors
-    RUN_DIR/model/                       the best model by validation CIDEr so far
+    RUN_DIR/model/                       the best model by validation so far
 
 A checkpoint counts once the manifest names it. File and manifest are each written under a temporary
 name, synced and renamed, so there is no moment at which a kill leaves a run without a whole one.
@@ -121,6 +121,7 @@ class Stopped(Exception):
 class Checkpoints(pl.callbacks.Checkpoint):
     """Saves the state of a run so that going on from it is exact, and exports the best model.
 
+    monitor, mode: what is logged of a validation, and whether the best is its max or min.
     The state is saved every `minutes`, before each validation, and after each epoch; always after
     an optimiser's step. On SIGTERM, SIGINT (a second one interrupts at once), SIGUSR1 or SIGUSR2
     received by any process, all save at the same step and raise Stopped. Whoever handled SIGUSR1 or
@@ -128,10 +129,13 @@ class Checkpoints(pl.callbacks.Checkpoint):
     job.
     """
 
-    def __init__(self, run_dir: Path, minutes: float = 10.0):
+    def __init__(
+        self, run_dir: Path, minutes: float = 10.0, monitor: str = "val/CIDEr", mode: str = "max"
+    ):
         if minutes <= 0:
             raise InputError(f"checkpoint_minutes={minutes}: give more than 0")
-        self.run_dir, self.seconds = run_dir, 60 * minutes
+        self.run_dir, self.seconds, self.monitor = run_dir, 60 * minutes, monitor
+        self.sign = {"max": 1.0, "min": -1.0}[mode]
         self.best, self.early, self.moment = float("-inf"), False, "step"
         self.signal, self.agreed, self.saved = 0, 0, time.monotonic()
         self.handlers: dict[int, Any] = {}
@@ -197,7 +201,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
             self._stop(signum)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        score = float(trainer.callback_metrics["val/CIDEr"])
+        score = self.sign * float(trainer.callback_metrics[self.monitor])
         if score > self.best:
             self.best = score
             if trainer.is_global_zero:

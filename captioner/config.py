@@ -27,6 +27,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from captioner import files, runs, search, targets
+from captioner.adagrad import Adagrad
 from captioner.evaluation import RESAMPLES
 from captioner.metrics.score import USUAL
 from captioner.types import InputError
@@ -62,6 +63,24 @@ class DataConfig:
 
 
 @dataclass
+class TextConfig:
+    """path: a UTF-8 file, a folder (pattern: of its files), or `python`, Python's own modules.
+
+    val_share: how much of it is held out. batch_size: streams, in each process. bptt: tokens after
+    which the gradient is cut. prompt: what samples in validation go on from. cache: where encoded
+    text is kept (default: captioner/text in the user's cache folder).
+    """
+
+    path: str = MISSING
+    pattern: str = "*"
+    val_share: float = 0.1
+    batch_size: int = 32
+    bptt: int = 100
+    prompt: str = ""
+    cache: str | None = None
+
+
+@dataclass
 class ModelConfig:
     """init_from: a model directory whose weights training starts from; its words keep theirs."""
 
@@ -72,8 +91,9 @@ class ModelConfig:
 class TrainConfig:
     """encoder_lr: of an encoder that trains. ema: of a moving average of the weights, how much each
     step leaves in place (0.999, say); the average is then what is validated and kept. 0: none.
-    warmup: share of the steps in which the learning rate rises. patience: validations without a
-    better CIDEr after which training stops.
+    warmup: share of the steps in which the learning rate rises. schedule: from there on it falls
+    along a "cosine", or is "constant". loss: the "mean" over a step's words, or their "sum".
+    patience: validations without a better one (of CIDEr, or bits) after which training stops.
 
     phases: runs one after the other, each in its own folder of the run's: what differs of their
     configurations, and a name. Each starts from the model of the one before; an entry with a
@@ -96,6 +116,8 @@ class TrainConfig:
     encoder_lr: float = 1e-5
     ema: float = 0.0
     warmup: float = 0.1
+    schedule: str = "cosine"
+    loss: str = "mean"
     patience: int = 5
     seed: int = 0
     checkpoint_minutes: float = 10.0
@@ -152,6 +174,7 @@ def register() -> None:
     store.store("train_schema", TrainConfig)
     store.store("eval_schema", EvalConfig)
     store.store("base", DataConfig, group="data")
+    store.store("text_base", TextConfig, group="data")
 
 
 def _run_name() -> str:
@@ -216,8 +239,12 @@ class SweepTable(Callback):
 
 def check_ranges(config: DictConfig) -> None:
     """Raises InputError for a number that is too small, before anything is computed."""
-    least = {"batch_size": 1, "captions": 1, "workers": 0, "views": 1}
-    values = {f"data.{name}": (config.data[name], low) for name, low in least.items()}
+    least = {"batch_size": 1, "captions": 1, "workers": 0, "views": 1, "bptt": 1}
+    values = {
+        f"data.{name}": (config.data[name], low)
+        for name, low in least.items()
+        if name in config.data
+    }
     values |= {"patience": (config.patience, 0), "encoder_lr": (config.encoder_lr, 0)}
     values["trainer.max_epochs"] = (config.trainer.max_epochs, 1)
     for name, (value, low) in values.items():
@@ -227,6 +254,8 @@ def check_ranges(config: DictConfig) -> None:
         raise InputError(
             f"trainer.val_check_interval={interval}: give a share of the epoch, or how many batches"
         )
+    if config.loss not in ("mean", "sum"):
+        raise InputError(f"loss={config.loss}: give mean or sum")
     if config.timeout <= 0:
         raise InputError(f"timeout={config.timeout}: give more than 0 seconds")
     if not 0 <= config.ema < 1:
@@ -302,13 +331,15 @@ def make_optimizer(
     Fused where there is such a form and nothing else was asked for: three times as fast on CPUs.
     Not in 16-mixed, whose gradients would then stay scaled until after they are clipped.
 
-    Raises InputError for anything that is not one of torch.optim's own optimisers, and for options
-    that it refuses.
+    Raises InputError for anything that is not one of torch.optim's own optimisers (or
+    captioner.adagrad's), and for options that it refuses.
     """
     options = plain(config)
     target = str(options.pop("_target_", None))
     match = re.fullmatch(r"torch\.optim\.(\w+)", target)
     Class = match and getattr(torch.optim, match[1], None)
+    if target == "captioner.adagrad.Adagrad":
+        Class = Adagrad
     if not (isinstance(Class, type) and issubclass(Class, torch.optim.Optimizer)):
         raise InputError(
             f"optimizer._target_={target}: give one of torch.optim's, as torch.optim.Adam"

@@ -5,21 +5,20 @@ workers, and going on in the middle of an epoch is skipping to a batch number.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from captioner import images
 from captioner.cache import FeatureCache
-from captioner.readers import ahead
+from captioner.epochs import EpochData
 from captioner.records import Record
 from captioner.tokenizers import Tokenizer
-from captioner.types import BOS, EOS, PAD, Batch, Features, InputError, Many
+from captioner.types import BOS, EOS, PAD, Batch, Features, Many
 
 
 class Source(Protocol):
@@ -175,20 +174,6 @@ class EvalBatches:
         return make_batch(self.source, index, None, rows, self.captions)
 
 
-class Loader:
-    """An epoch's batches from number `start` on, read ahead; its length is the whole epoch's."""
-
-    def __init__(self, batches: TrainBatches | EvalBatches, start: int = 0, workers: int = 0):
-        self.batches, self.start, self.workers = batches, start, workers
-
-    def __iter__(self) -> Iterator[Batch]:
-        numbers = range(self.start, len(self.batches))
-        return ahead(self.batches.__getitem__, numbers, self.workers)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 def make_batch(
     source: Source,
     index: Sequence[int],
@@ -206,7 +191,7 @@ def make_batch(
     return Batch(source(index, draw), token_NT, length_N, torch.tensor(index))
 
 
-class CaptionData(pl.LightningDataModule):
+class CaptionData(EpochData):
     """Train and validation loaders over records that are already read.
 
     batch_size: pictures a step in each process. captions: C, rows per picture. Warns with the
@@ -226,7 +211,7 @@ class CaptionData(pl.LightningDataModule):
         workers: int = 0,
         seed: int = 0,
     ):
-        super().__init__()
+        super().__init__({"pictures": len(train)}, workers)
         self.sources: dict[str, Source] = {"train": train_source, "val": val_source}
         self.token_ids = {
             "train": [[tokenizer.targets(caption) for caption in r.captions] for r in train],
@@ -237,48 +222,16 @@ class CaptionData(pl.LightningDataModule):
             limit = f"tokenizer.max_length={tokenizer.max_length}"
             warnings.warn(f"{cut} of {len(rows)} captions are cut to {limit}", stacklevel=2)
         self.batch_size, self.captions = batch_size, captions
-        self.workers, self.seed = workers, seed
-        self.place = (0, 0)  # epoch and batch at which the run goes on
+        self.seed = seed
         length = sum(map(len, rows)) / len(rows)
         self.words = length * batch_size * min(captions, len(rows) / len(train))
 
-    def state_dict(self) -> dict[str, int]:
-        """Where the run stands: all there is to save, since nothing random is."""
-        assert self.trainer is not None
-        return {
-            "epoch": self.trainer.current_epoch,
-            "batch": self.trainer.fit_loop.epoch_loop.batch_progress.current.ready,
-            "processes": self.trainer.world_size,
-            "pictures": len(self.token_ids["train"]),
-        }
+    def epoch(self, number: int) -> TrainBatches:
+        return TrainBatches(*self._of("train"), *self.share, seed=self.seed, epoch=number)
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Raises InputError where the run cannot go on as it was."""
-        assert self.trainer is not None
-        have = {"processes": self.trainer.world_size, "pictures": len(self.token_ids["train"])}
-        for name, value in have.items():
-            if state_dict[name] != value:
-                raise InputError(
-                    f"the run had {state_dict[name]} {name}, now there are {value}: it can go on "
-                    "only as it was"
-                )
-        self.place = state_dict["epoch"], state_dict["batch"]
+    def validation(self) -> EvalBatches:
+        return EvalBatches(*self._of("val"), *self.share)
 
-    def train_dataloader(self) -> Loader:
-        """This epoch's batches; Lightning asks anew each epoch."""
-        assert self.trainer is not None
-        # Lightning asks once before it knows that the run goes on in a later epoch.
-        epoch = max(self.trainer.current_epoch, self.place[0])
-        batches = TrainBatches(*self._share("train"), seed=self.seed, epoch=epoch)
-        start = self.place[1] if epoch == self.place[0] else 0
-        return Loader(batches, start, self.workers)
-
-    def val_dataloader(self) -> Loader:
-        """The whole validation split, in order."""
-        return Loader(EvalBatches(*self._share("val")), workers=self.workers)
-
-    def _share(self, split: str) -> tuple[Source, list[list[list[int]]], int, int, int, int]:
-        """What the batches of this split are made of, and which of the processes this is."""
-        assert self.trainer is not None
-        made_of = self.sources[split], self.token_ids[split], self.batch_size, self.captions
-        return *made_of, self.trainer.global_rank, self.trainer.world_size
+    def _of(self, split: str) -> tuple[Source, list[list[list[int]]], int, int]:
+        """What the batches of this split are made of."""
+        return self.sources[split], self.token_ids[split], self.batch_size, self.captions

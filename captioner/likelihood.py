@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from captioner import processes
 from captioner.beam import LogSoftmax
-from captioner.data import EvalBatches, Loader, Source
+from captioner.data import EvalBatches, Source
 from captioner.decoders.base import real_positions
+from captioner.epochs import Loader
 from captioner.metrics.sums import Sums, shares
 from captioner.metrics.tokenize import tokenize
 from captioner.model import CaptionModel

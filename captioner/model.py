@@ -1,34 +1,26 @@
-"""CaptionModel: encoder, decoder and tokenizer together; built from JSON, saved, used.
+"""CaptionModel: encoder, decoder and tokenizer together; built from JSON, saved, used."""
 
-A model directory holds `config.json`, `tokenizer.json` and `model.safetensors`, nothing else is
-read, and nothing in it is executed: classes are those of `captioner.encoders` and
-`captioner.decoders`, weights are plain tensors.
-"""
-
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from captioner import files, images, search, tokenizers
+from captioner import images, search, tokenizers
 from captioner.beam import LogSoftmax
 from captioner.decoders.base import Decoder
+from captioner.directory import Model
 from captioner.encoders import CNN, Encoders
 from captioner.readers import ahead
 from captioner.targets import make
-from captioner.types import BOS, PAD, Features, InputError, Many, shown
+from captioner.types import BOS, PAD, Batch, Features, InputError, Many, Memory, State, shown
 from captioner.wording import PLAIN, Wording
 
-FORMAT = 1
 READERS = 4
 """Threads that open the pictures of a batch."""
-FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
 class Said(NamedTuple):
@@ -53,7 +45,7 @@ class Caption(NamedTuple):
     said: Sequence[Said] = ()
 
 
-class CaptionModel(nn.Module):
+class CaptionModel(Model):
     """encoder -> decoder.start -> decoder.step -> decoder.step -> ... -> END.
 
     config: what `build` made it from; saved with it. An ensemble has none, and Many in place of
@@ -67,9 +59,16 @@ class CaptionModel(nn.Module):
         tokenizer: tokenizers.Tokenizer,
         config: dict[str, Any],
     ):
-        super().__init__()
-        self.encoder, self.decoder, self.tokenizer = encoder, decoder, tokenizer
-        self.config = config
+        super().__init__(decoder, tokenizer, config)
+        self.encoder = encoder
+
+    def start(self, batch: Batch) -> tuple[Features, Memory, State]:
+        """What the decoder reads the captions of a training batch with."""
+        features = self.encode(batch.images)
+        return features, *self.decoder.start(features, rows=len(batch.token_NT))
+
+    def carry(self, state: State) -> None:
+        """Called with the state after a training batch's captions: no other one begins with it."""
 
     def encode(self, images: Tensor | Features | Many) -> Features:
         """Pixels (B, 3, S, S) -> Features; features from a cache are handed on.
@@ -208,37 +207,18 @@ class CaptionModel(nn.Module):
     def save(
         self, folder: str | Path, dtype: torch.dtype = torch.float32, encoder: bool = True
     ) -> None:
-        """Writes the model directory; an existing one is replaced file by file.
+        """Writes the model directory (see `Model.write`).
 
-        The weights carry a digest of their tokenizer, so that words and weights cannot be parted.
-        dtype: of all numbers, whatever was trained in, so that a model has one precision. encoder:
-        whether the CNN's weights are written; if not, the config must say where they come from,
-        and a digest of them is kept.
+        encoder: whether the CNN's weights are written; if not, the config must say where they come
+        from, and a digest of them is kept.
         """
         if isinstance(self.encoder, Encoders):
             raise InputError("an ensemble is not saved as one: save its members")
-        folder = Path(folder)
-        files.make_folder(folder)
-        config = {
-            "format": FORMAT,
-            **self.config,
-            "preprocess": asdict(self.encoder.preprocess),
-        }
-        tensors = {
-            name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
-            for name, tensor in self.state_dict().items()
-            if encoder or not name.startswith("encoder.")
-        }
-        marks = {"tokenizer": self.tokenizer.digest()}
-        if not encoder:
-            marks["encoder"] = self.encoder.weights()
-        contents: dict[str, str | bytes] = {
-            "config.json": json.dumps(config, indent=2) + "\n",
-            "tokenizer.json": self.tokenizer.to_json(),
-            "model.safetensors": safetensors.torch.save(tensors, marks),
-        }
-        for name in FILES:
-            files.write(folder / name, contents[name])
+        more = {"preprocess": asdict(self.encoder.preprocess)}
+        if encoder:
+            self.write(Path(folder), dtype, more)
+        else:
+            self.write(Path(folder), dtype, more, {"encoder": self.encoder.weights()}, "encoder.")
 
 
 def as_read(said_NT: Tensor) -> tuple[Tensor, Tensor]:

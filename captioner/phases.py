@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import distributed
 
-from captioner import config, evaluation, files, model, processes
+from captioner import config, directory, evaluation, files, processes
 from captioner.types import InputError
 
 
@@ -49,7 +49,11 @@ def run(cfg: DictConfig, run_dir: Path, train: Callable[[DictConfig, Path], floa
             raise
     last = parts[-1][0]
     if first:
-        for name in ("predictions.json", "scores.json", *(f"model/{name}" for name in model.FILES)):
+        for name in (
+            "predictions.json",
+            "scores.json",
+            *(f"model/{name}" for name in directory.FILES),
+        ):
             files.make_folder((run_dir / name).parent)
             files.write(run_dir / name, (last / name).read_bytes())
         print(f"the last phase's model and scores are in {run_dir}")

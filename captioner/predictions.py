@@ -9,7 +9,8 @@ from typing import Any
 from tqdm import tqdm
 
 from captioner import files, processes
-from captioner.data import EvalBatches, Loader, Source
+from captioner.data import EvalBatches, Source
+from captioner.epochs import Loader
 from captioner.model import CaptionModel
 from captioner.records import Record
 from captioner.search import Strategy

@@ -54,8 +54,8 @@ def read(folder: Path) -> Run:
         path = folder / "metrics.csv"
         if path.exists():
             with open(path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if row.get("val/CIDEr")]
-            best = max(rows, key=lambda row: float(row["val/CIDEr"]))
+                rows = [row for row in csv.DictReader(file) if row.get("val/nll")]
+            best = max(rows, key=lambda row: float(row.get("val/CIDEr") or -float(row["val/nll"])))
             run["perplexity"] = math.exp(float(best["val/nll"]))
         path = folder / "run.json"
         if path.exists():

@@ -9,10 +9,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from captioner import images, tokenizers
+from captioner import images, language, tokenizers
 from captioner.decoders.ensemble import Ensemble
+from captioner.directory import FILES, FORMAT, Model
 from captioner.encoders import CNN, Encoders
-from captioner.model import FILES, FORMAT, CaptionModel, build
+from captioner.language import LanguageModel
+from captioner.model import CaptionModel, build
 from captioner.types import InputError, shown
 
 PRETRAINED = Path(__file__).with_name("pretrained")
@@ -29,11 +31,13 @@ def load(*folders: str | Path, average: str = "log_prob") -> CaptionModel:
     folders = folders or (PRETRAINED,)
     members = []
     for folder in folders:
-        try:
-            members.append(_load(Path(folder)))
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"{shown(error.filename or folder)}: {reason}") from error
+        member = read(folder)
+        if not isinstance(member, CaptionModel):
+            raise InputError(
+                f"{shown(folder)}: a language model, it sees no pictures: "
+                "python -m captioner.sample lets it write"
+            )
+        members.append(member)
         if members[-1].tokenizer.digest() != members[0].tokenizer.digest():
             raise InputError(
                 f"{shown(folder)}: its tokenizer.json is not that of {shown(folders[0])}: an "
@@ -46,8 +50,17 @@ def load(*folders: str | Path, average: str = "log_prob") -> CaptionModel:
     return CaptionModel(encoder, decoder, members[0].tokenizer, {}).eval()
 
 
-def start_from(model: CaptionModel, old: CaptionModel, folder: str | Path) -> None:
-    """Takes the weights of a captioner whose words are the first of this model's.
+def read(folder: str | Path) -> CaptionModel | LanguageModel:
+    """Reads one model directory, of whichever kind it is (see `load`)."""
+    try:
+        return _load(Path(folder))
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{shown(error.filename or folder)}: {reason}") from error
+
+
+def start_from(model: Model, old: Model, folder: str | Path) -> None:
+    """Takes the weights of a model whose words are the first of this one's.
 
     Words that are new keep their fresh rows. Raises InputError where the two are not alike.
     """
@@ -63,7 +76,7 @@ def start_from(model: CaptionModel, old: CaptionModel, folder: str | Path) -> No
         else:
             wrong.append(f"{key} is {tuple(here.shape)} here, {tuple(there.shape)} there")
     if wrong:
-        given_options = json.dumps({k: old.config[k] for k in ("encoder", "decoder")})
+        given_options = json.dumps({k: old.config.get(k) for k in ("encoder", "decoder")})
         raise InputError(
             f"model.init_from={shown(folder)}: another model: {'; '.join(sorted(wrong)[:3])}"
             f"; give it the same encoder and decoder: {given_options}"
@@ -76,7 +89,7 @@ def is_model(folder: str | Path) -> bool:
     return all((Path(folder) / name).is_file() for name in FILES)
 
 
-def _load(folder: Path) -> CaptionModel:
+def _load(folder: Path) -> CaptionModel | LanguageModel:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(
@@ -85,6 +98,8 @@ def _load(folder: Path) -> CaptionModel:
         )
     path = folder / "config.json"
     config = _read_config(path)
+    if config["encoder"] is None:
+        return _load_language(folder, config)
     try:
         preprocess = images.Preprocess(**config.pop("preprocess"))
     except (TypeError, InputError) as error:
@@ -119,25 +134,41 @@ def _load(folder: Path) -> CaptionModel:
     return model.eval()
 
 
-def _read_config(path: Path) -> dict[str, dict[str, Any]]:
-    """The objects encoder, decoder and preprocess of a config.json."""
+def _load_language(folder: Path, config: dict[str, Any]) -> LanguageModel:
+    tokenizer = tokenizers.load(folder / FILES[1])
+    try:
+        model = language.build({"decoder": config["decoder"]}, tokenizer)
+    except InputError as error:
+        raise InputError(f"{folder / FILES[0]}: {error}") from error
+    weights = folder / FILES[2]
+    _load_tensors(model, *_read_tensors(weights), weights)
+    return model.eval()
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The objects encoder, decoder and preprocess of a config.json; without an encoder (null) it
+    is a language model's, and there is nothing to preprocess."""
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error}): copy it again") from error
     if not isinstance(saved, dict):
         raise InputError(f"{path}: not an object with format, encoder, decoder and preprocess")
-    for key in ("format", "encoder", "decoder", "preprocess"):
+    keys = ["format", "encoder", "decoder", "preprocess"]
+    if saved.get("encoder", 0) is None:
+        keys.remove("preprocess")
+    for key in keys:
         if key not in saved:
             raise InputError(f"{path}: the key {key!r} is missing: copy it again")
-        if key != "format" and not isinstance(saved[key], dict):
+        none = key == "encoder" and saved[key] is None
+        if key != "format" and not none and not isinstance(saved[key], dict):
             raise InputError(f"{path}: {key} is {saved[key]!r:.60}; it must be an object")
     if saved["format"] != FORMAT:
         raise InputError(
             f"{path}: format {saved['format']!r:.60}, this version reads {FORMAT}: use the version "
             "of captioner that wrote it"
         )
-    return {key: saved[key] for key in ("encoder", "decoder", "preprocess")}
+    return {key: saved[key] for key in keys if key != "format"}
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -154,7 +185,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _load_tensors(
-    model: CaptionModel, marks: dict[str, str], tensors: dict[str, Tensor], path: Path
+    model: Model, marks: dict[str, str], tensors: dict[str, Tensor], path: Path
 ) -> None:
     if marks.get("tokenizer") != model.tokenizer.digest():
         raise InputError(

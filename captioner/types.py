@@ -74,6 +74,18 @@ class Many(tuple):
         return Many(entry.to(device, dtype) for entry in self)
 
 
+class TextBatch(NamedTuple):
+    """A chunk of each of N streams of text, for training.
+
+    token_NT: T + 1 tokens, of which T are read, and all but the first said. length_N: how many are
+    read; 0 where a stream is over. fresh_N: where a document begins, and the state anew.
+    """
+
+    token_NT: Tensor
+    length_N: Tensor
+    fresh_N: Tensor
+
+
 class Batch(NamedTuple):
     """B pictures with C captions each, for training; N = B * C rows.
 

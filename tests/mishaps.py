@@ -12,9 +12,12 @@ from pathlib import Path
 
 import torch
 
+from captioner.language_training import LanguageTraining
+from captioner.loop import Loop
 from captioner.training import Training
 
-STEP, VALIDATION = Training.training_step, Training.validation_step
+STEP = Loop.training_step
+VALIDATIONS = {kind: kind.validation_step for kind in (Training, LanguageTraining)}
 
 
 def act(kind: str, loss):
@@ -47,14 +50,15 @@ def install(mishap: str, patch=setattr) -> None:
         return loss
 
     def validation_step(self, data, batch_idx):
-        VALIDATION(self, data, batch_idx)
+        VALIDATIONS[type(self)](self, data, batch_idx)
         if here(self, batch_idx):
             act(kind.removeprefix("val-"), None)
 
     if kind.startswith("val-"):
-        patch(Training, "validation_step", validation_step)
+        for loop in VALIDATIONS:
+            patch(loop, "validation_step", validation_step)
     else:
-        patch(Training, "training_step", training_step)
+        patch(Loop, "training_step", training_step)
 
 
 def environment(folder: Path, mishap: str | None) -> dict[str, str]:

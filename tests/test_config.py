@@ -9,7 +9,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from captioner import cells, config, model, targets, tokenizers
+from captioner import cells, config, language, model, targets, tokenizers
 from captioner.decoders.minds_eye import MindsEye
 from captioner.decoders.mrnn import MRNN
 from captioner.objectives.base import Objective
@@ -22,6 +22,11 @@ CHOICES = [
     if group.is_dir() and "hydra" not in group.parts
     for file in sorted(group.glob("*.yaml"))
 ]
+
+
+TEXT = [("encoder", "none"), ("data", "text")]
+TEXT += [("experiment", "charlm"), ("experiment", "min_char_rnn")]
+CHOICES = [choice for choice in CHOICES if choice not in TEXT]
 
 
 def composed(*overrides, name="train"):
@@ -55,6 +60,18 @@ def test_every_choice_composes_and_is_made(group, choice, monkeypatch, tmp_path)
     assert isinstance(objective, Objective)
     some = Features(torch.rand(2, made.encoder.size), torch.rand(2, 4, made.encoder.size))
     assert len(made.eval().generate(some, strategy).token_BKT) == 2
+
+
+@pytest.mark.parametrize("group, choice", TEXT, ids=lambda x: x)
+def test_every_choice_for_text_composes_and_is_made(group, choice):
+    cfg = composed("data=text", "encoder=none", f"{group}={choice}", "data.path=x")
+    plain = config.plain(cfg)
+    assert leaves(plain) <= 75, "a composed run should fit on a screen"
+    tokenizer = tokenizers.train(["a dog"], **plain["tokenizer"] | {"min_count": 1})
+    made = language.build({"decoder": plain["decoder"]}, tokenizer)
+    strategy = config.make_strategy(cfg.search)
+    assert config.make_optimizer(cfg.optimizer)(made.decoder.parameters())
+    assert len(made.eval().go_on("", strategy)) == getattr(strategy, "n", 1)
 
 
 @pytest.mark.parametrize(

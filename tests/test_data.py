@@ -7,12 +7,12 @@ import torch
 from captioner import images, records
 from captioner.data import (
     EvalBatches,
-    Loader,
     Pixels,
     TrainBatches,
     image_vectors,
     make_batch,
 )
+from captioner.epochs import Loader
 from captioner.types import BOS, EOS, PAD, Features
 
 

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import captioner
-from captioner import images, model, saved, search
+from captioner import directory, images, saved, search
 from captioner.types import InputError
 
 
@@ -29,7 +29,7 @@ def test_saved_and_loaded_it_says_the_same(model_dir, scenes_dir, tmp_path):
     said = first.caption(paths)
     assert said == second.caption(paths)
     assert all(c.caption for c in said)
-    assert {p.name for p in model_dir.iterdir()} == set(model.FILES)
+    assert {p.name for p in model_dir.iterdir()} == set(directory.FILES)
 
 
 def test_the_saved_preprocessing_counts(copied):

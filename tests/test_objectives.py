@@ -21,6 +21,12 @@ class Model:
     def encode(self, images):
         return images
 
+    def start(self, batch):
+        return batch.images, *self.decoder.start(batch.images, len(batch.token_NT))
+
+    def carry(self, state):
+        pass
+
 
 def source(index, draw):
     return Features(torch.ones(len(index), D).double() * torch.tensor(index)[:, None])

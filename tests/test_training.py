@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from captioner import search
+from captioner import loop, search
 from captioner.objectives.cross_entropy import CrossEntropy
-from captioner.training import Training, _average
+from captioner.training import Training
 from captioner.types import InputError
 
 
@@ -88,7 +88,7 @@ def test_the_average_shares_a_frozen_encoder():
     model = Model()
     model.encoder.requires_grad_(False)
     model.encoder.frozen = True
-    average = _average(model, 0.9).module
+    average = loop.average(model, 0.9).module
     assert average.encoder is model.encoder and average.decoder is not model.decoder
 
 

@@ -44,6 +44,9 @@ class Recurrent(WordDecoder):
     residual: a layer's output is h + x, except the first one's (Wu 2016).
     dropout: of the words' embeddings, between layers and before the vocabulary. image_dropout: of
     the entries of v, once for all rows and steps of an image.
+    one_hot: words go in as rows of the identity instead of learned vectors, so E = V. init_std: of
+    all weights, drawn from N(0, init_std^2), with biases at 0 (instead of the cells' own start).
+    feature_size 0: a language model; it has no W_ih.
     `forward` keeps h0, c0, .. (N, T, H) and gates0, .. (N, T, number of gates, H).
     Raises InputError for a value outside these.
     """
@@ -63,9 +66,15 @@ class Recurrent(WordDecoder):
         image_layers: Sequence[int] = (0,),
         residual: bool = False,
         image_dropout: float = 0.0,
+        one_hot: bool = False,
+        init_std: float | None = None,
     ):
         check_sizes(embed_size=embed_size, hidden_size=hidden_size, layers=layers)
+        if one_hot:
+            embed_size = vocab_size
         super().__init__(vocab_size, feature_size, embed_size, hidden_size, dropout)
+        if one_hot:
+            self.embed = nn.Embedding.from_pretrained(torch.eye(vocab_size))
         if not 0 <= image_dropout < 1:
             raise InputError(f"decoder.image_dropout={image_dropout}: give 0 <= image_dropout < 1")
         self.image_dropout = nn.Dropout(image_dropout)
@@ -95,13 +104,29 @@ class Recurrent(WordDecoder):
         ]
         rows = {"pre": embed_size, "init": len(self.entries) * hidden_size, "merge": hidden_size}
         self.blocks = [len(self.cells[layer].b) for layer in self.image_layers]
-        self.W_ih = linear(feature_size, rows.get(inject, sum(self.blocks)), bias=inject == "init")
+        self.W_ih = None
+        if feature_size:
+            size = rows.get(inject, sum(self.blocks))
+            self.W_ih = linear(feature_size, size, bias=inject == "init")
+        if init_std is not None:
+            self._start_at(init_std)
+
+    def _start_at(self, std: float) -> None:
+        if not std > 0:
+            raise InputError(f"decoder.init_std={std}: give more than 0, or null")
+        for parameter in self.parameters():
+            if parameter.requires_grad and parameter.ndim > 1:
+                nn.init.normal_(parameter, std=std)
+            elif parameter.requires_grad:
+                nn.init.zeros_(parameter)
 
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
         states = [cell.zeros(rows) for cell in self.cells]
         memory: Memory = {}
         state: State = {}
         if features is not None:
+            if self.W_ih is None:
+                raise InputError("this decoder is a language model: it sees no picture")
             image = self.W_ih(self.image_dropout(self.standard(features.pooled_BD)))
             if self.inject in ("par", "merge"):
                 memory["image"] = image

@@ -48,7 +48,7 @@ def mean(name: str, value_B: np.ndarray) -> Sums:
 
 
 COUNTS = {"vocabulary": 0, "parameters": 0, "seconds": 0, "median_rank": 1, "words": 1}
-COUNTS |= {"perplexity": 2, "bits_per_character": 3}
+COUNTS |= {"perplexity": 2, "bits_per_character": 3, "bits_per_word": 3}
 """What is not a share or a score, and so not multiplied by 100: how many decimals it has."""
 
 

@@ -30,12 +30,13 @@ class CrossEntropy(Objective):
         self.smoothing, self.unlikelihood = smoothing, unlikelihood
 
     def __call__(self, model: CaptionModel, batch: Batch, step: int) -> tuple[Tensor, Logs]:
-        decoder, features = model.decoder, model.encode(batch.images)
-        memory, state = decoder.start(features, rows=len(batch.token_NT))
+        decoder = model.decoder
+        features, memory, state = model.start(batch)
         inputs_NT, targets_NT = batch.token_NT[:, :-1], batch.token_NT[:, 1:]
-        logits_PV, _, kept = decoder(
+        logits_PV, state, kept = decoder(
             inputs_NT, batch.length_N, memory, state, keep=decoder.penalised
         )
+        model.carry(state)
         real_NT = real_positions(batch.length_N, targets_NT.shape[1])
         logits_PV = at_least_float32(logits_PV)
         loss, nll = _NegativeLogLikelihood.apply(logits_PV, targets_NT[real_NT], self.smoothing)
@@ -91,7 +92,7 @@ class ScheduledSampling(Objective):
 
     def __call__(self, model: CaptionModel, batch: Batch, step: int) -> tuple[Tensor, Logs]:
         decoder = model.decoder
-        memory, state = decoder.start(model.encode(batch.images), rows=len(batch.token_NT))
+        _, memory, state = model.start(batch)
         share, T = self.true_share(step), int(batch.length_N.max())
         read_N, logits, targets = batch.token_NT[:, 0], [], []
         for t in range(T):
@@ -103,6 +104,9 @@ class ScheduledSampling(Objective):
             with torch.no_grad():
                 own_N = at_least_float32(logits_NV).softmax(1).multinomial(1)[:, 0]
             read_N = torch.where(true_N, batch.token_NT[:, t + 1], own_N)
+        model.carry(
+            state
+        )  # of rows that are over, whatever it is: a chunk is cut by a document's end
         logits_PV = at_least_float32(torch.cat(logits))
         smoothing = self.cross_entropy.smoothing
         loss, nll = _NegativeLogLikelihood.apply(logits_PV, torch.cat(targets), smoothing)

@@ -1,0 +1,85 @@
+"""LanguageModel: a decoder without an image, over characters or words, that reads on and on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captioner import tokenizers
+from captioner.decoders.recurrent import Recurrent
+from captioner.directory import Model
+from captioner.rules import forbid
+from captioner.search.base import Strategy
+from captioner.targets import make
+from captioner.types import BOS, UNK, InputError, Memory, State, TextBatch
+
+
+class LanguageModel(Model):
+    """decoder.start(None, rows), then `step` after `step`; in training the state goes on from
+    chunk to chunk of a text, and its gradient does not: truncated backpropagation through time.
+
+    state: where the training streams are, None before the first chunk.
+    """
+
+    state: State | None = None
+
+    def start(self, batch: TextBatch) -> tuple[None, Memory, State]:
+        """The state that the streams of a chunk begin with: the one carried, or a fresh one."""
+        memory, fresh = self.decoder.start(None, len(batch.token_NT))
+        if self.state is None:
+            return None, memory, fresh
+        state = {
+            name: entry.where(batch.fresh_N[:, None], self.state[name])
+            for name, entry in fresh.items()
+        }
+        return None, memory, state
+
+    def carry(self, state: State) -> None:
+        """Keeps the state after a chunk, cut off from what computed it."""
+        self.state = {name: entry.detach() for name, entry in state.items()}
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model directory."""
+        self.write(Path(folder))
+
+    def go_on(self, prompt: str, strategy: Strategy, numbers: Sequence[int] = (0,)) -> list[str]:
+        """What follows the prompt, best first, for each of `numbers` the strategy's n texts.
+
+        Raises InputError for a unit of the prompt that the model does not know.
+        """
+        ids = [BOS, *self.tokenizer.encode(prompt)]
+        if unknown := [u for u in self.tokenizer.split(prompt) if u not in self.tokenizer.ids]:
+            raise InputError(f"the model does not know {unknown[0]!r}: leave it out of the prompt")
+        rows = strategy.rows * len(numbers)
+        device = next(self.decoder.parameters()).device
+        with torch.inference_mode():
+            memory, state = self.decoder.start(None, 1)
+            if len(ids) > 1:
+                read_1T = torch.tensor([ids[:-1]], device=device)
+                length_1 = torch.tensor([len(ids) - 1], device=device)
+                _, state, _ = self.decoder(read_1T, length_1, memory, state)
+            state = {name: entry.expand(rows, *entry.shape[1:]) for name, entry in state.items()}
+            last = ids[-1]
+
+            def step(token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
+                return self.decoder.step(token_N.masked_fill(token_N == BOS, last), memory, state)
+
+            found = strategy(step, memory, state, [forbid(UNK)], list(numbers))
+        return [self.tokenizer.decode(row) for rows in found.token_BKT.tolist() for row in rows]
+
+
+def build(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> LanguageModel:
+    """{"decoder": {"_target_": .., ..}} -> a language model with fresh weights.
+
+    Raises InputError for a decoder that is no Recurrent, and for an option that it does not have.
+    """
+    decoder = make(
+        config["decoder"],
+        "captioner.decoders",
+        Recurrent,
+        vocab_size=len(tokenizer),
+        feature_size=0,
+    )
+    return LanguageModel(decoder, tokenizer, {"encoder": None, "decoder": config["decoder"]})

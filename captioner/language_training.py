@@ -1,0 +1,125 @@
+"""Training language models: text as data, and what a validation of them is."""
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from captioner import files, processes
+from captioner.checkpoints import Checkpoints
+from captioner.epochs import EpochData
+from captioner.language import LanguageModel
+from captioner.loop import Loop
+from captioner.objectives.base import Objective
+from captioner.objectives.cross_entropy import CrossEntropy
+from captioner.search import Strategy
+from captioner.text import Corpus, Streams
+from captioner.types import EOS, State, TextBatch
+
+STAGES = ("at first", "train more", "train more", "train more")
+"""The lecture's words for what its samples show."""
+
+
+class TextData(EpochData):
+    """batch_size: streams in each process. bptt: tokens of a chunk. `words`: of a batch."""
+
+    def __init__(self, train: Corpus, val: Corpus, batch_size: int, bptt: int, seed: int = 0):
+        super().__init__({"tokens": len(train)}, workers=0)
+        self.train, self.val = train, val
+        self.batch_size, self.bptt, self.seed = batch_size, bptt, seed
+        self.words = batch_size * bptt
+
+    def epoch(self, number: int) -> Streams:
+        return Streams(self.train, self.batch_size, self.bptt, self.seed, number, *self.share)
+
+    def validation(self) -> Streams:
+        return Streams(self.val, self.batch_size, self.bptt, None, 0, *self.share)
+
+
+class LanguageTraining(Loop):
+    """Trains a LanguageModel; validates by bits per unit of text (a character, or a word).
+
+    What the ends of documents cost is in the bits, and they are no units. strategy, prompt: of the
+    sample that each validation writes to `samples`, and to TensorBoard. options: see `Loop`.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        objective: Objective,
+        strategy: Strategy,
+        prompt: str,
+        samples: Path,
+        optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer],
+        **options: Any,
+    ):
+        super().__init__(model, objective, optimizer, {"decoder": {}}, **options)
+        self.strategy, self.prompt, self.samples = strategy, prompt, samples
+        self.training_state: State | None = None
+        self.val_sums = (0.0, 0.0)  # nll, units
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Where the streams of all processes are."""
+        state = self.model.state or {}
+        checkpoint["streams"] = {k: processes.gather_rows(v).cpu() for k, v in state.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        rank, device = processes.rank(), self.device
+        state = {name: rows[rank].to(device) for name, rows in checkpoint["streams"].items()}
+        self.model.state = state or None
+
+    def on_validation_epoch_start(self) -> None:
+        self.training_state, self.kept.state = self.model.state, None
+        self.val_sums = (0.0, 0.0)
+
+    def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
+        if batch_idx == 0 and isinstance(self.trainer.checkpoint_callback, Checkpoints):
+            self.model.state, state = self.training_state, self.model.state
+            self.trainer.checkpoint_callback.before_validation(self.trainer)
+            self.model.state = state
+        _, logs = CrossEntropy()(self.kept, batch, self.global_step)  # type: ignore[arg-type]
+        units = float(batch.length_N.sum() - (batch.token_NT[:, 1:] == EOS).sum())
+        nll, all_units = self.val_sums
+        self.val_sums = nll + float(logs["nll"]), all_units + units
+
+    def on_validation_epoch_end(self) -> None:
+        self.kept.state = None
+        self.model.state = self.training_state
+        nll, units = (sum(values) for values in zip(*processes.gather(self.val_sums)))
+        self.log("val/nll", nll / units)
+        self.log("val/bits", nll / units / math.log(2), prog_bar=True)
+        if self.trainer.is_global_zero:
+            self._show(nll / units / math.log(2))
+
+    def _show(self, bits: float) -> None:
+        """A sample of what it writes now."""
+        was = self.kept.training
+        self.kept.eval()
+        text = self.prompt + self.kept.go_on(self.prompt, self.strategy)[0]
+        self.kept.train(was)
+        stage = STAGES[min(self.current_epoch, len(STAGES) - 1)]
+        head = f"{stage}: epoch {self.current_epoch}, step {self.global_step}, {bits:.3f} bits"
+        entry = f"== {head}\n{text}\n\n".encode()
+        if not self.samples.exists() or entry not in self.samples.read_bytes():  # a run went on
+            files.append(self.samples, entry)
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("sample", f"```\n{text}\n```", self.global_step)
+
+
+def bits(model: LanguageModel, corpus: Corpus, batch_size: int, bptt: int) -> float:
+    """Bits per unit of a corpus, in `batch_size` streams, on the model's device."""
+    model.eval()
+    device = next(model.parameters()).device
+    kept, model.state = model.state, None
+    streams, nll = Streams(corpus, batch_size, bptt, None), 0.0
+    with torch.inference_mode():
+        for number in range(len(streams)):
+            batch = TextBatch(*(part.to(device) for part in streams[number]))
+            nll += float(CrossEntropy()(model, batch, 0)[1]["nll"])  # type: ignore[arg-type]
+    model.state = kept
+    units = len(corpus) - (len(corpus.start_D) - 1)
+    return nll / units / math.log(2)

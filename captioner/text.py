@@ -1,0 +1,216 @@
+"""Texts as streams of tokens: files, one memory-mapped row of ids, B streams, chunks.
+
+Truncated backpropagation through time (Williams and Peng 1990, the lecture) reads each stream chunk
+by chunk: the state goes on, the gradient does not. Documents lie one after the other, each as
+
+    bos unit unit .. unit eos
+
+and the state begins anew at each bos. Order is a pure function of (seed, epoch), so that going on
+in the middle of an epoch is skipping to a chunk number.
+"""
+
+import hashlib
+import os
+import sysconfig
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from captioner import files
+from captioner.tokenizers import Tokenizer
+from captioner.types import BOS, EOS, PAD, InputError, TextBatch
+
+PIECE = 1 << 20
+"""Bytes of text that are held at once."""
+FEW = 20
+"""Documents: from so many on some of them are the validation, with fewer the end of each is."""
+
+
+class Document(NamedTuple):
+    """Whole lines of a UTF-8 file."""
+
+    path: Path
+    begin: int
+    end: int
+
+    def pieces(self) -> Iterator[str]:
+        """The text, some lines at a time. Raises InputError naming the file and the place."""
+        with open(self.path, "rb") as file:
+            file.seek(self.begin)
+            while (left := self.end - file.tell()) > 0:
+                at = file.tell()
+                piece = file.read(min(left, PIECE))
+                if len(piece) < left and not piece.endswith(b"\n"):
+                    piece += file.readline()
+                if not piece:
+                    raise InputError(f"{self.path}: it became shorter while it was read")
+                try:
+                    text = piece.decode("utf-8-sig" if at == 0 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise InputError(
+                        f"{self.path}: no UTF-8 text at byte {at + error.start}: convert it, or "
+                        "choose files by data.pattern, such as *.txt"
+                    ) from None
+                yield text.replace("\r\n", "\n")
+
+
+def documents(path: str, pattern: str = "*") -> list[Document]:
+    """A file; those of a folder and the folders in it whose names match; or `python`, the modules
+    at the top of the standard library of the Python that runs this (PSF licence).
+
+    Empty files are left out. Raises InputError where there is none.
+    """
+    if path == "python":
+        folder = Path(sysconfig.get_paths()["stdlib"])
+        found = sorted(folder.glob("*.py"))
+    elif Path(path).is_dir():
+        found = sorted(
+            Path(folder, name)
+            for folder, folders, names in os.walk(path)
+            for name in names
+            if Path(name).match(pattern)
+        )
+    elif Path(path).is_file():
+        found = [Path(path)]
+    else:
+        raise InputError(f"data.path={path}: no such file or folder (or `python`)")
+    sizes = [(file, file.stat().st_size) for file in found]
+    some = [Document(file, 0, size) for file, size in sizes if size]
+    if not some:
+        raise InputError(f"data.path={path}: no text in it (data.pattern={pattern})")
+    return some
+
+
+def split(some: Sequence[Document], share: float) -> tuple[list[Document], list[Document]]:
+    """Training and validation: of many documents some, chosen by their names; of few the ends."""
+    if not 0 < share < 1:
+        raise InputError(f"data.val_share={share}: give a number between 0 and 1")
+    if len(some) >= FEW:
+        common = os.path.commonpath([document.path.parent for document in some])
+        names = [document.path.relative_to(common).as_posix() for document in some]
+        chosen = [_fraction(name) < share for name in names]
+        train = [document for document, val in zip(some, chosen) if not val]
+        val = [document for document, val in zip(some, chosen) if val]
+    else:
+        ends = [_line_after(document, 1 - share) for document in some]
+        train = [d._replace(end=end) for d, end in zip(some, ends) if end > d.begin]
+        val = [d._replace(begin=end) for d, end in zip(some, ends) if end < d.end]
+    if not train or not val:
+        raise InputError(
+            f"data.val_share={share}: leaves nothing to {'validate' if train else 'train'} on: "
+            "give another share, or a longer text with more lines"
+        )
+    return train, val
+
+
+def _fraction(name: str) -> float:
+    return (
+        int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:6]) / 2**48
+    )
+
+
+def _line_after(document: Document, share: float) -> int:
+    """Where the line ends that this share of the document ends in."""
+    with open(document.path, "rb") as file:
+        file.seek(document.begin + int(share * (document.end - document.begin)))
+        file.readline()
+        return min(file.tell(), document.end)
+
+
+class Corpus:
+    """The ids of documents, memory-mapped, and where each begins: start_D and the end of the last.
+
+    They are encoded once, into `folder`, in a file named by what it holds.
+    """
+
+    def __init__(self, some: Sequence[Document], tokenizer: Tokenizer, folder: Path):
+        digest = hashlib.sha256(tokenizer.digest().encode())
+        for document in some:
+            digest.update(
+                f"{document.path}:{document.begin}:{document.end}\n".encode(errors="replace")
+            )
+            for piece in document.pieces():
+                digest.update(piece.encode())
+        self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
+        path = folder / f"{digest.hexdigest()[:20]}.ids"
+        table = path.with_suffix(".npy")
+        if not (path.exists() and table.exists()):
+            files.make_folder(folder)
+            self._encode(some, tokenizer, path, table)
+        self.start_D = np.load(table, allow_pickle=False)
+        self.ids = np.memmap(path, self.dtype, "r")
+
+    def _encode(
+        self, some: Sequence[Document], tokenizer: Tokenizer, path: Path, table: Path
+    ) -> None:
+        starts, size = [0], 0
+        part = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            with open(part, "wb") as file:
+                for document in some:
+                    for ids in ([BOS], *map(tokenizer.encode, document.pieces()), [EOS]):
+                        file.write(np.array(ids, self.dtype).tobytes())
+                        size += len(ids)
+                    starts.append(size)
+            np.save(table, np.array(starts))
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def __len__(self) -> int:
+        """What a model says of it: all units and ends."""
+        return int(self.start_D[-1]) - (len(self.start_D) - 1)
+
+
+class Streams:
+    """An epoch's chunks by number, each of B rows: the documents in a random order, cut into chunks
+    of `bptt` tokens, of which each stream has equally many, one after the other.
+
+    A stream that begins in the middle of a document begins with no memory of it. With several
+    processes each has B streams of its own.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        batch_size: int,
+        bptt: int,
+        seed: int | None = 0,
+        epoch: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.corpus, self.batch_size, self.bptt = corpus, batch_size, bptt
+        length_D = np.diff(corpus.start_D) - 1  # tokens to be said
+        order_D = np.arange(len(length_D))
+        if seed is not None:
+            order_D = np.random.default_rng([seed, epoch]).permutation(len(length_D))
+        chunks_D = -(-length_D[order_D] // bptt)
+        self.order_D, self.first_D = order_D, chunks_D.cumsum() - chunks_D
+        self.chunks = int(chunks_D.sum())
+        self.steps = -(-self.chunks // (batch_size * world))
+        self.stream_N = rank * batch_size + np.arange(batch_size)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, number: int) -> TextBatch:
+        chunk_N = self.stream_N * self.steps + number
+        real_N = chunk_N < self.chunks
+        place_N = np.searchsorted(self.first_D, np.minimum(chunk_N, self.chunks - 1), "right") - 1
+        begin_N = (chunk_N - self.first_D[place_N]) * self.bptt
+        start_N = self.corpus.start_D[self.order_D[place_N]]
+        end_N = self.corpus.start_D[self.order_D[place_N] + 1] - 1
+        at_N = start_N + begin_N
+        length_N = np.where(real_N, np.minimum(end_N - at_N, self.bptt), 0)
+        token_NT = np.full((self.batch_size, max(int(length_N.max()), 1) + 1), PAD, np.int64)
+        for row, (at, length) in enumerate(zip(at_N.tolist(), length_N.tolist())):
+            if length:
+                token_NT[row, : length + 1] = self.corpus.ids[at : at + length + 1]
+        fresh_N = (begin_N == 0) | (number == 0)
+        return TextBatch(
+            torch.from_numpy(token_NT), torch.from_numpy(length_N), torch.from_numpy(fresh_N)
+        )

@@ -1,0 +1,89 @@
+"""What train.py does for language models: texts, judged by bits per character (or word)."""
+
+import os
+from pathlib import Path
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from captioner import config, evaluation, files, language, saved, targets, text, tokenizers
+from captioner.language_training import LanguageTraining, TextData, bits
+from captioner.objectives.base import Objective
+from captioner.types import InputError
+
+MONITOR, MODE = "val/bits", "min"
+
+
+def make(
+    cfg: DictConfig, trainer: pl.Trainer, run_dir: Path
+) -> tuple[LanguageTraining, TextData, list[str]]:
+    """The model and its texts; nothing of them is left out."""
+    objective = targets.make(config.plain(cfg.objective), "captioner.objectives", Objective)
+    if objective.rewarded:
+        raise InputError("objective: rewards are of captions; a language model has cross_entropy")
+    strategy = config.make_strategy(cfg.search)
+    optimizer = config.make_optimizer(cfg.optimizer, trainer.precision)
+    train, val = text.split(text.documents(cfg.data.path, cfg.data.pattern), cfg.data.val_share)
+    pieces = (piece for document in train for piece in document.pieces())
+    old = saved.read(cfg.model.init_from) if cfg.model.init_from else None
+    tokenizer = tokenizers.train(pieces, **config.plain(cfg.tokenizer))
+    if old is not None:
+        tokenizer = old.tokenizer.grown(tokenizer)
+    model = language.build({"decoder": config.plain(cfg.decoder)}, tokenizer)
+    if old is not None:
+        saved.start_from(model, old, cfg.model.init_from)
+    folder = _cache(cfg)
+    data = TextData(
+        text.Corpus(train, tokenizer, folder),
+        text.Corpus(val, tokenizer, folder),
+        batch_size=cfg.data.batch_size,
+        bptt=cfg.data.bptt,
+        seed=cfg.seed,
+    )
+    training = LanguageTraining(
+        model,
+        objective,
+        strategy,
+        cfg.data.prompt,
+        run_dir / "samples.txt",
+        optimizer,
+        ema=cfg.ema,
+        warmup=cfg.warmup,
+        schedule=cfg.schedule,
+        seed=cfg.seed,
+        count=data.words,
+        summed=cfg.loss == "sum",
+    )
+    return training, data, []
+
+
+def evaluate(
+    cfg: DictConfig,
+    trainer: pl.Trainer,
+    training: LanguageTraining,
+    data: TextData,
+    run_dir: Path,
+) -> float:
+    """Bits of the best model on the validation text."""
+    model = saved.read(run_dir / "model")
+    assert isinstance(model, language.LanguageModel)
+    model.to(trainer.strategy.root_device)
+    found = bits(model, data.val, data.batch_size, data.bptt)
+    if trainer.is_global_zero:
+        unit = {"char": "character"}.get(model.tokenizer.kind, model.tokenizer.kind)
+        origin = {
+            "data": config.plain(cfg.data),
+            "model": {str(run_dir / "model"): files.digest(run_dir / "model/model.safetensors")},
+        }
+        evaluation.write(run_dir, {"corpus": {f"bits_per_{unit}": found}, "origin": origin})
+        print(
+            f"{found:.4f} bits a {unit} of {len(data.val)} held out; {run_dir / 'samples.txt'} "
+            f"shows how it wrote; let it write with\n"
+            f"  python -m captioner.sample {run_dir / 'model'}"
+        )
+    return found
+
+
+def _cache(cfg: DictConfig) -> Path:
+    user_cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(cfg.data.cache or f"{user_cache}/captioner/text").expanduser()
