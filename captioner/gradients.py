@@ -1,5 +1,6 @@
-"""`python -m captioner.gradients MODEL DATA`: how gradients flow back through a captioner, and how
-open its gates are (in the layers of a Recurrent decoder); as JSON and as a figure.
+"""`python -m captioner.gradients MODEL DATA`: how gradients flow back through a captioner or a
+language model, and how open its gates are (in the layers of a Recurrent decoder); as JSON and as a
+figure.
 
     dL/dh_{t-1} = (dh_t/dh_{t-1})^T dL/dh_t
 
@@ -11,6 +12,7 @@ dc_t/dc_{t-1} is its forget gate: the uninterrupted path.
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioner import cells, data, files, model, records, saved
+from captioner import cells, data, files, model, records, saved, text
 from captioner.decoders.base import Decoder, real_positions
 from captioner.encoders import CNN
+from captioner.language import LanguageModel
+from captioner.tokenizers import Tokenizer
 from captioner.types import Features, InputError, State
 
 
@@ -108,22 +112,42 @@ def saturation(
     }
 
 
-def inspect(captioner: model.CaptionModel, some: Sequence[records.Record]) -> dict[str, Any]:
-    """All of it, for a model and the first caption of each of these pictures, as JSON has it."""
-    captioner.eval()
-    decoder = captioner.decoder
+Some = tuple[Features | None, Tensor, Tensor]
+"""features, token_NT, length_N: what `flow` asks for."""
+
+
+def captions(captioner: model.CaptionModel, some: Sequence[records.Record]) -> Some:
+    """The first caption of each of these pictures."""
     assert isinstance(captioner.encoder, CNN)
     source = data.Pixels([record.image for record in some], captioner.encoder.preprocess)
     first = [[captioner.tokenizer.targets(record.captions[0])] for record in some]
     batch = data.make_batch(source, range(len(some)), None, first, captions=1)
-    token_NT, length_N = batch.token_NT, batch.length_N
     with torch.no_grad():
-        features = captioner.encode(batch.images)
+        return captioner.encode(batch.images), batch.token_NT, batch.length_N
+
+
+def chunks(
+    some: Sequence[text.Document], tokenizer: Tokenizer, rows: int, steps: int = 100
+) -> Some:
+    """As many chunks of a text, evenly spaced, each read without what comes before it."""
+    with tempfile.TemporaryDirectory() as folder:
+        streams = text.Streams(text.Corpus(some, tokenizer, Path(folder)), rows, steps, None)
+        token_NT, length_N, _ = streams[0]
+    return None, token_NT[length_N > 0], length_N[length_N > 0]
+
+
+def inspect(
+    decoder: Decoder, features: Features | None, token_NT: Tensor, length_N: Tensor
+) -> dict[str, Any]:
+    """All of it, as JSON has it."""
+    decoder.eval()
     gradient = flow(decoder, features, token_NT, length_N)
     if not gradient:
         raise InputError(f"a {type(decoder).__name__} has no recurrent state to follow")
-    pooled_BD, *more = features
-    one = Features(pooled_BD[:1], *(None if x is None else x[:1] for x in more))
+    one = None
+    if features is not None:
+        pooled_BD, *more = features
+        one = Features(pooled_BD[:1], *(None if x is None else x[:1] for x in more))
     found: dict[str, Any] = {
         "gradient": gradient,
         "W_hh": weight_norms(decoder),
@@ -177,19 +201,21 @@ def draw(found: dict[str, Any], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0, or 2 for an error."""
     parser = argparse.ArgumentParser(
-        "captioner.gradients", description="Gradient flow and gates of a captioner."
+        "captioner.gradients",
+        description="Gradient flow and gates of a captioner, or of a language model.",
     )
     parser.add_argument("model", metavar="MODEL", help="the folder model/ of a run")
-    parser.add_argument("data", metavar="DATA", type=Path, help="a folder as data.root")
+    parser.add_argument(
+        "data", metavar="DATA", type=Path, help="a folder as data.root; for a language model, text"
+    )
     parser.add_argument("--split", default="val")
-    parser.add_argument("--limit", type=int, default=64, help="pictures (default 64)")
+    parser.add_argument(
+        "--limit", type=int, default=64, help="pictures, or chunks of text (default 64)"
+    )
     parser.add_argument("--out", type=Path, default=Path(), help="for gradients.json and .png")
     options = parser.parse_args(argv)
     try:
-        some = [r for r in records.read(options.data, options.split) if r.captions]
-        if not some:
-            raise InputError(f"{options.data}: no captions in the split {options.split}")
-        found = inspect(saved.load(options.model), some[: max(1, options.limit)])
+        found = inspect(*_read(options))
         files.make_folder(options.out)
         files.write(options.out / "gradients.json", json.dumps(found, indent=1))
         draw(found, options.out / "gradients.png")
@@ -201,6 +227,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"|dL/d{name}|: {norms[0]:.2e} at the loss, {far}")
     print(f"everything is in {options.out / 'gradients.json'} and gradients.png")
     return 0
+
+
+def _read(options: argparse.Namespace) -> tuple[Decoder, Features | None, Tensor, Tensor]:
+    """The decoder, and what it is to read."""
+    made, rows = saved.read(options.model), max(1, options.limit)
+    if isinstance(made, LanguageModel):
+        return made.decoder, *chunks(text.documents(str(options.data)), made.tokenizer, rows)
+    some = [r for r in records.read(options.data, options.split) if r.captions]
+    if not some:
+        raise InputError(f"{options.data}: no captions in the split {options.split}")
+    return made.eval().decoder, *captions(made, some[:rows])
 
 
 def _vectors(state: State) -> State:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_resume import ROOT, different, in_process, in_processes
 
-from captioner import checkpoints, language, saved, text, tokenizers
+from captioner import checkpoints, gradients, language, sample, saved, text, tokenizers
 from captioner.cells import CELLS
 from captioner.language_training import LanguageTraining, bits
 from captioner.objectives.cross_entropy import CrossEntropy, ScheduledSampling
@@ -36,7 +36,7 @@ def corpus(model, tmp_path, content=WORDS * 3):
     return text.Corpus(text.documents(str(path)), model.tokenizer, tmp_path)
 
 
-def gradients(model, streams):
+def learned(model, streams):
     """The sum of the losses of all chunks, and its gradients."""
     model.zero_grad()
     model.state = None
@@ -55,9 +55,9 @@ def test_the_carried_state_is_that_of_an_unbroken_pass(tmp_path, cell, layers):
     data = corpus(model, tmp_path)
     whole, chunked = (text.Streams(data, 1, bptt, None) for bptt in (10**6, 7))
     assert len(whole) == 1 and len(chunked) > 10
-    unbroken, full = gradients(model, whole)
+    unbroken, full = learned(model, whole)
     after = model.state
-    summed, cut = gradients(model, chunked)
+    summed, cut = learned(model, chunked)
     assert summed == pytest.approx(unbroken, abs=1e-9)
     for name, entry in after.items():
         torch.testing.assert_close(model.state[name], entry, atol=1e-9, rtol=0)
@@ -77,7 +77,7 @@ def test_a_chunk_that_covers_the_document_has_the_whole_gradient(tmp_path):
         torch.cat(logits), token_1T[0, 1:], reduction="sum"
     ).backward()
     full = [p.grad.clone() for p in model.decoder.parameters()]
-    _, found = gradients(model, text.Streams(data, 1, len(data), None))
+    _, found = learned(model, text.Streams(data, 1, len(data), None))
     for one, other in zip(found, full):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=0)
 
@@ -300,6 +300,27 @@ def test_two_processes_have_streams_of_their_own_and_go_on(options, tmp_path):
     scores = [json.loads((run / "scores.json").read_text()) for run in (whole, alone)]
     bits = [score["corpus"]["bits_per_character"] for score in scores]
     assert bits[0] == pytest.approx(bits[1], abs=0.02)
+
+
+def test_it_writes_and_shows_its_gradients(tmp_path, capsys):
+    """The commands on a model directory."""
+    made = make(layers=1)
+    made.decoder.float()
+    made.save(tmp_path / "model")
+    order = [str(tmp_path / "model"), "--prompt", "the cat", "--length", "9", "--seed", "3"]
+    assert sample.main(order) == sample.main(order) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("the cat") and said[: len(said) // 2] == said[len(said) // 2 :]
+    for way in (["--greedy"], ["--beam=3"], ["--n=3", "--top-k=4", "--top-p=0.9"]):
+        assert sample.main([*order, *way]) == 0
+    for wrong in (["--greedy", "--beam=2"], ["--prompt=Z"], ["--length=0"], ["--temperature=0"]):
+        assert sample.main([*order, *wrong]) == 2
+    assert "error: " in capsys.readouterr().err
+    (tmp_path / "text.txt").write_text(WORDS * 9)
+    order = [str(tmp_path / "model"), str(tmp_path / "text.txt"), "--limit=3"]
+    assert gradients.main([*order, f"--out={tmp_path / 'out'}"]) == 0
+    found = json.loads((tmp_path / "out/gradients.json").read_text())
+    assert set(found["gradient"]) == {"h0", "c0"} and set(found["gates"]["gates0"]) == set("ifo")
 
 
 def test_hello():

@@ -32,7 +32,7 @@ FLOORS = [
     {"loop", "training", "language_training", "evaluation", "checkpoints"},
     {"report"},
     {"frequencies", "config", "sources", "runs", "phases", "captions_task", "text_task"},
-    {"__main__", "__init__", "gradients", "compare", "submission", "export"},
+    {"__main__", "__init__", "gradients", "compare", "submission", "export", "sample"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 LIGHTNING = {
