@@ -16,6 +16,7 @@ from laws import (
     randomised,
     tokens,
 )
+from test_language_model import assert_equal_runs as assert_equal_texts
 from test_processes import TORCHRUN
 from test_resume import ROOT, assert_equal_runs, in_process, in_processes
 from test_rules import RULES
@@ -29,7 +30,7 @@ from captioner.decoders.recurrent import Recurrent
 from captioner.decoders.transformer import Transformer
 from captioner.encoders import Timm
 from captioner.rules import Include
-from captioner.search import Beam, Greedy, Sample, StochasticBeam
+from captioner.search import Beam, Consensus, Greedy, Sample, StochasticBeam
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -92,6 +93,19 @@ def test_a_run_that_goes_on_ends_the_same(options, tmp_path, objective, mishap, 
     assert in_process(*extra, f"run_dir={tmp_path / 'cut'}", mishap=mishap) > 128
     assert in_process(f"resume={tmp_path / 'cut'}") == 0
     assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
+def test_a_language_model_goes_on_with_its_streams(tmp_path, precision):
+    extra = ["experiment=charlm", f"data.path={ROOT / 'LICENSE'}", f"data.cache={tmp_path}"]
+    extra += ["decoder.embed_size=16", "decoder.hidden_size=16", "data.batch_size=4"]
+    extra += ["data.bptt=50", "trainer.max_epochs=2", "trainer.log_every_n_steps=1"]
+    extra += [f"trainer.precision={precision}", "+trainer.deterministic=true"]
+    extra += ["search.max_length=20"]
+    assert in_process(*extra, f"run_dir={tmp_path / 'whole'}") == 0
+    assert in_process(*extra, f"run_dir={tmp_path / 'cut'}", mishap="SIGTERM:0:0:9") > 128
+    assert in_process(f"resume={tmp_path / 'cut'}") == 0
+    assert_equal_texts(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_one_process_of_a_group_is_one_process(options, tmp_path):
@@ -170,6 +184,7 @@ def test_every_decoder_computes_there_what_it_computes_here(name):
         Beam(4, n=4, max_length=6, groups=2),
         Sample(n=3, top_k=5, typical_p=0.9, max_length=6),
         StochasticBeam(3, max_length=6),
+        Consensus(4, n=4, samples=9, max_length=6),
     ],
 )
 def test_every_strategy_says_there_what_it_says_here(strategy):

@@ -324,27 +324,33 @@ def test_it_writes_and_shows_its_gradients(tmp_path, capsys):
 
 
 def test_hello():
-    """The lecture's first example: after "h", "e", "l", "l" the scores of h, e, l, o."""
+    """The lecture's first example: what the page says of "h", "e", "l", "l"."""
     units = ["h", "e", "l", "o"]
     tokenizer = tokenizers.Char(units, 10)
     decoder = {"_target_": "captioner.decoders.recurrent.Recurrent", "cell": "RNN", "dropout": 0.0}
     model = language.build(
         {"decoder": decoder | {"hidden_size": 3, "one_hot": True}}, tokenizer
     ).decoder.double()
-    W_xh = np.array([[0.5, -0.3, 0.8, 0.1], [-0.9, 0.4, 0.2, 0.7], [0.3, 0.6, -0.5, -0.2]])
-    W_hh = np.array([[0.2, -0.4, 0.1], [0.5, 0.3, -0.6], [-0.1, 0.8, 0.4]])
-    W_hy = np.array([[1.0, -0.7, 0.2], [0.3, 0.9, -1.1], [-0.8, 0.4, 0.6], [0.5, -0.2, 0.9]])
+    W_xh = np.array([[-1, 0, 1, 0], [1, 0, 0, 0], [2, -1, -1, 0]])
+    W_hh = np.array([[0, 0, -1], [-2, 0, 0], [0, -1, 0]])
+    W_hy = np.array([[0, -1, 0], [-2, 1, 2], [0, 3, -3], [2, -3, -2]])
+    page = (ROOT / "docs/language.md").read_text()
     with torch.no_grad():
-        model.cells[0].W_xh.zero_()[:, 4:] = torch.from_numpy(W_xh)
-        model.cells[0].W_hh.copy_(torch.from_numpy(W_hh))
-        model.W_hy.weight.zero_()[4:] = torch.from_numpy(W_hy)
+        model.cells[0].W_xh.zero_()[:, 4:] = torch.from_numpy(W_xh).double()
+        model.cells[0].W_hh.copy_(torch.from_numpy(W_hh).double())
+        model.W_hy.weight.zero_()[4:] = torch.from_numpy(W_hy).double()
         model.W_hy.bias.zero_()
         memory, state = model.start(None, 1)
         h = np.zeros(3)
-        for letter in "hell":
+        for letter, then in zip("hell", "ello"):
             x = np.array([float(unit == letter) for unit in units])
             h = np.tanh(W_xh @ x + W_hh @ h)
             token = torch.tensor(tokenizer.encode(letter))
             logits_NV, state = model.step(token, memory, state)
             assert state["h0"][0].tolist() == pytest.approx(h.tolist(), abs=1e-12)
             assert logits_NV[0, 4:].tolist() == pytest.approx((W_hy @ h).tolist(), abs=1e-12)
+            y = logits_NV[0, 4:]
+            assert units[int(y.argmax())] == then
+            shown = [", ".join(f"{x:.2f}" for x in row) for row in (h, y.tolist())]
+            line = f"| {letter} | {shown[0]} | {shown[1]} | {then} | {y.softmax(0).max():.2f} |"
+            assert line in page

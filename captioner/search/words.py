@@ -114,37 +114,55 @@ def _roll(step, memory, state, rules, numbers, rows, max_length, choose) -> Capt
     said_NT[:, 0] = BOS
     log_prob_N = torch.zeros(N, device=device)
     error_B: list[str | None] = [None] * (N // rows)
-    row_n = torch.arange(N, device=device)  # the rows still in the batch
+    # What follows is cut to the rows n of images that are still in the batch.
+    row_n, number_n, word_n = torch.arange(N, device=device), number_N, said_NT[:, 0]
+    live_n = torch.ones_like(word_n, dtype=torch.bool)
     log_softmax = LogSoftmax()
     for t in range(max_length):
-        prefix_nt = said_NT[row_n, : t + 1]
-        logits_nV, state = step(prefix_nt[:, -1], memory, state)
+        whole = len(row_n) == N
+        prefix_nt = said_NT[:, : t + 1] if whole else said_NT[row_n, : t + 1]
+        logits_nV, state = step(word_n, memory, state)
         true_nV = log_softmax(logits_nV)
         log_prob_N = log_prob_N.to(true_nV.dtype)
-        allowed_nV = apply(rules, prefix_nt, true_nV, number_N[row_n])
-        live_n = (prefix_nt[:, -1] != EOS) & (prefix_nt[:, -1] != PAD)
+        allowed_nV = apply(rules, prefix_nt, true_nV, number_n)
+        gone_n = ~live_n
         best_n = allowed_nV.amax(1)
-        check(not best_n[live_n].isnan().any(), "the decoder gives NaN: its training has diverged")
-        dead_n = live_n & (best_n == -torch.inf)
-        for n in dead_n.nonzero()[:, 0].tolist():
-            one = slice(n, n + 1)
-            error_B[int(row_n[n]) // rows] = blame(
-                rules, prefix_nt[one], true_nV[one], number_N[row_n[one]]
+        if not bool((gone_n | (best_n > -torch.inf)).all()):  # NaN is not greater either
+            check(
+                not best_n[live_n].isnan().any(), "the decoder gives NaN: its training has diverged"
             )
-        live_n = live_n & ~dead_n
-        allowed_nV = allowed_nV.where(live_n[:, None], true_nV)  # there is something to choose
-        word_n = choose(allowed_nV, row_n, t).masked_fill(~live_n, PAD)
-        gain_n = allowed_nV.gather(1, word_n[:, None])[:, 0].masked_fill(~live_n, 0.0)
-        log_prob_N[row_n] += gain_n.masked_fill(dead_n, -torch.inf)
-        said_NT[row_n, t + 1] = word_n
-        going_b = (live_n & (word_n != EOS)).view(-1, rows).any(1)
-        if not going_b.any():
+            dead_n = live_n & (best_n == -torch.inf)
+            for n in dead_n.nonzero()[:, 0].tolist():
+                one = slice(n, n + 1)
+                error_B[int(row_n[n]) // rows] = blame(
+                    rules, prefix_nt[one], true_nV[one], number_n[one]
+                )
+            log_prob_N[row_n[dead_n]] = -torch.inf
+            live_n, gone_n = live_n & ~dead_n, gone_n | dead_n
+        some_are_gone = bool(gone_n.any())
+        if some_are_gone:
+            allowed_nV = allowed_nV.where(live_n[:, None], true_nV)  # there is something to choose
+        word_n = choose(allowed_nV, row_n, t)
+        gain_n = allowed_nV.gather(1, word_n[:, None])[:, 0]
+        if some_are_gone:
+            word_n, gain_n = word_n.masked_fill(gone_n, PAD), gain_n.masked_fill(gone_n, 0.0)
+        if whole:
+            log_prob_N += gain_n
+            said_NT[:, t + 1] = word_n
+        else:
+            log_prob_N[row_n] += gain_n
+            said_NT[row_n, t + 1] = word_n
+        live_n = live_n & (word_n != EOS)
+        going_b = live_n.view(-1, rows).any(1)
+        if not bool(going_b.any()):
             break
-        if not going_b.all():
+        if not bool(going_b.all()):
             going_n = going_b.repeat_interleave(rows)
             memory = {name: entry[going_b] for name, entry in memory.items()}
             state = {name: entry[going_n] for name, entry in state.items()}
-            row_n = row_n[going_n]
+            row_n, number_n, word_n, live_n = (
+                entry[going_n] for entry in (row_n, number_n, word_n, live_n)
+            )
     log_prob_BK = log_prob_N.view(-1, rows)
     for b in (log_prob_BK > -torch.inf).any(1).nonzero()[:, 0].tolist():
         error_B[b] = None  # some of its rows are dead, not all
