@@ -10,6 +10,7 @@ from test_resume import ROOT, different, in_process, in_processes
 
 from captioner import checkpoints, gradients, language, sample, saved, text, tokenizers
 from captioner.cells import CELLS
+from captioner.decoders import fused
 from captioner.language_training import LanguageTraining, bits
 from captioner.objectives.cross_entropy import CrossEntropy, ScheduledSampling
 from captioner.search import Beam, Greedy, Sample
@@ -354,3 +355,21 @@ def test_hello():
             shown = [", ".join(f"{x:.2f}" for x in row) for row in (h, y.tolist())]
             line = f"| {letter} | {shown[0]} | {shown[1]} | {then} | {y.softmax(0).max():.2f} |"
             assert line in page
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("cell", ["LSTM", "RNN", "ReLU"])
+def test_torchs_operation_is_the_loop(cell, rows, monkeypatch):
+    """Logits, states and gradients."""
+    model = make(cell)
+    token_NT = torch.randint(4, len(model.tokenizer), (rows, 11))
+    length_N = torch.full((rows,), 11)
+    state = {name: torch.randn(rows, 7).double() for name in model.decoder.entries}
+    found = []
+    for fits in (fused.fits, lambda cell, packed: False):
+        monkeypatch.setattr(fused, "fits", fits)
+        model.zero_grad()
+        logits_PV, after, _ = model.decoder(token_NT, length_N, {}, state)
+        (logits_PV[:, 2:].square().sum() + sum(x.sum() for x in after.values())).backward()
+        found.append([logits_PV, *after.values(), *(p.grad for p in model.decoder.parameters())])
+    torch.testing.assert_close(*found, atol=1e-10, rtol=0)

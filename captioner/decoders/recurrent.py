@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner import cells
+from captioner.decoders import fused
 from captioner.decoders.base import (
     WordDecoder,
     add_image,
@@ -168,14 +169,19 @@ class Recurrent(WordDecoder):
         states = []
         kept: dict[str, Tensor] = {}
         for layer, (cell, entry) in enumerate(zip(self.cells, self._by_cell(state))):
-            pre_P = cell.inputs(self.dropout(x_P) if layer else x_P)
-            if layer in images and self.inject == "par":
-                pre_P = pre_P + packed.of_image(images[layer])
-            elif layer in images:  # the first time step's positions stand first
-                now, later = pre_P.tensor_split([packed.sizes_T[0]])
-                first = packed.row_P[: len(now)]
-                pre_P = torch.cat([now + images[layer].index_select(0, first), later])
-            traces, after = scan_cell(cell, pre_P, entry, packed, everything=bool(keep))
+            read_P = self.dropout(x_P) if layer else x_P
+            if not keep and layer not in images and fused.fits(cell, packed):
+                h_P, after = fused.run(cell, read_P, entry, packed)
+                traces = [h_P]
+            else:
+                pre_P = cell.inputs(read_P)
+                if layer in images and self.inject == "par":
+                    pre_P = pre_P + packed.of_image(images[layer])
+                elif layer in images:  # the first time step's positions stand first
+                    now, later = pre_P.tensor_split([packed.sizes_T[0]])
+                    first = packed.row_P[: len(now)]
+                    pre_P = torch.cat([now + images[layer].index_select(0, first), later])
+                traces, after = scan_cell(cell, pre_P, entry, packed, everything=bool(keep))
             x_P = traces[0] + x_P if layer and self.residual else traces[0]
             states.append(after)
             kept |= {f"{name}{layer}": trace for name, trace in zip(cell.entries, traces)}
