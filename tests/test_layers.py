@@ -30,9 +30,9 @@ FLOORS = [
     {"wording", "model", "language", "saved", "objectives", "cache", "data"},
     {"predictions", "likelihood", "clip"},
     {"loop", "training", "language_training", "evaluation", "checkpoints"},
-    {"report"},
+    {"properties", "neurons_page"},
     {"frequencies", "config", "sources", "runs", "phases", "captions_task", "text_task"},
-    {"__main__", "__init__", "gradients", "compare", "submission", "export", "sample"},
+    {"__main__", "__init__", "gradients", "compare", "submission", "export", "sample", "neurons"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 LIGHTNING = {

@@ -1,0 +1,144 @@
+"""Units that tell a property are found, and nothing is found by chance."""
+
+import numpy as np
+import pytest
+import torch
+from test_language_model import make
+
+from captioner import neurons, neurons_page, properties, text
+from captioner.neurons import Reading
+
+CODE = '''"""A module's page."""
+import os  # for "paths"
+
+if os.name == "nt":
+    x = ['a, b', f"{1}", 3]
+'''
+
+
+def marked(name):
+    """The characters for which it is 1."""
+    value = properties.of_text(CODE, code=True)[name]
+    return "".join(c if v == 1 else "." for c, v in zip(CODE, value))
+
+
+def test_strings_comments_and_conditions_of_python():
+    lines = marked("inside a string").split("\n") if "\n" in marked("inside a string") else None
+    assert lines is None  # no line break stands in a string here
+    assert (
+        marked("inside a string").replace(".", "")
+        == '"""A module\'s page""' + '"nt' + "'a, b" + 'f"{1}'
+    )
+    assert marked("inside a comment").strip(".") == '# for "paths'
+    assert marked("inside the condition of an if").strip(".") == 'if os.name == "nt"'
+    values = properties.of_text(CODE, code=True)
+    at = CODE.index("x = ")
+    assert values["indentation of the line"][at] == 4
+    assert np.isnan(values["indentation of the line"][at - 1])
+    assert values["position in the line"][at] == 4
+    assert values["depth of brackets"][CODE.index('f"')] == 1
+    assert values["depth of brackets"][-1] == 0
+
+
+def test_quotes_and_words_of_prose():
+    said = 'He said "no, not I" and left.'
+    values = properties.of_text(said, code=False)
+    inside = "".join(c for c, v in zip(said, values["inside quotes"]) if v)
+    assert inside == '"no, not I'
+    ends = "".join(c for c, v in zip(said, values["last letter of a word"]) if v == 1)
+    assert ends == "edotIdt"
+
+
+def test_properties_of_a_caption():
+    words = "two dogs running on a red ball".split()
+    values = properties.of_caption(words, ["a dog and a man"], ["dog", "cat"])
+    told = {name: [w for w, v in zip(words, value) if v == 1] for name, value in values.items()}
+    assert told["a number"] == ["two"] and told["an object"] == ["dogs", "ball"]
+    assert told["a verb in -ing"] == ["running"] and told["a preposition"] == ["on"]
+    assert told["an article"] == ["a"] and told["a colour"] == ["red"]
+    assert told["dog in the picture"] == words and told["cat in the picture"] == []
+    assert values["position in the sentence"].tolist() == list(range(7))
+
+
+NAMES = [f"unit {u}" for u in range(30)]
+
+
+def readings(count=20, T=200, U=30, seed=0):
+    """Unit 7 knows the number, unit 11 the mark (upside down); nobody knows the third."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        state_TU = rng.normal(size=(T, U))
+        number, mark, none = rng.normal(size=T), rng.random(T) < 0.2, rng.random(T) < 0.5
+        state_TU[:, 7] = number + 0.1 * rng.normal(size=T)
+        state_TU[:, 11] = -3.0 * mark + rng.normal(size=T)
+        number[::5] = np.nan
+        values = {"number": number, "mark": mark.astype(float), "none": none.astype(float)}
+        made.append(Reading(["x"] * T, state_TU, values | {"always": np.ones(T)}))
+    return made
+
+
+def test_the_best_unit_is_found_and_chance_finds_none():
+    found = {one.name: one for one in neurons.search(readings(), NAMES)}
+    assert set(found) == {"number", "mark", "none"}  # "always" cannot be told
+    assert (found["number"].unit, found["mark"].unit) == (7, 11)
+    assert found["number"].numeric and found["number"].score > 0.95
+    assert not found["mark"].numeric and found["mark"].score < 0.05
+    assert abs(found["none"].score - 0.5) < 0.06
+    for one in found.values():
+        assert abs(one.control - (0 if one.numeric else 0.5)) < 0.06
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(1)
+    state_PU, value_P = rng.normal(size=(60, 3)), (rng.random(60) < 0.4).astype(float)
+    expected = [
+        np.mean([[a > b for b in column[value_P == 0]] for a in column[value_P == 1]])
+        for column in state_PU.T
+    ]
+    assert neurons._scores(state_PU, value_P, False) + 0.5 == pytest.approx(np.array(expected))
+
+
+def test_states_are_those_after_each_character(tmp_path):
+    model = make(layers=2)
+    model.decoder.float()
+    (tmp_path / "a.txt").write_text("the cat sat\n")
+    (tmp_path / "b.txt").write_text("on the mat, the dog\n")
+    some = text.documents(str(tmp_path))
+    for reading in neurons.read_texts(model, some, 9):
+        content = "".join(reading.units)
+        memory, state = model.decoder.start(None, 1)
+        with torch.no_grad():
+            for at, token in enumerate([1, *model.tokenizer.encode(content)]):
+                _, state = model.decoder.step(torch.tensor([token]), memory, state)
+                if at:
+                    expected = torch.cat([state[name][0] for name in ("h0", "c0", "h1", "c1")])
+                    assert reading.state_TU[at - 1] == pytest.approx(expected.numpy(), abs=1e-5)
+    assert neurons.labels(model)[7 * 3 + 2] == "c1[2]"
+
+
+def test_the_command_on_text_and_on_captions(tmp_path, model_dir, scenes_dir, capsys):
+    model = make(layers=1)
+    model.decoder.float()
+    model.save(tmp_path / "lm")
+    for n in range(30):
+        (tmp_path / f"{n}.txt").write_text("the cat sat on the mat\nthe dog\n" * 4)
+    out = tmp_path / "sub/page.html"
+    order = [str(tmp_path / "lm"), str(tmp_path), "--pattern=*.txt", f"--out={out}"]
+    assert neurons.main([*order, "--val-share=0"]) == 0
+    assert "position in the line" in capsys.readouterr().out
+    page = out.read_text()
+    assert (
+        page.startswith("<!doctype html>") and "http" not in page and "position in the line" in page
+    )
+    assert neurons.main([str(model_dir), str(scenes_dir), "--split=train", f"--out={out}"]) == 0
+    assert "position in the sentence" in capsys.readouterr().out
+    assert "data:image/jpeg" in out.read_text()
+    assert neurons.main([str(tmp_path / "lm"), str(tmp_path / "none")]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_text_on_the_page_is_escaped():
+    some = [one._replace(units=["<b>"] * 200) for one in readings()]
+    page = neurons_page.page(some, neurons.search(some, NAMES))
+    assert "<b>" not in page and "&lt;b&gt;" in page
