@@ -79,10 +79,11 @@ def page(readings: Sequence[Reading], found: Sequence[Found]) -> str:
             f"{one.score:.3f}, by chance {one.control:.3f}</p>\n"
         )
         about = [r for r in readings if one.name in r.values]
-        about.sort(key=lambda r: -np.nanstd(r.values[one.name][:CHARACTERS]))  # where it varies
-        for reading in about[:SHOWN]:
-            activation = np.tanh(reading.state_TU[:CHARACTERS, one.unit])
-            parts.append(_document(reading, activation))
+        every_T = np.concatenate([r.state_TU[:, one.unit] for r in about])
+        middle, spread = np.median(every_T), max(float(every_T.std()), 1e-9)
+        for reading in _examples(about, one.name):
+            activation_T = reading.state_TU[:CHARACTERS, one.unit]
+            parts.append(_document(reading, np.tanh((activation_T - middle) / spread)))
     colours = "".join(
         f".{sign}{k} {{ background: rgba(var(--{side}), {0.75 * k / LEVELS:.2f}) }}\n"
         for sign, side in (("p", "plus"), ("m", "minus"))
@@ -106,7 +107,7 @@ def page(readings: Sequence[Reading], found: Sequence[Found]) -> str:
 property one half of them chose the unit that tells it best; the score is of the other half. By
 chance: the same search with the values of other places. AUC: 0.5 says nothing, 0 and 1
 everything; r: 0 nothing, -1 and 1 everything.</p>
-<p class="key">tanh of the activation: -1 {key} 1</p>
+<p class="key">tanh of the activation, less its median, by its deviation: -1 {key} 1</p>
 <div class="scroll"><table>
 <tr><th>property</th><th>unit</th><th></th><th>score</th><th>by chance</th></tr>
 {"".join(rows)}
@@ -115,6 +116,20 @@ everything; r: 0 nothing, -1 and 1 everything.</p>
 </body>
 </html>
 """
+
+
+def _examples(about: Sequence[Reading], name: str) -> list[Reading]:
+    """Some in which the property varies, if there are such, from much of it to little."""
+
+    def values(reading: Reading) -> np.ndarray:
+        value_T = reading.values[name][:CHARACTERS]
+        return value_T[~np.isnan(value_T)]
+
+    told = [r for r in about if len(values(r))]
+    some = [r for r in told if values(r).std() > 0] or told
+    some.sort(key=lambda r: -values(r).mean())
+    at = np.linspace(0, len(some) - 1, min(SHOWN, len(some))).astype(int)
+    return [some[i] for i in at]
 
 
 def _document(reading: Reading, activation_T: np.ndarray) -> str:
