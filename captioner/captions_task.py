@@ -50,14 +50,18 @@ def make(
         (caption for record in train for caption in record.captions),
         **config.plain(cfg.tokenizer),
     )
+    decoder, begin = config.decoder_options(cfg.decoder)
     old = saved.load(cfg.model.init_from) if cfg.model.init_from else None
-    if old is not None:
-        tokenizer = old.tokenizer.grown(tokenizer)
-    captioner = model.build(
-        {"encoder": config.plain(cfg.encoder), "decoder": config.plain(cfg.decoder)}, tokenizer
-    )
+    if old is not None and begin is not None:
+        raise InputError("model.init_from and decoder.init_from: give one of them")
+    written = saved.read(begin) if begin is not None else None
+    if (known := old or written) is not None:
+        tokenizer = known.tokenizer.grown(tokenizer)
+    captioner = model.build({"encoder": config.plain(cfg.encoder), "decoder": decoder}, tokenizer)
     if old is not None:
         saved.start_from(captioner, old, cfg.model.init_from)
+    if begin is not None and written is not None:
+        saved.start_decoder(captioner.decoder, written, begin)
     captioner.encoder.to(trainer.strategy.root_device)  # where features are computed
     train, train_source, bad = sources.make(cfg.data, captioner, train, train=True)
     val, val_source, bad_val = sources.make(cfg.data, captioner, val, train=False)

@@ -356,6 +356,12 @@ def make_optimizer(
     return partial(Class, **options)
 
 
+def decoder_options(config: DictConfig) -> tuple[dict[str, Any], str | None]:
+    """What makes the decoder, and decoder.init_from: the language model that it starts from."""
+    options = plain(config)
+    return options, options.pop("init_from", None)
+
+
 def make_strategy(config: DictConfig) -> search.Strategy:
     """The search that `conf/search` describes."""
     return targets.make(plain(config), "captioner.search", search.STRATEGIES)

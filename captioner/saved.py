@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from captioner import images, language, tokenizers
+from captioner.decoders.base import Decoder
 from captioner.decoders.ensemble import Ensemble
 from captioner.directory import FILES, FORMAT, Model
 from captioner.encoders import CNN, Encoders
@@ -57,6 +58,37 @@ def read(folder: str | Path) -> CaptionModel | LanguageModel:
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{shown(error.filename or folder)}: {reason}") from error
+
+
+def start_decoder(decoder: Decoder, old: Model, folder: str | Path) -> None:
+    """Takes the weights of a language model's decoder whose words are the first of this one's.
+
+    Words that are new, and what belongs to the image, keep their own. Raises InputError where the
+    two are not alike.
+    """
+    if not isinstance(old, LanguageModel):
+        raise InputError(
+            f"decoder.init_from={shown(folder)}: not a language model: model.init_from"
+        )
+    taken, given = decoder.state_dict(), old.decoder.state_dict()
+    wrong = []
+    for key, there in given.items():
+        if key.startswith("standard."):
+            continue
+        here = taken.get(key)
+        if here is None or here.shape[1:] != there.shape[1:] or len(here) < len(there):
+            shape = None if here is None else tuple(here.shape)
+            wrong.append(f"{key} is {shape} here, {tuple(there.shape)} there")
+        elif len(here) > len(there) and key not in ("embed.weight", "W_hy.weight", "W_hy.bias"):
+            wrong.append(f"{key} is {tuple(here.shape)} here, {tuple(there.shape)} there")
+        else:
+            taken[key] = torch.cat([there.to(here), here[len(there) :]])
+    if wrong:
+        raise InputError(
+            f"decoder.init_from={shown(folder)}: another decoder: {'; '.join(wrong[:3])}; "
+            f"give it the same options: {json.dumps(old.config['decoder'])}"
+        )
+    decoder.load_state_dict(taken)
 
 
 def start_from(model: Model, old: Model, folder: str | Path) -> None:

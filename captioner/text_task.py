@@ -29,7 +29,12 @@ def make(
     tokenizer = tokenizers.train(pieces, **config.plain(cfg.tokenizer))
     if old is not None:
         tokenizer = old.tokenizer.grown(tokenizer)
-    model = language.build({"decoder": config.plain(cfg.decoder)}, tokenizer)
+    decoder, begin = config.decoder_options(cfg.decoder)
+    if begin is not None:
+        raise InputError(
+            "decoder.init_from is for captioners; a language model has model.init_from"
+        )
+    model = language.build({"decoder": decoder}, tokenizer)
     if old is not None:
         saved.start_from(model, old, cfg.model.init_from)
     folder = _cache(cfg)

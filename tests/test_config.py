@@ -52,7 +52,8 @@ def test_every_choice_composes_and_is_made(group, choice, monkeypatch, tmp_path)
     if plain["encoder"].get("pretrained"):
         plain["encoder"]["pretrained"] = False  # no downloads here
     tokenizer = tokenizers.train(["a dog"], **plain["tokenizer"] | {"min_count": 1})
-    made = model.build({key: plain[key] for key in ("encoder", "decoder")}, tokenizer)
+    decoder, _ = config.decoder_options(cfg.decoder)
+    made = model.build({"encoder": plain["encoder"], "decoder": decoder}, tokenizer)
     strategy = config.make_strategy(cfg.search)
     objective = targets.make(plain["objective"], "captioner.objectives", Objective)
     optimizer = config.make_optimizer(cfg.optimizer)(made.decoder.parameters())
@@ -68,7 +69,8 @@ def test_every_choice_for_text_composes_and_is_made(group, choice):
     plain = config.plain(cfg)
     assert leaves(plain) <= 75, "a composed run should fit on a screen"
     tokenizer = tokenizers.train(["a dog"], **plain["tokenizer"] | {"min_count": 1})
-    made = language.build({"decoder": plain["decoder"]}, tokenizer)
+    decoder, _ = config.decoder_options(cfg.decoder)
+    made = language.build({"decoder": decoder}, tokenizer)
     strategy = config.make_strategy(cfg.search)
     assert config.make_optimizer(cfg.optimizer)(made.decoder.parameters())
     assert len(made.eval().go_on("", strategy)) == getattr(strategy, "n", 1)
@@ -103,7 +105,8 @@ def test_the_papers_are_made_for_coco_too(name):
     plain = config.plain(cfg)
     plain["encoder"]["pretrained"] = False
     tokenizer = tokenizers.train(["a dog"] * 3)
-    made = model.build({key: plain[key] for key in ("encoder", "decoder")}, tokenizer)
+    decoder, _ = config.decoder_options(cfg.decoder)
+    made = model.build({"encoder": plain["encoder"], "decoder": decoder}, tokenizer)
     assert made.encoder.size == 2048
     assert PAPERS[name](made.decoder)
     found = made.eval().generate(Features(torch.rand(2, 2048)), config.make_strategy(cfg.search))

@@ -324,6 +324,31 @@ def test_it_writes_and_shows_its_gradients(tmp_path, capsys):
     assert set(found["gradient"]) == {"h0", "c0"} and set(found["gates"]["gates0"]) == set("ifo")
 
 
+def test_a_captioner_starts_from_a_language_model(tmp_path, scenes_dir):
+    """Known words keep their rows, the image's part is fresh, unlike decoders are named."""
+    made = make(layers=1, kind="word", size=16)
+    made.decoder.float()
+    made.save(tmp_path / "lm")
+    small = ["decoder.embed_size=16", "decoder.hidden_size=16", "encoder=blind", "search=greedy"]
+    small += [f"data.root={scenes_dir}", "tokenizer.min_count=1", "trainer.max_epochs=1"]
+    small += [f"data.cache={tmp_path}", "optimizer.lr=0"]
+    start = f"decoder.init_from={tmp_path / 'lm'}"
+    assert in_process(*small, start, f"run_dir={tmp_path / 'run'}") == 0
+    captioner = saved.load(tmp_path / "run/model")
+    V = len(made.tokenizer)
+    assert captioner.tokenizer.units[:V] == made.tokenizer.units
+    assert len(captioner.tokenizer) > V
+    theirs = captioner.decoder.state_dict()
+    for key, tensor in made.decoder.state_dict().items():
+        if not key.startswith("standard."):
+            assert torch.equal(theirs[key][: len(tensor)], tensor), key
+    assert theirs["W_ih.weight"].any() and theirs["embed.weight"][V:].any()
+    for wrong in ("decoder.hidden_size=8", "decoder.cell=GRU", "tokenizer.kind=char"):
+        assert in_process(*small, start, wrong, f"run_dir={tmp_path / 'wrong'}") == 2
+    other = f"decoder.init_from={tmp_path / 'run/model'}"
+    assert in_process(*small, other, f"run_dir={tmp_path / 'wrong'}") == 2
+
+
 def test_hello():
     """The lecture's first example: what the page says of "h", "e", "l", "l"."""
     units = ["h", "e", "l", "o"]
