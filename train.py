@@ -187,7 +187,9 @@ def _write_beginnings(run_dir: Path, cfg: DictConfig, tokenizer, skipped: list[s
     files.make_folder(run_dir)
     path = run_dir / "tokenizer.json"
     if path.exists() and path.read_text(encoding="utf-8") != tokenizer.to_json():
-        raise InputError(f"{path}: the training captions have changed since the run began")
+        raise InputError(
+            f"{path}: the training captions have changed since the run began, or texts"
+        )
     files.write(path, tokenizer.to_json())
     if skipped:
         files.write(run_dir / "skipped.txt", "".join(f"{line}\n" for line in skipped))

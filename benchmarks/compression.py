@@ -92,7 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         corpora = [text.Corpus(some, model.tokenizer, Path(folder)) for some in (train, val)]
         ids, held_out = (np.array(corpus.ids).astype(np.int64) for corpus in corpora)
-        characters = len(corpora[1]) - len(val)
+        characters = corpora[1].units
         print(f"{len(ids):,} characters to learn from, {characters:,} held out")
         rows = {"the model": bits(model, corpora[1], 32, 100)}
     ngram = KneserNey(ids, options.order, len(model.tokenizer) - 2)

@@ -14,6 +14,7 @@ import time
 
 import torch
 from torch import Tensor, nn
+from training import peak
 
 from captioner import language, tokenizers
 from captioner.objectives.cross_entropy import CrossEntropy
@@ -84,15 +85,6 @@ def chunks(count: int) -> list[TextBatch]:
         )
         for k in range(count)
     ]
-
-
-def peak() -> float:
-    """Flops per second of a float32 product of 2048 x 2048 matrices."""
-    A = torch.rand(2048, 2048)
-    begun = time.perf_counter()
-    for _ in range(3):
-        A @ A
-    return 3 * 2 * 2048**3 / (time.perf_counter() - begun)
 
 
 def training(model: language.LanguageModel, rounds: int, steps: int) -> None:

@@ -50,6 +50,8 @@ def make(
         (caption for record in train for caption in record.captions),
         **config.plain(cfg.tokenizer),
     )
+    if not cfg.encoder:
+        raise InputError("encoder=none is for data=text: give an encoder")
     decoder, begin = config.decoder_options(cfg.decoder)
     old = saved.load(cfg.model.init_from) if cfg.model.init_from else None
     if old is not None and begin is not None:

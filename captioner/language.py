@@ -44,14 +44,18 @@ class LanguageModel(Model):
         """Writes the model directory."""
         self.write(Path(folder))
 
+    def read(self, prompt: str) -> list[int]:
+        """Its ids. Raises InputError for a unit that the model does not know."""
+        if unknown := [u for u in self.tokenizer.split(prompt) if u not in self.tokenizer.ids]:
+            raise InputError(f"the model does not know {unknown[0]!r}: leave it out of the prompt")
+        return self.tokenizer.encode(prompt)
+
     def go_on(self, prompt: str, strategy: Strategy, numbers: Sequence[int] = (0,)) -> list[str]:
-        """What follows the prompt, best first, for each of `numbers` the strategy's n texts.
+        """The prompt and what follows, best first; for each of `numbers` the strategy's n texts.
 
         Raises InputError for a unit of the prompt that the model does not know.
         """
-        ids = [BOS, *self.tokenizer.encode(prompt)]
-        if unknown := [u for u in self.tokenizer.split(prompt) if u not in self.tokenizer.ids]:
-            raise InputError(f"the model does not know {unknown[0]!r}: leave it out of the prompt")
+        ids = [BOS, *self.read(prompt)]
         rows = strategy.rows * len(numbers)
         device = next(self.decoder.parameters()).device
         with torch.inference_mode():
@@ -67,7 +71,9 @@ class LanguageModel(Model):
                 return self.decoder.step(token_N.masked_fill(token_N == BOS, last), memory, state)
 
             found = strategy(step, memory, state, [forbid(UNK)], list(numbers))
-        return [self.tokenizer.decode(row) for rows in found.token_BKT.tolist() for row in rows]
+        return [
+            self.tokenizer.decode([*ids, *row]) for rows in found.token_BKT.tolist() for row in rows
+        ]
 
 
 def build(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> LanguageModel:
@@ -75,6 +81,9 @@ def build(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> LanguageMo
 
     Raises InputError for a decoder that is no Recurrent, and for an option that it does not have.
     """
+    target = str(config["decoder"].get("_target_"))
+    if target.startswith("captioner.decoders.") and not target.endswith(".Recurrent"):
+        raise InputError(f"decoder._target_={target}: a language model takes a Recurrent decoder")
     decoder = make(
         config["decoder"],
         "captioner.decoders",

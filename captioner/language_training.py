@@ -98,7 +98,7 @@ class LanguageTraining(Loop):
         """A sample of what it writes now."""
         was = self.kept.training
         self.kept.eval()
-        text = self.prompt + self.kept.go_on(self.prompt, self.strategy)[0]
+        text = self.kept.go_on(self.prompt, self.strategy)[0]
         self.kept.train(was)
         stage = STAGES[min(self.current_epoch, len(STAGES) - 1)]
         head = f"{stage}: epoch {self.current_epoch}, step {self.global_step}, {bits:.3f} bits"
@@ -121,5 +121,4 @@ def bits(model: LanguageModel, corpus: Corpus, batch_size: int, bptt: int) -> fl
             batch = TextBatch(*(part.to(device) for part in streams[number]))
             nll += float(CrossEntropy()(model, batch, 0)[1]["nll"])  # type: ignore[arg-type]
     model.state = kept
-    units = len(corpus) - (len(corpus.start_D) - 1)
-    return nll / units / math.log(2)
+    return nll / corpus.units / math.log(2)

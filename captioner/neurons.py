@@ -6,8 +6,8 @@ the unit that tells it best on one half of the documents, and scores it on the o
 shows them: the text coloured by the unit's activation (Karpathy, Johnson and Fei-Fei 2016).
 
 The score is the AUC of a property that is or is not, and Pearson's r of a number. The control is
-the same search with the property's values taken from other places: what the best of so many units
-reaches by chance.
+the same search where each document has another one's values: what the best of so many units reaches
+by chance, and by what documents have in common.
 """
 
 import argparse
@@ -29,25 +29,47 @@ from captioner.neurons_page import Found, Reading
 from captioner.search import Beam
 from captioner.types import BOS, PAD, InputError
 
-LENGTH = 5000  # characters of a document that are read
-ROWS = 16  # documents that are read side by side
+LENGTH = 2000  # characters of a document that are read at once
+WARM = 50  # first ones of a piece that begins inside a document, which are not looked at
+ROWS = 16  # pieces that are read side by side
 LEAST = 20  # places with, and without a property, for it to be scored
+FEW = 3  # documents with, and without it
 
 
 def read_texts(model: LanguageModel, some: Sequence[text.Document], most: int) -> list[Reading]:
-    """Up to `most` documents, evenly spaced, each from its start, LENGTH characters at most."""
+    """Up to `most` pieces of LENGTH characters of documents, evenly spaced.
+
+    Raises InputError for a model of words: properties are of characters.
+    """
+    if model.tokenizer.kind != "char":
+        raise InputError("properties of texts are of characters, and this model reads words")
     model.eval()
-    at = np.linspace(0, len(some) - 1, min(most, len(some))).astype(int)
-    readings = []
+    pieces = [
+        (document, begin)
+        for document in some
+        for begin in range(0, document.end - document.begin, LENGTH)
+    ]
+    at = np.linspace(0, len(pieces) - 1, min(most, len(pieces))).astype(int)
+    readings: list[Reading] = []
     for part in np.array_split(at, -(-len(at) // ROWS)):
-        documents = [some[i] for i in part]
-        contents = [next(document.pieces())[:LENGTH] for document in documents]
-        for document, content, state_TU in zip(documents, contents, _states(model, contents)):
-            units = model.tokenizer.split(content)
-            same = len(units) == len(content)  # properties are of characters
-            values = properties.of_text(content, document.path.suffix == ".py") if same else {}
-            readings.append(Reading(units, state_TU, values))
+        made = [_piece(*pieces[i]) for i in part]
+        made = [(content, values) for content, values in made if content]
+        states = _states(model, [content for content, _ in made])
+        for (content, values), state_TU in zip(made, states):
+            readings.append(Reading(model.tokenizer.split(content), state_TU, values))
     return readings
+
+
+def _piece(document: text.Document, begin: int) -> tuple[str, properties.Values]:
+    """LENGTH characters of a document, and their properties, as the whole of it tells them."""
+    whole = "".join(document.pieces())
+    content = whole[begin : begin + LENGTH]
+    values = properties.of_text(whole, document.path.suffix == ".py")
+    values = {name: value[begin : begin + LENGTH].copy() for name, value in values.items()}
+    if begin:
+        for value in values.values():
+            value[:WARM] = np.nan
+    return content, values
 
 
 def read_captions(model: CaptionModel, some: Sequence[records.Record]) -> list[Reading]:
@@ -114,56 +136,71 @@ def labels(model: CaptionModel | LanguageModel) -> list[str]:
 
 def search(readings: Sequence[Reading], called: Sequence[str], seed: int = 0) -> list[Found]:
     """The best unit for each property that enough places have, and lack; best first."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(readings))
-    halves = order[::2], order[1::2]
+    order = np.random.default_rng(seed).permutation(len(readings))
+    halves = [[readings[i] for i in half] for half in (order[::2], order[1::2])]
     found: list[tuple[float, Found]] = []
     for name in dict.fromkeys(name for reading in readings for name in reading.values):
-        parts = [_gather([readings[i] for i in half], name) for half in halves]
-        values = np.concatenate([value for _, value in parts])
-        numeric = not set(np.unique(values)) <= {0.0, 1.0}
-        if any(not _enough(value, numeric) for _, value in parts):
+        told = [[reading for reading in half if name in reading.values] for half in halves]
+        values = [r.values[name] for half in told for r in half]
+        numeric = any(bool((~np.isin(v[~np.isnan(v)], (0, 1))).any()) for v in values)
+        if not all(_enough([r.values[name] for r in half], numeric) for half in told):
             continue
-        (choose_PU, choose_P), (judge_PU, judge_P) = parts
-        unit = int(np.abs(_scores(choose_PU, choose_P, numeric)).argmax())
-        score = _scores(judge_PU[:, [unit]], judge_P, numeric)[0]
-        other = int(np.abs(_scores(choose_PU, rng.permutation(choose_P), numeric)).argmax())
-        control = _scores(judge_PU[:, [other]], rng.permutation(judge_P), numeric)[0]
+        unit, score = _best([_gather(half, name, 0) for half in told], numeric)
+        _, control = _best([_gather(half, name, 1) for half in told], numeric)
         add = 0.0 if numeric else 0.5
-        scores = float(score + add), float(control + add)
+        scores = score + add, control + add
         found.append((abs(score), Found(name, unit, called[unit], *scores, numeric)))
     return [one for _, one in sorted(found, key=lambda pair: -pair[0])]
 
 
-def _gather(readings: Sequence[Reading], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """state_PU and value_P of all places where the property says something."""
+Places = tuple[np.ndarray, np.ndarray]
+"""state_PU and value_P."""
+
+
+def _best(halves: Sequence[Places], numeric: bool) -> tuple[int, float]:
+    """The unit that tells the values of one half best, and how well it does in the other."""
+    unit = int(np.abs(_scores(*halves[0], numeric)).argmax())
+    state_PU, value_P = halves[1]
+    return unit, float(_scores(state_PU[:, [unit]], value_P, numeric)[0])
+
+
+def _gather(some: Sequence[Reading], name: str, shift: int) -> Places:
+    """All places where the property says something. shift: whose values a document takes; not its
+    own, for the control: what belongs together in a document stays together."""
     states, values = [], []
-    for reading in readings:
-        if name in reading.values:
-            real = ~np.isnan(reading.values[name])
-            states.append(reading.state_TU[real])
-            values.append(reading.values[name][real])
-    if not states:
-        return np.zeros((0, 1)), np.zeros(0)
+    for number, reading in enumerate(some):
+        value_T = some[(number + shift) % len(some)].values[name][: len(reading.state_TU)]
+        real_T = ~np.isnan(value_T)
+        states.append(reading.state_TU[: len(value_T)][real_T])
+        values.append(value_T[real_T])
     return np.concatenate(states), np.concatenate(values)
 
 
-def _enough(value_P: np.ndarray, numeric: bool) -> bool:
+def _enough(values: Sequence[np.ndarray], numeric: bool) -> bool:
+    """Whether there are places and documents enough, with and without."""
     if numeric:
-        return len(value_P) >= 2 * LEAST and bool(value_P.std() > 0)
-    return min((value_P == 0).sum(), (value_P == 1).sum()) >= LEAST
+        return len(values) >= FEW and float(np.nanstd(np.concatenate(values))) > 0
+    return all(
+        sum(int((value == is_it).sum()) for value in values) >= LEAST
+        and sum(bool((value == is_it).any()) for value in values) >= FEW
+        for is_it in (0, 1)
+    )
 
 
 def _scores(state_PU: np.ndarray, value_P: np.ndarray, numeric: bool) -> np.ndarray:
-    """r of each unit with the value, or AUC - 0.5."""
+    """r of each unit with the value, or AUC - 0.5, equal activations counting as half in order."""
     if numeric:
         x_PU, y_P = state_PU - state_PU.mean(0), value_P - value_P.mean()
         size_U = np.sqrt((x_PU**2).sum(0) * (y_P**2).sum())
         return (x_PU * y_P[:, None]).sum(0) / np.where(size_U > 0, size_U, 1)
-    ranks_PU = state_PU.argsort(0).argsort(0) + 1
-    ones = value_P == 1
-    n1, n0 = int(ones.sum()), int((~ones).sum())
-    return (ranks_PU[ones].sum(0) - n1 * (n1 + 1) / 2) / (n1 * n0) - 0.5
+    ones_P = value_P == 1
+    shares = []
+    for state_P in state_PU.T:
+        zeros = np.sort(state_P[~ones_P])
+        below = np.searchsorted(zeros, state_P[ones_P], "left")
+        not_above = np.searchsorted(zeros, state_P[ones_P], "right")
+        shares.append((below + not_above).mean() / (2 * len(zeros)))
+    return np.array(shares) - 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -177,10 +214,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pattern", default="*", help="of a folder's files")
     parser.add_argument("--val-share", type=float, default=0.1, help="as in training: held out")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--limit", type=int, default=200, help="documents or pictures (200)")
+    parser.add_argument("--limit", type=int, default=100, help="pieces of text, or pictures (100)")
     parser.add_argument("--out", type=Path, default=Path("neurons.html"), help="the page")
     options = parser.parse_args(argv)
     try:
+        if options.limit < 2 * FEW:
+            raise InputError(f"--limit {options.limit}: give {2 * FEW} or more")
         model = saved.read(options.model)
         if isinstance(model, LanguageModel):
             some = text.documents(options.data, options.pattern)
@@ -191,7 +230,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             readings = read_captions(model, pictures[: options.limit])
         found = search(readings, labels(model))
         if not found:
-            raise InputError(f"{options.data}: too little for any property: give more documents")
+            raise InputError(
+                f"{options.data}: too little for any property: give more text, or pictures"
+            )
         files.make_folder(options.out.parent)
         files.write(options.out, neurons_page.page(readings, found))
     except InputError as error:

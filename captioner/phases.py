@@ -49,13 +49,11 @@ def run(cfg: DictConfig, run_dir: Path, train: Callable[[DictConfig, Path], floa
             raise
     last = parts[-1][0]
     if first:
-        for name in (
-            "predictions.json",
-            "scores.json",
-            *(f"model/{name}" for name in directory.FILES),
-        ):
-            files.make_folder((run_dir / name).parent)
-            files.write(run_dir / name, (last / name).read_bytes())
+        names = ["predictions.json", "scores.json", *(f"model/{n}" for n in directory.FILES)]
+        for name in names:
+            if (last / name).exists():  # a language model has no predictions
+                files.make_folder((run_dir / name).parent)
+                files.write(run_dir / name, (last / name).read_bytes())
         print(f"the last phase's model and scores are in {run_dir}")
     return evaluation.headline(json.loads((last / "scores.json").read_text(encoding="utf-8")))
 
@@ -88,6 +86,8 @@ def read(cfg: DictConfig, run_dir: Path) -> list[tuple[Path, DictConfig]]:
         own = config.plain(cfg) | {"phases": None, "resume": None}
         if found:
             own["model"] = {"init_from": str(found[-1][0] / "model")}
+            if "init_from" in own["decoder"]:
+                own["decoder"]["init_from"] = None
         whole = {key: value for key, value in phase.items() if _has_target(value)}
         own = OmegaConf.to_container(OmegaConf.merge(own, phase)) | whole  # type: ignore[operator]
         folder = run_dir / f"{number}_{name}"

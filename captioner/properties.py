@@ -48,10 +48,10 @@ def of_text(text: str, code: bool) -> Values:
     found = list(PYTHON.finditer(text))
     strings = [m.span() for m in found if m.lastgroup == "string"]
     comments = [m.span() for m in found if m.lastgroup == "comment"]
-    inside = _marked(text, strings) + _marked(text, comments)
+    inside = _marked(text, strings, 0) + _marked(text, comments, 0)
     bare = "".join(" " if i and c != "\n" else c for c, i in zip(text, inside))
     values["inside a string"] = _marked(text, strings)
-    values["inside a comment"] = _marked(text, comments)
+    values["inside a comment"] = _marked(text, comments, 0)
     values["inside the condition of an if"] = _marked(
         text, [m.span() for m in CONDITION.finditer(bare)]
     )
@@ -61,11 +61,11 @@ def of_text(text: str, code: bool) -> Values:
     return values
 
 
-def _marked(text: str, spans: Sequence[tuple[int, int]]) -> np.ndarray:
-    """1 inside, from the opening mark on; the closing one is read when it is over."""
+def _marked(text: str, spans: Sequence[tuple[int, int]], closing: int = 1) -> np.ndarray:
+    """1 inside, from the opening mark on; when the closing one was read, it is over."""
     value = np.zeros(len(text))
     for begin, end in spans:
-        value[begin : max(begin + 1, end - 1)] = 1
+        value[begin : max(begin + 1, end - closing)] = 1
     return value
 
 

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--length", type=int, default=500, metavar="N", help="characters (or words) at most"
     )
     parser.add_argument("--n", type=int, default=1, help="how many texts")
-    parser.add_argument("--temperature", type=float, default=0.8, help="(default 0.8)")
+    parser.add_argument("--temperature", type=float, help="of what is drawn (default 0.8)")
     parser.add_argument("--top-k", type=int, metavar="K", help="from the K likeliest only")
     parser.add_argument("--top-p", type=float, metavar="P", help="from the likeliest that reach P")
     parser.add_argument("--seed", type=int, help="of what is drawn (default: another each time)")
@@ -41,24 +41,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    join = model.tokenizer.join
     for number, text in enumerate(texts):
         if len(texts) > 1:
             print(f"== {number + 1}")
-        print(join([options.prompt, text]))
+        print(text)
     return 0
 
 
 def _strategy(options: argparse.Namespace) -> Strategy:
-    if options.greedy and options.beam:
-        raise InputError("--greedy and --beam: give one of them")
+    if options.length < 1 or options.n < 1:
+        raise InputError(f"--length {options.length} --n {options.n}: give 1 or more")
+    drawn = ("temperature", "top_k", "top_p", "seed")
+    idle = [name for name in drawn if getattr(options, name) is not None]
+    idle += ["beam"] * bool(options.beam) + ["n"] * (options.n > 1) if options.greedy else []
+    if (options.greedy or options.beam) and idle:
+        way = "--greedy" if options.greedy else "--beam"
+        raise InputError(f"{way} with --{idle[0].replace('_', '-')}, which would have no effect")
     if options.greedy:
         return Greedy(options.length)
     if options.beam:
         return Beam(options.beam, n=options.n, max_length=options.length)
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     return Sample(
-        options.temperature,
+        0.8 if options.temperature is None else options.temperature,
         options.top_k,
         options.top_p,
         n=options.n,

@@ -35,8 +35,8 @@ def load(*folders: str | Path, average: str = "log_prob") -> CaptionModel:
         member = read(folder)
         if not isinstance(member, CaptionModel):
             raise InputError(
-                f"{shown(folder)}: a language model, it sees no pictures: "
-                "python -m captioner.sample lets it write"
+                f"{shown(folder)}: a language model, it sees no pictures: python -m "
+                "captioner.sample lets it write, decoder.init_from= starts a captioner from it"
             )
         members.append(member)
         if members[-1].tokenizer.digest() != members[0].tokenizer.digest():

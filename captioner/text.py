@@ -10,6 +10,7 @@ in the middle of an epoch is skipping to a chunk number.
 """
 
 import hashlib
+import io
 import os
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -59,10 +60,13 @@ class Document(NamedTuple):
 
 def documents(path: str, pattern: str = "*") -> list[Document]:
     """A file; those of a folder and the folders in it whose names match; or `python`, the modules
-    at the top of the standard library of the Python that runs this (PSF licence).
+    at the top of the standard library of the Python that runs this (PSF licence; a folder of that
+    name is ./python).
 
     Empty files are left out. Raises InputError where there is none.
     """
+    if not path or not pattern:
+        raise InputError(f"data.path={path!r} data.pattern={pattern!r}: give both")
     if path == "python":
         folder = Path(sysconfig.get_paths()["stdlib"])
         found = sorted(folder.glob("*.py"))
@@ -71,13 +75,16 @@ def documents(path: str, pattern: str = "*") -> list[Document]:
             Path(folder, name)
             for folder, folders, names in os.walk(path)
             for name in names
-            if Path(name).match(pattern)
+            if Path(name).match(pattern) and Path(folder, name).is_file()
         )
     elif Path(path).is_file():
         found = [Path(path)]
     else:
         raise InputError(f"data.path={path}: no such file or folder (or `python`)")
-    sizes = [(file, file.stat().st_size) for file in found]
+    try:
+        sizes = [(file, file.stat().st_size) for file in found]
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}") from error
     some = [Document(file, 0, size) for file, size in sizes if size]
     if not some:
         raise InputError(f"data.path={path}: no text in it (data.pattern={pattern})")
@@ -137,10 +144,12 @@ class Corpus:
         self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
         path = folder / f"{digest.hexdigest()[:20]}.ids"
         table = path.with_suffix(".npy")
+        files.make_folder(folder)
         if not (path.exists() and table.exists()):
-            files.make_folder(folder)
             self._encode(some, tokenizer, path, table)
         self.start_D = np.load(table, allow_pickle=False)
+        if path.stat().st_size != int(self.start_D[-1]) * self.dtype.itemsize:
+            raise InputError(f"{path}: not whole: delete it, it will be made again")
         self.ids = np.memmap(path, self.dtype, "r")
 
     def _encode(
@@ -155,7 +164,9 @@ class Corpus:
                         file.write(np.array(ids, self.dtype).tobytes())
                         size += len(ids)
                     starts.append(size)
-            np.save(table, np.array(starts))
+            content = io.BytesIO()
+            np.save(content, np.array(starts))
+            files.write(table, content.getvalue())
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -163,6 +174,11 @@ class Corpus:
     def __len__(self) -> int:
         """What a model says of it: all units and ends."""
         return int(self.start_D[-1]) - (len(self.start_D) - 1)
+
+    @property
+    def units(self) -> int:
+        """Characters, or words: all that is said but the ends."""
+        return len(self) - (len(self.start_D) - 1)
 
 
 class Streams:

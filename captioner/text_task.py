@@ -6,7 +6,17 @@ from pathlib import Path
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from captioner import config, evaluation, files, language, saved, targets, text, tokenizers
+from captioner import (
+    config,
+    evaluation,
+    files,
+    language,
+    processes,
+    saved,
+    targets,
+    text,
+    tokenizers,
+)
 from captioner.language_training import LanguageTraining, TextData, bits
 from captioner.objectives.base import Objective
 from captioner.types import InputError
@@ -38,9 +48,21 @@ def make(
     if old is not None:
         saved.start_from(model, old, cfg.model.init_from)
     folder = _cache(cfg)
+    model.read(cfg.data.prompt)
+    if processes.rank() > 0:
+        processes.gather(None)  # the first process encodes
+    corpora = [text.Corpus(some, tokenizer, folder) for some in (train, val)]
+    if processes.rank() == 0:
+        processes.gather(None)
+    for name, corpus in zip(("train", "validate"), corpora):
+        if not corpus.units:
+            raise InputError(
+                f"data.val_share={cfg.data.val_share}: nothing to {name} on: there are no "
+                f"{tokenizer.kind}s in that part"
+            )
     data = TextData(
-        text.Corpus(train, tokenizer, folder),
-        text.Corpus(val, tokenizer, folder),
+        corpora[0],
+        corpora[1],
         batch_size=cfg.data.batch_size,
         bptt=cfg.data.bptt,
         seed=cfg.seed,

@@ -116,6 +116,8 @@ def test_scheduled_sampling_with_true_words_only_is_cross_entropy(tmp_path):
             [float(objective(model, streams[k], 0)[0].detach()) for k in range(len(streams))]
         )
     assert found[0] == pytest.approx(found[1], abs=1e-9)
+    nothing = TextBatch(torch.full((2, 2), 0), torch.zeros(2, dtype=torch.long), torch.ones(2) > 0)
+    assert ScheduledSampling()(model, nothing, 0)[1]["count"] == 0  # streams that are over
 
 
 def test_bits_are_those_of_each_character_by_itself(tmp_path):
@@ -144,7 +146,7 @@ def test_it_goes_on_where_the_prompt_ends():
             if said[-1] == EOS:
                 break
             logits_NV, state = model.decoder.step(torch.tensor(said[-1:]), memory, state)
-    assert model.go_on("the cat", Greedy(12)) == [model.tokenizer.decode(said)]
+    assert model.go_on("the cat", Greedy(12)) == ["the cat" + model.tokenizer.decode(said)]
     many = model.go_on("the cat", Sample(n=4, max_length=12))
     assert len(many) == 4 and len(set(many)) > 1
     assert len(model.go_on("", Beam(3, n=3, max_length=5))) == 3
@@ -165,7 +167,7 @@ def test_a_saved_model_is_the_same_and_no_captioner(tmp_path):
 def test_a_decoder_that_is_no_recurrent_one_is_named():
     tokenizer = tokenizers.train([WORDS], "char")
     other = {"_target_": "captioner.decoders.mrnn.MRNN"}
-    with pytest.raises(InputError, match="MRNN: not a class"):
+    with pytest.raises(InputError, match="MRNN: a language model takes a Recurrent"):
         language.build({"decoder": other}, tokenizer)
 
 
@@ -284,6 +286,39 @@ def test_a_run_that_goes_on_ends_the_same(options, tmp_path, mishap):
     assert (tmp_path / "whole/samples.txt").read_text().count("== ") == 3
 
 
+def test_phases_of_text(options, tmp_path):
+    phases = "phases=[{name: a}, {name: b, optimizer: {lr: 1e-4}}]"
+    run = tmp_path / "run"
+    assert in_process(*options, "trainer.max_epochs=1", phases, f"run_dir={run}") == 0
+    assert (run / "scores.json").exists() and saved.read(run / "model")
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("data.prompt=Z", "does not know 'Z'"),
+        ("decoder=transformer", "a language model takes a Recurrent decoder"),
+        ("data.path=", "data.path"),
+        ("data.pattern=", "data.pattern"),
+        ("data.bptt=0", "data.bptt=0"),
+        ("data.val_share=0", "data.val_share=0"),
+        ("schedule=linear", "schedule=linear"),
+        ("loss=max", "loss=max"),
+        ("decoder.init_from=x", "decoder.init_from is for captioners"),
+    ],
+)
+def test_a_wrong_option_is_named_before_training(options, tmp_path, capsys, option, message):
+    assert in_process(*options, option, f"run_dir={tmp_path / 'run'}") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_text_without_words_is_named(tmp_path, capsys):
+    (tmp_path / "dots.txt").write_text("a word\n" * 30 + "...\n" * 90)
+    order = ["experiment=charlm", "tokenizer.kind=word", f"data.path={tmp_path / 'dots.txt'}"]
+    assert in_process(*order, f"data.cache={tmp_path}", f"run_dir={tmp_path / 'run'}") == 2
+    assert "nothing to validate on: there are no words" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_two_processes_have_streams_of_their_own_and_go_on(options, tmp_path):
     two = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=2"]
@@ -308,14 +343,17 @@ def test_it_writes_and_shows_its_gradients(tmp_path, capsys):
     made = make(layers=1)
     made.decoder.float()
     made.save(tmp_path / "model")
-    order = [str(tmp_path / "model"), "--prompt", "the cat", "--length", "9", "--seed", "3"]
+    model = [str(tmp_path / "model"), "--prompt", "the cat", "--length", "9"]
+    order = [*model, "--seed", "3"]
     assert sample.main(order) == sample.main(order) == 0
     said = capsys.readouterr().out
     assert said.startswith("the cat") and said[: len(said) // 2] == said[len(said) // 2 :]
     for way in (["--greedy"], ["--beam=3"], ["--n=3", "--top-k=4", "--top-p=0.9"]):
-        assert sample.main([*order, *way]) == 0
-    for wrong in (["--greedy", "--beam=2"], ["--prompt=Z"], ["--length=0"], ["--temperature=0"]):
-        assert sample.main([*order, *wrong]) == 2
+        assert sample.main([*model, *way]) == 0
+    for wrong in ("--prompt=Z", "--length=0", "--temperature=0", "--greedy --beam=2", "--n=0"):
+        assert sample.main([*model, *wrong.split()]) == 2
+    for idle in ("--greedy --n=2", "--greedy --seed=2", "--beam=2 --top-k=2"):
+        assert sample.main([*model, *idle.split()]) == 2
     assert "error: " in capsys.readouterr().err
     (tmp_path / "text.txt").write_text(WORDS * 9)
     order = [str(tmp_path / "model"), str(tmp_path / "text.txt"), "--limit=3"]

@@ -29,7 +29,7 @@ def test_strings_comments_and_conditions_of_python():
         marked("inside a string").replace(".", "")
         == '"""A module\'s page""' + '"nt' + "'a, b" + 'f"{1}'
     )
-    assert marked("inside a comment").strip(".") == '# for "paths'
+    assert marked("inside a comment").strip(".") == '# for "paths"'
     assert marked("inside the condition of an if").strip(".") == 'if os.name == "nt"'
     values = properties.of_text(CODE, code=True)
     at = CODE.index("x = ")
@@ -38,6 +38,12 @@ def test_strings_comments_and_conditions_of_python():
     assert values["position in the line"][at] == 4
     assert values["depth of brackets"][CODE.index('f"')] == 1
     assert values["depth of brackets"][-1] == 0
+
+
+def test_brackets_in_comments_and_strings_do_not_count():
+    code = "x = f(1)  # see below (really)\ny = [')', 1]\n"
+    depth = properties.of_text(code, code=True)["depth of brackets"]
+    assert depth[-1] == 0 and depth[code.index("'") + 3] == 1 and depth.max() == 1
 
 
 def test_quotes_and_words_of_prose():
@@ -97,6 +103,29 @@ def test_auc_is_the_share_of_pairs_in_order():
         for column in state_PU.T
     ]
     assert neurons._scores(state_PU, value_P, False) + 0.5 == pytest.approx(np.array(expected))
+
+
+def test_a_unit_that_never_moves_tells_nothing():
+    value_P = np.array([1.0] * 100 + [0.0] * 300)
+    assert neurons._scores(np.zeros((400, 2)), value_P, False).tolist() == [0.0, 0.0]
+    assert neurons._scores(np.zeros((400, 2)), value_P, True).tolist() == [0.0, 0.0]
+
+
+def test_what_documents_have_in_common_is_in_the_control():
+    """Units and a property that are constant in a document: few documents agree by chance."""
+    rng = np.random.default_rng(0)
+    far = []
+    for _ in range(20):
+        made = [
+            Reading(
+                ["x"] * 50, np.tile(rng.normal(size=500), (50, 1)), {"it": np.full(50, n % 2.0)}
+            )
+            for n in range(20)
+        ]
+        (one,) = neurons.search(made, [str(u) for u in range(500)])
+        far.append((abs(one.score - 0.5), abs(one.control - 0.5)))
+    scores, controls = np.mean(far, axis=0)
+    assert scores > 0.1 and 0.5 < controls / scores < 2
 
 
 def test_states_are_those_after_each_character(tmp_path):

@@ -93,7 +93,7 @@ class ScheduledSampling(Objective):
     def __call__(self, model: CaptionModel, batch: Batch, step: int) -> tuple[Tensor, Logs]:
         decoder = model.decoder
         _, memory, state = model.start(batch)
-        share, T = self.true_share(step), int(batch.length_N.max())
+        share, T = self.true_share(step), max(1, int(batch.length_N.max()))
         read_N, logits, targets = batch.token_NT[:, 0], [], []
         for t in range(T):
             logits_NV, state = decoder.step(read_N, memory, state)
