@@ -6,8 +6,8 @@ the unit that tells it best on one half of the documents, and scores it on the o
 shows them: the text coloured by the unit's activation (Karpathy, Johnson and Fei-Fei 2016).
 
 The score is the AUC of a property that is or is not, and Pearson's r of a number. The control is
-the same search where each document has another one's values: what the best of so many units reaches
-by chance, and by what documents have in common.
+the same search where each document has another one's values, moved around by a random distance:
+what the best of so many units reaches by chance.
 """
 
 import argparse
@@ -136,7 +136,8 @@ def labels(model: CaptionModel | LanguageModel) -> list[str]:
 
 def search(readings: Sequence[Reading], called: Sequence[str], seed: int = 0) -> list[Found]:
     """The best unit for each property that enough places have, and lack; best first."""
-    order = np.random.default_rng(seed).permutation(len(readings))
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(readings))
     halves = [[readings[i] for i in half] for half in (order[::2], order[1::2])]
     found: list[tuple[float, Found]] = []
     for name in dict.fromkeys(name for reading in readings for name in reading.values):
@@ -145,8 +146,8 @@ def search(readings: Sequence[Reading], called: Sequence[str], seed: int = 0) ->
         numeric = any(bool((~np.isin(v[~np.isnan(v)], (0, 1))).any()) for v in values)
         if not all(_enough([r.values[name] for r in half], numeric) for half in told):
             continue
-        unit, score = _best([_gather(half, name, 0) for half in told], numeric)
-        _, control = _best([_gather(half, name, 1) for half in told], numeric)
+        unit, score = _best([_gather(half, name) for half in told], numeric)
+        _, control = _best([_gather(half, name, rng) for half in told], numeric)
         add = 0.0 if numeric else 0.5
         scores = score + add, control + add
         found.append((abs(score), Found(name, unit, called[unit], *scores, numeric)))
@@ -164,12 +165,15 @@ def _best(halves: Sequence[Places], numeric: bool) -> tuple[int, float]:
     return unit, float(_scores(state_PU[:, [unit]], value_P, numeric)[0])
 
 
-def _gather(some: Sequence[Reading], name: str, shift: int) -> Places:
-    """All places where the property says something. shift: whose values a document takes; not its
-    own, for the control: what belongs together in a document stays together."""
+def _gather(some: Sequence[Reading], name: str, rng: np.random.Generator | None = None) -> Places:
+    """All places where the property says something. rng: for the control, in which a document has
+    the next one's values, moved around by a random distance: neighbours stay neighbours."""
     states, values = [], []
     for number, reading in enumerate(some):
-        value_T = some[(number + shift) % len(some)].values[name][: len(reading.state_TU)]
+        value_T = reading.values[name]
+        if rng is not None:
+            value_T = some[(number + 1) % len(some)].values[name][: len(value_T)]
+            value_T = np.roll(value_T, rng.integers(max(1, len(value_T))))
         real_T = ~np.isnan(value_T)
         states.append(reading.state_TU[: len(value_T)][real_T])
         values.append(value_T[real_T])

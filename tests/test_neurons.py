@@ -111,6 +111,16 @@ def test_a_unit_that_never_moves_tells_nothing():
     assert neurons._scores(np.zeros((400, 2)), value_P, True).tolist() == [0.0, 0.0]
 
 
+def test_what_is_the_same_in_all_documents_is_not_in_the_control():
+    """A unit that counts, as in every document."""
+    made = [
+        Reading(["x"] * 40, np.stack([np.arange(40.0), noise], 1), {"place": np.arange(40.0)})
+        for noise in np.random.default_rng(0).normal(size=(20, 40))
+    ]
+    (one,) = neurons.search(made, ["counts", "noise"])
+    assert one.label == "counts" and one.score > 0.99 and abs(one.control) < 0.3
+
+
 def test_what_documents_have_in_common_is_in_the_control():
     """Units and a property that are constant in a document: few documents agree by chance."""
     rng = np.random.default_rng(0)
