@@ -97,7 +97,12 @@ def test_a_run_that_goes_on_ends_the_same(options, tmp_path, objective, mishap, 
 
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
 def test_a_language_model_goes_on_with_its_streams(tmp_path, precision):
-    extra = ["experiment=charlm", f"data.path={ROOT / 'LICENSE'}", f"data.cache={tmp_path}"]
+    extra = [
+        "experiment=charlm",
+        "decoder.layers=2",
+        f"data.path={ROOT / 'LICENSE'}",
+        f"data.cache={tmp_path}",
+    ]
     extra += ["decoder.embed_size=16", "decoder.hidden_size=16", "data.batch_size=4"]
     extra += ["data.bptt=50", "trainer.max_epochs=2", "trainer.log_every_n_steps=1"]
     extra += [f"trainer.precision={precision}", "+trainer.deterministic=true"]

@@ -264,7 +264,7 @@ def options(tmp_path_factory):
     small = ["decoder.embed_size=8", "decoder.hidden_size=8", "data.batch_size=4", "data.bptt=20"]
     small += ["trainer.max_epochs=3", "trainer.log_every_n_steps=1", "search.max_length=20"]
     place = [f"data.path={folder / 'input.txt'}", f"data.cache={folder}", "trainer.accelerator=cpu"]
-    return ["experiment=charlm", *place, *small, "ema=0.9"]
+    return ["experiment=charlm", "decoder.layers=2", *place, *small, "ema=0.9"]
 
 
 def assert_equal_runs(whole, other):
