@@ -356,6 +356,12 @@ def make_optimizer(
     return partial(Class, **options)
 
 
+def cache_folder(given: str | None, kind: str) -> Path:
+    """data.cache, or captioner/KIND in the user's cache folder."""
+    user_cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(given or f"{user_cache}/captioner/{kind}").expanduser()
+
+
 def decoder_options(config: DictConfig) -> tuple[dict[str, Any], str | None]:
     """What makes the decoder, and decoder.init_from: the language model that it starts from."""
     options = plain(config)

@@ -19,9 +19,6 @@ from captioner.search import Strategy
 from captioner.text import Corpus, Streams
 from captioner.types import EOS, State, TextBatch
 
-STAGES = ("at first", "train more", "train more", "train more")
-"""The lecture's words for what its samples show."""
-
 
 class TextData(EpochData):
     """batch_size: streams in each process. bptt: tokens of a chunk. `words`: of a batch."""
@@ -100,7 +97,7 @@ class LanguageTraining(Loop):
         self.kept.eval()
         text = self.kept.go_on(self.prompt, self.strategy)[0]
         self.kept.train(was)
-        stage = STAGES[min(self.current_epoch, len(STAGES) - 1)]
+        stage = "train more" if self.current_epoch else "at first"  # the lecture's words
         head = f"{stage}: epoch {self.current_epoch}, step {self.global_step}, {bits:.3f} bits"
         entry = f"== {head}\n{text}\n\n".encode()
         if not self.samples.exists() or entry not in self.samples.read_bytes():  # a run went on

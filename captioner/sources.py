@@ -1,6 +1,5 @@
 """The records and pictures that a `data` config names: for training, for evaluation."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from omegaconf import DictConfig
 
 from captioner import data, images, pictures, processes, records, scenes, targets
 from captioner.cache import FeatureCache
-from captioner.config import plain
+from captioner.config import cache_folder, plain
 from captioner.encoders import CNN, Encoders
 from captioner.model import CaptionModel
 from captioner.pictures import BadPictures
@@ -96,8 +95,7 @@ def _source(
 def _of_one(
     config: DictConfig, encoder: CNN, grid: bool, paths: Sequence[Path], train: bool
 ) -> data.Source:
-    user_cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    folder = Path(config.cache or f"{user_cache}/captioner/features").expanduser()
+    folder = cache_folder(config.cache, "features")
     augment = None
     if config.augment is not None:
         options = {"_target_": "captioner.images.Augment", **plain(config.augment)}

@@ -114,9 +114,8 @@ def split(some: Sequence[Document], share: float) -> tuple[list[Document], list[
 
 
 def _fraction(name: str) -> float:
-    return (
-        int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:6]) / 2**48
-    )
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def _line_after(document: Document, share: float) -> int:

@@ -1,6 +1,5 @@
 """What train.py does for language models: texts, judged by bits per character (or word)."""
 
-import os
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -47,7 +46,7 @@ def make(
     model = language.build({"decoder": decoder}, tokenizer)
     if old is not None:
         saved.start_from(model, old, cfg.model.init_from)
-    folder = _cache(cfg)
+    folder = config.cache_folder(cfg.data.cache, "text")
     model.read(cfg.data.prompt)
     if processes.rank() > 0:
         processes.gather(None)  # the first process encodes
@@ -104,13 +103,8 @@ def evaluate(
         }
         evaluation.write(run_dir, {"corpus": {f"bits_per_{unit}": found}, "origin": origin})
         print(
-            f"{found:.4f} bits a {unit} of {len(data.val)} held out; {run_dir / 'samples.txt'} "
+            f"{found:.4f} bits a {unit} of {data.val.units} held out; {run_dir / 'samples.txt'} "
             f"shows how it wrote; let it write with\n"
             f"  python -m captioner.sample {run_dir / 'model'}"
         )
     return found
-
-
-def _cache(cfg: DictConfig) -> Path:
-    user_cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(cfg.data.cache or f"{user_cache}/captioner/text").expanduser()
