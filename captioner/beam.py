@@ -261,7 +261,7 @@ class LogSoftmax:
 
     def __call__(self, logits_NV: Tensor) -> Tensor:
         N, V = logits_NV.shape
-        if len(self.logits_NV) < N or self.logits_NV.shape[1] != V:
+        if self.logits_NV.shape[0] < N or self.logits_NV.shape[1] != V:
             self.logits_NV = logits_NV.new_empty(N, V, dtype=self.dtype(logits_NV))
             self.log_prob_NV = torch.empty_like(self.logits_NV)
         self.logits_NV[:N] = logits_NV.detach()

@@ -49,6 +49,7 @@ class Cell(nn.Module, ABC):
                 f"be that of the state ({hidden_size}): give the decoder one size for both"
             )
         self.hidden_size = hidden_size
+        self.rows = [blocks * hidden_size for blocks in self.products]  # of W_hh, by product
         self.W_xh = nn.Parameter(torch.empty(len(self.reads) * hidden_size, input_size))
         self.W_hh = nn.Parameter(torch.empty(sum(self.products) * hidden_size, hidden_size))
         self.b = nn.Parameter(torch.zeros(len(self.blocks) * hidden_size))
@@ -59,7 +60,7 @@ class Cell(nn.Module, ABC):
 
     def inputs(self, x: Tensor) -> Tensor:
         """(.., E) -> (.., G): W_xh x + b, for any number of positions at once."""
-        return times(self.W_xh, x, self.b)
+        return nn.functional.linear(x, self.W_xh, self.b)
 
     @abstractmethod
     def equation(
@@ -69,13 +70,12 @@ class Cell(nn.Module, ABC):
 
     def step(self, pre_NG: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """One time step: pre-activations from below and the old state -> the new state."""
-        products = [product(W) for _, W in self.recurrent()]
-        return self.equation(pre_NG, state, products)[0]
+        return self.equation(pre_NG, state, [product(W) for W in self.W_hh.split(self.rows)])[0]
 
     def recurrent(self) -> Iterator[tuple[slice, Tensor]]:
         """For each of `products`: the columns of `pre` that it is added to, its rows of W_hh."""
         column = len(self.b) - len(self.W_hh)
-        for W in self.W_hh.split([n * self.hidden_size for n in self.products]):
+        for W in self.W_hh.split(self.rows):
             yield slice(column, column + len(W)), W
             column += len(W)
 
@@ -86,17 +86,7 @@ class Cell(nn.Module, ABC):
 
 def product(W: Tensor) -> Product:
     """For one time step; `captioner.decoders.scan.defer` has those for a loop."""
-    return lambda pre, h: times(W, h, pre)
-
-
-def times(W: Tensor, x_NE: Tensor, plus: Tensor) -> Tensor:
-    """W x + plus for each row. Of a single one by a product with a vector, which reads W, and there
-    is little else to do, a fifth faster (benchmarks/language.py)."""
-    if x_NE.ndim == 2 and len(x_NE) == 1:
-        return torch.addmv(plus.flatten(), W, x_NE[0])[None]
-    if plus.ndim == 1:
-        return nn.functional.linear(x_NE, W, plus)
-    return torch.addmm(plus, x_NE, W.t())
+    return lambda pre, h: torch.addmm(pre, h, W.t())
 
 
 class RNN(Cell):

@@ -19,6 +19,9 @@ from captioner.search import Strategy
 from captioner.text import Corpus, Streams
 from captioner.types import EOS, State, TextBatch
 
+STAGE = 100
+"""Steps after which it shows first what it writes."""
+
 
 class TextData(EpochData):
     """batch_size: streams in each process. bptt: tokens of a chunk. `words`: of a batch."""
@@ -40,7 +43,8 @@ class LanguageTraining(Loop):
     """Trains a LanguageModel; validates by bits per unit of text (a character, or a word).
 
     What the ends of documents cost is in the bits, and they are no units. strategy, prompt: of the
-    sample that each validation writes to `samples`, and to TensorBoard. options: see `Loop`.
+    samples that it prints, and writes to `samples` and TensorBoard: after STAGE steps, twice as
+    many, .., and at each validation. options: see `Loop`.
     """
 
     def __init__(
@@ -88,20 +92,28 @@ class LanguageTraining(Loop):
         nll, units = (sum(values) for values in zip(*processes.gather(self.val_sums)))
         self.log("val/nll", nll / units)
         self.log("val/bits", nll / units / math.log(2), prog_bar=True)
-        if self.trainer.is_global_zero:
-            self._show(nll / units / math.log(2))
+        self._show(f", {nll / units / math.log(2):.3f} bits")
 
-    def _show(self, bits: float) -> None:
+    def on_train_batch_end(self, *args: Any) -> None:
+        stages, left = divmod(self.global_step, STAGE)
+        if not left and not self.sums and stages.bit_count() == 1:
+            self._show()
+
+    def _show(self, told: str = "") -> None:
         """A sample of what it writes now."""
+        if not self.trainer.is_global_zero:
+            return
         was = self.kept.training
         self.kept.eval()
         text = self.kept.go_on(self.prompt, self.strategy)[0]
         self.kept.train(was)
-        stage = "train more" if self.current_epoch else "at first"  # the lecture's words
-        head = f"{stage}: epoch {self.current_epoch}, step {self.global_step}, {bits:.3f} bits"
-        entry = f"== {head}\n{text}\n\n".encode()
-        if not self.samples.exists() or entry not in self.samples.read_bytes():  # a run went on
-            files.append(self.samples, entry)
+        stage = "train more" if self.global_step > STAGE else "at first"  # the lecture's words
+        head = f"{stage}: epoch {self.current_epoch}, step {self.global_step}{told}"
+        entry = f"== {head}\n{text}\n\n"
+        self.print(entry)
+        written = self.samples.read_bytes() if self.samples.exists() else b""
+        if entry.encode() not in written:  # a run that goes on writes some again
+            files.append(self.samples, entry.encode())
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("sample", f"```\n{text}\n```", self.global_step)

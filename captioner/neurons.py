@@ -11,8 +11,9 @@ what the best of so many units reaches by chance.
 """
 
 import argparse
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from captioner.search import Beam
 from captioner.types import BOS, PAD, InputError
 
 LENGTH = 2000  # characters of a document that are read at once
-WARM = 50  # first ones of a piece that begins inside a document, which are not looked at
+WARM = 1000  # those before them that are read too, and not looked at
 ROWS = 16  # pieces that are read side by side
 LEAST = 20  # places with, and without a property, for it to be scored
 FEW = 3  # documents with, and without it
@@ -50,26 +51,30 @@ def read_texts(model: LanguageModel, some: Sequence[text.Document], most: int) -
         for begin in range(0, document.end - document.begin, LENGTH)
     ]
     at = np.linspace(0, len(pieces) - 1, min(most, len(pieces))).astype(int)
-    readings: list[Reading] = []
-    for part in np.array_split(at, -(-len(at) // ROWS)):
-        made = [_piece(*pieces[i]) for i in part]
-        made = [(content, values) for content, values in made if content]
-        states = _states(model, [content for content, _ in made])
-        for (content, values), state_TU in zip(made, states):
-            readings.append(Reading(model.tokenizer.split(content), state_TU, values))
+    cut = list(_cut([pieces[i] for i in at]))
+    readings = []
+    for first in range(0, len(cut), ROWS):
+        part = cut[first : first + ROWS]
+        states = _states(model, [content for content, *_ in part])
+        for (content, warm, values, number), state_TU in zip(part, states):
+            units = model.tokenizer.split(content)[warm:]
+            readings.append(Reading(units, state_TU[warm:], values, number))
     return readings
 
 
-def _piece(document: text.Document, begin: int) -> tuple[str, properties.Values]:
-    """LENGTH characters of a document, and their properties, as the whole of it tells them."""
-    whole = "".join(document.pieces())
-    content = whole[begin : begin + LENGTH]
-    values = properties.of_text(whole, document.path.suffix == ".py")
-    values = {name: value[begin : begin + LENGTH].copy() for name, value in values.items()}
-    if begin:
-        for value in values.values():
-            value[:WARM] = np.nan
-    return content, values
+def _cut(
+    pieces: Sequence[tuple[text.Document, int]],
+) -> Iterator[tuple[str, int, properties.Values, int]]:
+    """Each piece, begun up to WARM characters earlier; how many these are; the properties of the
+    others, as the whole document tells them; and the document's number."""
+    for number, (document, own) in enumerate(itertools.groupby(pieces, lambda piece: piece[0])):
+        whole = "".join(document.pieces())
+        values = properties.of_text(whole, document.code)
+        for _, begin in own:
+            warm, end = min(begin, WARM), begin + LENGTH
+            if begin < len(whole):  # as many bytes may be fewer characters
+                told = {name: value[begin:end] for name, value in values.items()}
+                yield whole[begin - warm : end], warm, told, number
 
 
 def read_captions(model: CaptionModel, some: Sequence[records.Record]) -> list[Reading]:
@@ -98,7 +103,8 @@ def read_captions(model: CaptionModel, some: Sequence[records.Record]) -> list[R
             # What is read at place t + 1 is the word at t.
             rows = state_TU[1 : len(units) + 1]
             own = {name: value[: len(rows)] for name, value in own.items()}
-            readings.append(Reading(units[: len(rows)], rows, own, some[number].image))
+            picture = some[number].image
+            readings.append(Reading(units[: len(rows)], rows, own, number, picture))
     return readings
 
 
@@ -137,8 +143,11 @@ def labels(model: CaptionModel | LanguageModel) -> list[str]:
 def search(readings: Sequence[Reading], called: Sequence[str], seed: int = 0) -> list[Found]:
     """The best unit for each property that enough places have, and lack; best first."""
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(readings))
-    halves = [[readings[i] for i in half] for half in (order[::2], order[1::2])]
+    order = rng.permutation(sorted({reading.document for reading in readings}))
+    halves = [
+        [reading for reading in readings if reading.document in set(half.tolist())]
+        for half in (order[::2], order[1::2])
+    ]
     found: list[tuple[float, Found]] = []
     for name in dict.fromkeys(name for reading in readings for name in reading.values):
         told = [[reading for reading in half if name in reading.values] for half in halves]

@@ -39,14 +39,15 @@ figure img { width: 7rem; border-radius: .2rem } figure pre { flex: 1 1 14rem; m
 
 
 class Reading(NamedTuple):
-    """One document: its units of text, what was read at each place, and what is true there.
+    """A piece of a document: its units of text, and what is true after each of them.
 
-    state_TU: the activations of all U units after each unit of text. picture: of a caption.
+    state_TU: the activations of all U units there. document: its number. picture: of a caption.
     """
 
     units: list[str]
     state_TU: np.ndarray
     values: Values
+    document: int
     picture: Path | None = None
 
 

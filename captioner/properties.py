@@ -52,6 +52,9 @@ def of_text(text: str, code: bool) -> Values:
     bare = "".join(" " if i and c != "\n" else c for c, i in zip(text, inside))
     values["inside a string"] = _marked(text, strings)
     values["inside a comment"] = _marked(text, comments, 0)
+    values["inside a string or a comment"] = np.maximum(
+        values["inside a string"], values["inside a comment"]
+    )
     values["inside the condition of an if"] = _marked(
         text, [m.span() for m in CONDITION.finditer(bare)]
     )

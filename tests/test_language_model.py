@@ -254,7 +254,8 @@ def test_min_char_rnn_is_karpathys_program(tmp_path, monkeypatch):
     assert np.mean(expected[-10:]) < 0.8 * expected[0]  # it learns
     scores = json.loads((tmp_path / "run/scores.json").read_text())
     assert 0 < scores["corpus"]["bits_per_character"] < 8
-    assert "== train more: epoch 1" in (tmp_path / "run/samples.txt").read_text()
+    samples = (tmp_path / "run/samples.txt").read_text()
+    assert "== at first: epoch 0, step 100\n" in samples and "== train more: epoch 1" in samples
 
 
 @pytest.fixture(scope="module")

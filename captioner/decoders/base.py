@@ -137,8 +137,8 @@ class _VocabularyProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h_NH: Tensor, W_VH: Tensor, b_V: Tensor) -> Tensor:
         ctx.save_for_backward(h_NH, W_VH)
-        wide = -(-len(W_VH) // 16) * 16
-        y_NV = h_NH.new_empty(len(h_NH), wide)[:, : len(W_VH)]
+        N, V = h_NH.shape[0], W_VH.shape[0]
+        y_NV = h_NH.new_empty(N, -(-V // 16) * 16)[:, :V]
         return torch.addmm(b_V, h_NH, W_VH.t(), out=y_NV)
 
     @staticmethod

@@ -116,36 +116,35 @@ def _roll(step, memory, state, rules, numbers, rows, max_length, choose) -> Capt
     error_B: list[str | None] = [None] * (N // rows)
     # What follows is cut to the rows n of images that are still in the batch.
     row_n, number_n, word_n = torch.arange(N, device=device), number_N, said_NT[:, 0]
-    live_n = torch.ones_like(word_n, dtype=torch.bool)
+    live_n, all_live = torch.ones_like(word_n, dtype=torch.bool), True
     log_softmax = LogSoftmax()
     for t in range(max_length):
-        whole = len(row_n) == N
+        whole = row_n.shape[0] == N
         prefix_nt = said_NT[:, : t + 1] if whole else said_NT[row_n, : t + 1]
         logits_nV, state = step(word_n, memory, state)
         true_nV = log_softmax(logits_nV)
         log_prob_N = log_prob_N.to(true_nV.dtype)
         allowed_nV = apply(rules, prefix_nt, true_nV, number_n)
-        gone_n = ~live_n
-        best_n = allowed_nV.amax(1)
-        if not bool((gone_n | (best_n > -torch.inf)).all()):  # NaN is not greater either
+        possible_n = allowed_nV.amax(1) > -torch.inf  # NaN is not greater either
+        if not bool(possible_n.all()):
+            dead_n = live_n & ~possible_n
             check(
-                not best_n[live_n].isnan().any(), "the decoder gives NaN: its training has diverged"
+                not allowed_nV[dead_n].isnan().any(),
+                "the decoder gives NaN: its training has diverged",
             )
-            dead_n = live_n & (best_n == -torch.inf)
             for n in dead_n.nonzero()[:, 0].tolist():
                 one = slice(n, n + 1)
                 error_B[int(row_n[n]) // rows] = blame(
                     rules, prefix_nt[one], true_nV[one], number_n[one]
                 )
             log_prob_N[row_n[dead_n]] = -torch.inf
-            live_n, gone_n = live_n & ~dead_n, gone_n | dead_n
-        some_are_gone = bool(gone_n.any())
-        if some_are_gone:
+            live_n, all_live = live_n & possible_n, False
+        if not all_live:
             allowed_nV = allowed_nV.where(live_n[:, None], true_nV)  # there is something to choose
         word_n = choose(allowed_nV, row_n, t)
         gain_n = allowed_nV.gather(1, word_n[:, None])[:, 0]
-        if some_are_gone:
-            word_n, gain_n = word_n.masked_fill(gone_n, PAD), gain_n.masked_fill(gone_n, 0.0)
+        if not all_live:
+            word_n, gain_n = word_n.masked_fill(~live_n, PAD), gain_n.masked_fill(~live_n, 0.0)
         if whole:
             log_prob_N += gain_n
             said_NT[:, t + 1] = word_n
@@ -153,6 +152,9 @@ def _roll(step, memory, state, rules, numbers, rows, max_length, choose) -> Capt
             log_prob_N[row_n] += gain_n
             said_NT[row_n, t + 1] = word_n
         live_n = live_n & (word_n != EOS)
+        all_live = bool(live_n.all())
+        if all_live:
+            continue
         going_b = live_n.view(-1, rows).any(1)
         if not bool(going_b.any()):
             break
@@ -163,6 +165,7 @@ def _roll(step, memory, state, rules, numbers, rows, max_length, choose) -> Capt
             row_n, number_n, word_n, live_n = (
                 entry[going_n] for entry in (row_n, number_n, word_n, live_n)
             )
+            all_live = bool(live_n.all())
     log_prob_BK = log_prob_N.view(-1, rows)
     for b in (log_prob_BK > -torch.inf).any(1).nonzero()[:, 0].tolist():
         error_B[b] = None  # some of its rows are dead, not all
