@@ -5,9 +5,10 @@ captioner generates of the pictures of a split; finds for each property (caption
 the unit that tells it best on one half of the documents, and scores it on the other. One HTML page
 shows them: the text coloured by the unit's activation (Karpathy, Johnson and Fei-Fei 2016).
 
-The score is the AUC of a property that is or is not, and Pearson's r of a number. The control is
-the same search where each document has another one's values, moved around by a random distance:
-what the best of so many units reaches by chance.
+The score is the AUC of a property that is or is not, and Spearman's rank correlation rho with a
+number: both ask whether the unit grows with it, and not how. The control is the same search where
+each document has another one's values, moved around by a random distance: what the best of so many
+units reaches by chance.
 """
 
 import argparse
@@ -34,6 +35,7 @@ LENGTH = 2000  # characters of a document that are read at once
 WARM = 1000  # those before them that are read too, and not looked at
 ROWS = 16  # pieces that are read side by side
 LEAST = 20  # places with, and without a property, for it to be scored
+PLACES = 10_000  # of each kind, evenly spaced, by which the unit is chosen
 FEW = 3  # documents with, and without it
 
 
@@ -169,7 +171,11 @@ Places = tuple[np.ndarray, np.ndarray]
 
 def _best(halves: Sequence[Places], numeric: bool) -> tuple[int, float]:
     """The unit that tells the values of one half best, and how well it does in the other."""
-    unit = int(np.abs(_scores(*halves[0], numeric)).argmax())
+    state_PU, value_P = halves[0]
+    kinds = [np.flatnonzero(value_P == 0), np.flatnonzero(value_P == 1)]
+    kinds = [np.arange(len(value_P))] if numeric else kinds
+    some = np.concatenate([places[:: -(-len(places) // PLACES)] for places in kinds])
+    unit = int(np.abs(_scores(state_PU[some], value_P[some], numeric)).argmax())
     state_PU, value_P = halves[1]
     return unit, float(_scores(state_PU[:, [unit]], value_P, numeric)[0])
 
@@ -201,19 +207,21 @@ def _enough(values: Sequence[np.ndarray], numeric: bool) -> bool:
 
 
 def _scores(state_PU: np.ndarray, value_P: np.ndarray, numeric: bool) -> np.ndarray:
-    """r of each unit with the value, or AUC - 0.5, equal activations counting as half in order."""
-    if numeric:
-        x_PU, y_P = state_PU - state_PU.mean(0), value_P - value_P.mean()
-        size_U = np.sqrt((x_PU**2).sum(0) * (y_P**2).sum())
-        return (x_PU * y_P[:, None]).sum(0) / np.where(size_U > 0, size_U, 1)
-    ones_P = value_P == 1
-    shares = []
-    for state_P in state_PU.T:
-        zeros = np.sort(state_P[~ones_P])
-        below = np.searchsorted(zeros, state_P[ones_P], "left")
-        not_above = np.searchsorted(zeros, state_P[ones_P], "right")
-        shares.append((below + not_above).mean() / (2 * len(zeros)))
-    return np.array(shares) - 0.5
+    """rho of each unit with the value, or AUC - 0.5: both by ranks alone."""
+    rank_PU = np.stack([_ranks(state_P) for state_P in state_PU.T], axis=1)
+    if not numeric:
+        ones_P = value_P == 1
+        return (rank_PU[ones_P].mean(0) - rank_PU[~ones_P].mean(0)) / len(value_P)
+    x_PU, y_P = rank_PU - rank_PU.mean(0), _ranks(value_P)
+    y_P -= y_P.mean()
+    size_U = np.sqrt((x_PU**2).sum(0) * (y_P**2).sum())
+    return (x_PU * y_P[:, None]).sum(0) / np.where(size_U > 0, size_U, 1)
+
+
+def _ranks(x_P: np.ndarray) -> np.ndarray:
+    """Of each among all, from 0 on; equal ones share the mean of theirs."""
+    _, which_P, count = np.unique(x_P, return_inverse=True, return_counts=True)
+    return (count.cumsum() - (count + 1) / 2)[which_P]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -252,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for one in found:
-        what = "r" if one.numeric else "AUC"
+        what = "rho" if one.numeric else "AUC"
         print(f"{one.name:32} {one.label:9} {what} {one.score:6.3f}   by chance {one.control:6.3f}")
     print(f"the page is {options.out}")
     return 0

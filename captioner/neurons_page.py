@@ -54,7 +54,7 @@ class Reading(NamedTuple):
 class Found(NamedTuple):
     """The best unit for a property, and what it is called, such as "c1[37]".
 
-    score, control: AUC, or r of a number, on documents that did not choose the unit.
+    score, control: AUC, or rho of a number, on documents that did not choose the unit.
     """
 
     name: str
@@ -69,7 +69,7 @@ def page(readings: Sequence[Reading], found: Sequence[Found]) -> str:
     """Each property with its best unit, scores, and documents coloured by the unit's activation."""
     rows, parts = [], []
     for number, one in enumerate(found):
-        name, what = one.label, "r" if one.numeric else "AUC"
+        name, what = one.label, "rho" if one.numeric else "AUC"
         title = html.escape(one.name)
         rows.append(
             f'<tr><td><a href="#p{number}">{title}</a></td><td>{name}</td><td>{what}</td>'
@@ -107,7 +107,7 @@ def page(readings: Sequence[Reading], found: Sequence[Found]) -> str:
 <p>{readings[0].state_TU.shape[1]} entries of the state, over {len(readings)} documents. For each
 property one half of them chose the unit that tells it best; the score is of the other half. By
 chance: the same search where each document has another one's values, moved around. AUC: 0.5 says
-nothing, 0 and 1 everything; r: 0 nothing, -1 and 1 everything.</p>
+nothing, 0 and 1 everything; rho (Spearman's rank correlation): 0 nothing, -1 and 1 everything.</p>
 <p class="key">tanh of the activation, less its median, by its deviation: -1 {key} 1</p>
 <div class="scroll"><table>
 <tr><th>property</th><th>unit</th><th></th><th>score</th><th>by chance</th></tr>

@@ -1,6 +1,7 @@
 """`python -m captioner.sample MODEL`: lets a language model write."""
 
 import argparse
+import re
 import secrets
 import sys
 from collections.abc import Sequence
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             model.cuda()
         texts = model.go_on(options.prompt, _strategy(options))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        said = re.sub(r"search\.(\w+)", lambda m: f"--{m[1].replace('_', '-')}", str(error))
+        print(f"error: {said}", file=sys.stderr)
         return 2
     for number, text in enumerate(texts):
         if len(texts) > 1:

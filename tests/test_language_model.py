@@ -277,14 +277,22 @@ def assert_equal_runs(whole, other):
         assert (whole / name).read_bytes() == (other / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("mishap", ["SIGTERM:0:0:1", "SIGINT:0:1:3", "val-SIGTERM:0:1:0"])
-def test_a_run_that_goes_on_ends_the_same(options, tmp_path, mishap):
+@pytest.mark.parametrize(
+    "mishap, more, validations",
+    [
+        ("SIGTERM:0:0:1", [], 3),
+        ("SIGINT:0:1:3", [], 3),
+        ("val-SIGTERM:0:1:0", [], 3),
+        ("SIGTERM:0:1:3", ["ema=0", "+trainer.val_check_interval=0.5"], 6),
+    ],
+)
+def test_a_run_that_goes_on_ends_the_same(options, tmp_path, mishap, more, validations):
     """The state of the streams too."""
-    assert in_process(*options, f"run_dir={tmp_path / 'whole'}") == 0
-    assert in_process(*options, f"run_dir={tmp_path / 'cut'}", mishap=mishap) > 128
+    assert in_process(*options, *more, f"run_dir={tmp_path / 'whole'}") == 0
+    assert in_process(*options, *more, f"run_dir={tmp_path / 'cut'}", mishap=mishap) > 128
     assert in_process(f"resume={tmp_path / 'cut'}") == 0
     assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
-    assert (tmp_path / "whole/samples.txt").read_text().count("== ") == 3
+    assert (tmp_path / "whole/samples.txt").read_text().count("== ") == validations
 
 
 def test_phases_of_text(options, tmp_path):
@@ -355,7 +363,7 @@ def test_it_writes_and_shows_its_gradients(tmp_path, capsys):
         assert sample.main([*model, *wrong.split()]) == 2
     for idle in ("--greedy --n=2", "--greedy --seed=2", "--beam=2 --top-k=2"):
         assert sample.main([*model, *idle.split()]) == 2
-    assert "error: " in capsys.readouterr().err
+    assert "error: --temperature=0.0: give" in capsys.readouterr().err
     (tmp_path / "text.txt").write_text(WORDS * 9)
     order = [str(tmp_path / "model"), str(tmp_path / "text.txt"), "--limit=3"]
     assert gradients.main([*order, f"--out={tmp_path / 'out'}"]) == 0

@@ -105,6 +105,15 @@ def test_auc_is_the_share_of_pairs_in_order():
     assert neurons._scores(state_PU, value_P, False) + 0.5 == pytest.approx(np.array(expected))
 
 
+def test_rho_is_the_correlation_of_ranks():
+    x_P, value_P = np.array([0.1, 5.0, 0.3, 0.3, -9.0]), np.array([2, 7, 2, 4, 0])
+    order = np.array([1, 4, 2.5, 2.5, 0]), np.array([1.5, 4, 1.5, 3, 0])  # equal ones share ranks
+    (rho,) = neurons._scores(x_P[:, None], value_P, True)
+    assert rho == pytest.approx(np.corrcoef(*order)[0, 1])
+    (of_cube,) = neurons._scores(x_P[:, None] ** 3, value_P, True)
+    assert of_cube == pytest.approx(rho)
+
+
 def test_a_unit_that_never_moves_tells_nothing():
     value_P = np.array([1.0] * 100 + [0.0] * 300)
     assert neurons._scores(np.zeros((400, 2)), value_P, False).tolist() == [0.0, 0.0]

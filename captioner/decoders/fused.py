@@ -16,12 +16,12 @@ from captioner.decoders.scan import Entries, Pack
 def fits(cell: Cell, packed: Pack) -> bool:
     """Whether `run` can do it."""
     known = type(cell) in (LSTM, RNN, ReLU)
-    return known and packed.sizes_T[-1] == len(packed.order_N) > 0 and cell.b.device.type == "cpu"
+    return known and packed.even and cell.b.device.type == "cpu"
 
 
 def run(cell: Cell, x_PE: Tensor, state: Sequence[Tensor], packed: Pack) -> tuple[Tensor, Entries]:
     """The packed trace of h, and the state after each row's last token."""
-    x_TNE = x_PE.unflatten(0, (len(packed.sizes_T), -1))  # rows of one length keep their order
+    x_TNE = x_PE.unflatten(0, (len(packed.sizes_T), -1))
     before = [entry[None] for entry in state]
     W = [cell.W_xh, cell.W_hh, cell.b, torch.zeros_like(cell.b)]
     if isinstance(cell, LSTM):  # torch's rows are i, f, g, o

@@ -30,12 +30,19 @@ class Pack(NamedTuple):
     real_NT: Tensor
     in_row_order_P: Tensor  # indexes packed positions so that they come row by row
 
+    @property
+    def even(self) -> bool:
+        """Whether all rows are equally long; they keep their order then."""
+        return self.sizes_T[-1] == len(self.order_N) > 0
+
     def take(self, x_NT: Tensor) -> Tensor:
         """(N, T, ..) -> (P, ..)."""
         return x_NT[self.row_P, self.time_P]
 
     def by_row(self, x_P: Tensor) -> Tensor:
         """The same positions, row by row."""
+        if self.even:
+            return x_P.unflatten(0, (len(self.sizes_T), -1)).transpose(0, 1).flatten(0, 1)
         return x_P.index_select(0, self.in_row_order_P)
 
     def of_image(self, x_B: Tensor) -> Tensor:
