@@ -116,16 +116,22 @@ def training(model: language.LanguageModel, rounds: int, steps: int) -> None:
 
 
 @torch.inference_mode()
-def by_cells(model: language.LanguageModel, length: int) -> str:
-    """A loop of torch.nn.LSTMCell."""
-    decoder, cells = model.decoder, []
-    for ours in decoder.cells:
+def torchs_cells(model: language.LanguageModel) -> list[nn.LSTMCell]:
+    cells = []
+    for ours in model.decoder.cells:
         cell = nn.LSTMCell(ours.W_xh.shape[1], H)
         cell.weight_ih.copy_(torchs_rows(ours.W_xh))
         cell.weight_hh.copy_(torchs_rows(ours.W_hh))
         cell.bias_ih.copy_(torchs_rows(ours.b))
         cell.bias_hh.zero_()
         cells.append(cell)
+    return cells
+
+
+@torch.inference_mode()
+def by_cells(model: language.LanguageModel, cells: list[nn.LSTMCell], length: int) -> str:
+    """A loop of torch.nn.LSTMCell."""
+    decoder = model.decoder
     states = [(torch.zeros(1, H), torch.zeros(1, H)) for _ in cells]
     token, said = torch.tensor([BOS]), []
     never_V = decoder.never_V.clone()
@@ -161,9 +167,10 @@ def by_reading_again(model: language.LanguageModel, length: int) -> str:
 
 
 def sampling(model: language.LanguageModel, rounds: int, length: int) -> None:
+    cells = torchs_cells(model)
     ways = {
         "captioner.search": lambda: model.go_on("", Greedy(length))[0],
-        "torch.nn.LSTMCell": lambda: by_cells(model, length),
+        "torch.nn.LSTMCell": lambda: by_cells(model, cells, length),
         "reading again": lambda: by_reading_again(model, length),
     }
     texts = {name: way() for name, way in ways.items()}
@@ -187,7 +194,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="of training, a round")
-    parser.add_argument("--length", type=int, default=300, help="of the text")
+    parser.add_argument("--length", type=int, default=500, help="of the text")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

@@ -70,12 +70,14 @@ class Cell(nn.Module, ABC):
 
     def step(self, pre_NG: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """One time step: pre-activations from below and the old state -> the new state."""
-        return self.equation(pre_NG, state, [product(W) for W in self.W_hh.split(self.rows)])[0]
+        return self.equation(
+            pre_NG, state, [product(W) for W in self.W_hh.split_with_sizes(self.rows)]
+        )[0]
 
     def recurrent(self) -> Iterator[tuple[slice, Tensor]]:
         """For each of `products`: the columns of `pre` that it is added to, its rows of W_hh."""
         column = len(self.b) - len(self.W_hh)
-        for W in self.W_hh.split(self.rows):
+        for W in self.W_hh.split_with_sizes(self.rows):
             yield slice(column, column + len(W)), W
             column += len(W)
 
@@ -130,7 +132,7 @@ class LSTM(Cell):
         (W_hh,) = W
         h, c = state
         H = self.hidden_size
-        ifo, g = W_hh(pre_NG, h).split((3 * H, H), dim=1)
+        ifo, g = W_hh(pre_NG, h).split_with_sizes((3 * H, H), dim=1)
         i, f, o = torch.sigmoid(ifo).chunk(3, dim=1)
         c = torch.addcmul(f * c, i, torch.tanh(g))
         return (o * torch.tanh(c), c), (i, f, o)

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captioner import tokenizers
-from captioner.decoders.base import Decoder
 from captioner.decoders.recurrent import Recurrent
 from captioner.directory import Model
 from captioner.rules import forbid
 from captioner.search.base import Strategy
 from captioner.targets import make
 from captioner.types import BOS, UNK, InputError, Memory, State, TextBatch
+
+FEW = 1000
+"""Tokens, as an alphabet has."""
 
 
 class LanguageModel(Model):
@@ -25,6 +27,7 @@ class LanguageModel(Model):
     state: where the training streams are, None before the first chunk.
     """
 
+    decoder: Recurrent
     state: State | None = None
 
     def start(self, batch: TextBatch) -> tuple[None, Memory, State]:
@@ -67,7 +70,7 @@ class LanguageModel(Model):
                 length_1 = torch.tensor([len(ids) - 1], device=device)
                 _, state, _ = self.decoder(read_1T, length_1, memory, state)
             state = {name: entry.expand(rows, *entry.shape[1:]) for name, entry in state.items()}
-            last, decoder = ids[-1], _by_column(self.decoder)
+            last, decoder = ids[-1], _for_one_row(self.decoder)
 
             def step(token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
                 return decoder.step(token_N.masked_fill(token_N == BOS, last), memory, state)
@@ -78,13 +81,20 @@ class LanguageModel(Model):
         ]
 
 
-def _by_column(decoder: Decoder) -> Decoder:
-    """A copy whose matrices lie in memory column by column: products with a single row, which do
-    little but read them, are a quarter faster so (benchmarks/language.py)."""
-    decoder = copy.deepcopy(decoder)
-    for parameter in decoder.parameters():
-        if parameter.ndim == 2:
-            parameter.data = parameter.data.t().contiguous().t()
+def _for_one_row(decoder: Recurrent) -> Recurrent:
+    """A copy whose steps of a single row are faster, since they do little but read weights: W_hh,
+    W_xh and W_hy lie in memory column by column, and where there are FEW tokens W_xh x + b of the
+    first layer is looked up (benchmarks/language.py)."""
+    columns = {
+        id(W): nn.Parameter(W.detach().t().contiguous().t(), requires_grad=False)
+        for name, W in decoder.named_parameters()
+        if W.ndim == 2 and name != "embed.weight"
+    }
+    decoder = copy.deepcopy(decoder, columns)
+    if decoder.vocab_size <= FEW:
+        first = decoder.cells[0]
+        decoder.embed = nn.Embedding.from_pretrained(first.inputs(decoder.embed.weight))
+        first.inputs = lambda x: x  # type: ignore[method-assign]
     return decoder
 
 

@@ -85,6 +85,8 @@ def page(readings: Sequence[Reading], found: Sequence[Found]) -> str:
         for reading in _examples(about, one.name):
             activation_T = reading.state_TU[:CHARACTERS, one.unit]
             parts.append(_document(reading, np.tanh((activation_T - middle) / spread)))
+    documents = len({reading.document for reading in readings})
+    pieces = f"{len(readings)} pieces of " if documents < len(readings) else ""
     colours = "".join(
         f".{sign}{k} {{ background: rgba(var(--{side}), {0.75 * k / LEVELS:.2f}) }}\n"
         for sign, side in (("p", "plus"), ("m", "minus"))
@@ -104,8 +106,8 @@ def page(readings: Sequence[Reading], found: Sequence[Found]) -> str:
 </head>
 <body>
 <h1>Units that one can read</h1>
-<p>{readings[0].state_TU.shape[1]} entries of the state, over {len(readings)} documents. For each
-property one half of them chose the unit that tells it best; the score is of the other half. By
+<p>{readings[0].state_TU.shape[1]} entries of the state, over {pieces}{documents} documents. For each
+property one half of the documents chose the unit that tells it best; the score is of the other half. By
 chance: the same search where each document has another one's values, moved around. AUC: 0.5 says
 nothing, 0 and 1 everything; rho (Spearman's rank correlation): 0 nothing, -1 and 1 everything.</p>
 <p class="key">tanh of the activation, less its median, by its deviation: -1 {key} 1</p>

@@ -92,13 +92,18 @@ class WordDecoder(Decoder):
 
     def words(self, token: Tensor) -> Tensor:
         """(..) -> (.., E)."""
-        return self.dropout(self.embed(token))
+        return self.drop(self.embed(token))
+
+    def drop(self, x: Tensor) -> Tensor:
+        """Dropout in training; else not even a call, for which search would pay at each word."""
+        return self.dropout(x) if self.training else x
 
     def logits(self, h: Tensor) -> Tensor:
         """(N, H) -> (N, V)."""
-        return _VocabularyProduct.apply(
-            *_as_autocast(self.dropout(h), self.W_hy.weight, self.W_hy.bias + self.never_V)
-        )
+        operands = _as_autocast(self.drop(h), self.W_hy.weight, self.W_hy.bias + self.never_V)
+        if not torch.is_grad_enabled():
+            return _aligned_product(*operands)
+        return _VocabularyProduct.apply(*operands)
 
 
 class Standard(nn.Module):
@@ -127,19 +132,24 @@ class Standard(nn.Module):
         return (v - self.mean_D) / self.std
 
 
-class _VocabularyProduct(torch.autograd.Function):
+def _aligned_product(h_NH: Tensor, W_VH: Tensor, b_V: Tensor) -> Tensor:
     """F.linear(h, W, b), whose rows begin at multiples of 16 numbers in memory.
 
     Vocabularies have odd sizes, and libraries multiply into rows that are not aligned at little
     more than half the speed (benchmarks/training.py), on GPUs too.
     """
+    N, V = h_NH.shape[0], W_VH.shape[0]
+    y_NV = h_NH.new_empty(N, -(-V // 16) * 16)[:, :V]
+    return torch.addmm(b_V, h_NH, W_VH.t(), out=y_NV)
+
+
+class _VocabularyProduct(torch.autograd.Function):
+    """`_aligned_product` with its gradient."""
 
     @staticmethod
     def forward(ctx: Any, h_NH: Tensor, W_VH: Tensor, b_V: Tensor) -> Tensor:
         ctx.save_for_backward(h_NH, W_VH)
-        N, V = h_NH.shape[0], W_VH.shape[0]
-        y_NV = h_NH.new_empty(N, -(-V // 16) * 16)[:, :V]
-        return torch.addmm(b_V, h_NH, W_VH.t(), out=y_NV)
+        return _aligned_product(h_NH, W_VH, b_V)
 
     @staticmethod
     @once_differentiable

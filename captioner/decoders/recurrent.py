@@ -169,7 +169,7 @@ class Recurrent(WordDecoder):
         states = []
         kept: dict[str, Tensor] = {}
         for layer, (cell, entry) in enumerate(zip(self.cells, self._by_cell(state))):
-            read_P = self.dropout(x_P) if layer else x_P
+            read_P = self.drop(x_P) if layer else x_P
             if not keep and layer not in images and fused.fits(cell, packed):
                 h_P, after = fused.run(cell, read_P, entry, packed)
                 traces = [h_P]
@@ -200,7 +200,7 @@ class Recurrent(WordDecoder):
         """One time step through all layers -> the top one's output, and the new states."""
         states_after = []
         for layer, (cell, entry) in enumerate(zip(self.cells, states)):
-            pre_NG = cell.inputs(self.dropout(x_NE) if layer else x_NE)
+            pre_NG = cell.inputs(self.drop(x_NE) if layer else x_NE)
             if layer in images:
                 pre_NG = add_image(pre_NG, images[layer])
             entry = cell.step(pre_NG, entry)
