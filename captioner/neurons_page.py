@@ -106,10 +106,11 @@ def page(readings: Sequence[Reading], found: Sequence[Found]) -> str:
 </head>
 <body>
 <h1>Units that one can read</h1>
-<p>{readings[0].state_TU.shape[1]} entries of the state, over {pieces}{documents} documents. For each
-property one half of the documents chose the unit that tells it best; the score is of the other half. By
-chance: the same search where each document has another one's values, moved around. AUC: 0.5 says
-nothing, 0 and 1 everything; rho (Spearman's rank correlation): 0 nothing, -1 and 1 everything.</p>
+<p>{readings[0].state_TU.shape[1]} entries of the state, over {pieces}{documents} documents. For
+each property one half of the documents chose the unit that tells it best; the score is of the other
+half. By chance: the same search where each document has another one's values, moved around. AUC:
+0.5 says nothing, 0 and 1 everything; rho (Spearman's rank correlation): 0 nothing, -1 and 1
+everything.</p>
 <p class="key">tanh of the activation, less its median, by its deviation: -1 {key} 1</p>
 <div class="scroll"><table>
 <tr><th>property</th><th>unit</th><th></th><th>score</th><th>by chance</th></tr>
