@@ -49,7 +49,7 @@ class Cell(nn.Module, ABC):
                 f"be that of the state ({hidden_size}): give the decoder one size for both"
             )
         self.hidden_size = hidden_size
-        self.rows = [blocks * hidden_size for blocks in self.products]  # of W_hh, by product
+        self.sizes = [blocks * hidden_size for blocks in self.products]  # rows of W_hh
         self.W_xh = nn.Parameter(torch.empty(len(self.reads) * hidden_size, input_size))
         self.W_hh = nn.Parameter(torch.empty(sum(self.products) * hidden_size, hidden_size))
         self.b = nn.Parameter(torch.zeros(len(self.blocks) * hidden_size))
@@ -71,13 +71,13 @@ class Cell(nn.Module, ABC):
     def step(self, pre_NG: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """One time step: pre-activations from below and the old state -> the new state."""
         return self.equation(
-            pre_NG, state, [product(W) for W in self.W_hh.split_with_sizes(self.rows)]
+            pre_NG, state, [product(W) for W in self.W_hh.split_with_sizes(self.sizes)]
         )[0]
 
     def recurrent(self) -> Iterator[tuple[slice, Tensor]]:
         """For each of `products`: the columns of `pre` that it is added to, its rows of W_hh."""
         column = len(self.b) - len(self.W_hh)
-        for W in self.W_hh.split_with_sizes(self.rows):
+        for W in self.W_hh.split_with_sizes(self.sizes):
             yield slice(column, column + len(W)), W
             column += len(W)
 

@@ -16,8 +16,8 @@ from captioner.search.base import Strategy
 from captioner.targets import make
 from captioner.types import BOS, UNK, InputError, Memory, State, TextBatch
 
-FEW = 1000
-"""Tokens, as an alphabet has."""
+ALPHABET = 1000
+"""Tokens at most."""
 
 
 class LanguageModel(Model):
@@ -82,16 +82,17 @@ class LanguageModel(Model):
 
 
 def _for_one_row(decoder: Recurrent) -> Recurrent:
-    """A copy whose steps of a single row are faster, since they do little but read weights: W_hh,
-    W_xh and W_hy lie in memory column by column, and where there are FEW tokens W_xh x + b of the
-    first layer is looked up (benchmarks/language.py)."""
+    """A copy, not for training, whose steps of a single row are faster, since they do little but
+    read weights: W_hh, W_xh and W_hy lie in memory column by column, and with an ALPHABET for a
+    vocabulary W_xh x + b of the first layer is looked up (benchmarks/language.py)."""
     columns = {
         id(W): nn.Parameter(W.detach().t().contiguous().t(), requires_grad=False)
         for name, W in decoder.named_parameters()
         if W.ndim == 2 and name != "embed.weight"
     }
-    decoder = copy.deepcopy(decoder, columns)
-    if decoder.vocab_size <= FEW:
+    same = {id(parameter): parameter for parameter in decoder.parameters()}
+    decoder = copy.deepcopy(decoder, same | columns).eval()
+    if decoder.vocab_size <= ALPHABET:
         first = decoder.cells[0]
         decoder.embed = nn.Embedding.from_pretrained(first.inputs(decoder.embed.weight))
         first.inputs = lambda x: x  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 """Training language models: text as data, and what a validation of them is."""
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,8 @@ class LanguageTraining(Loop):
         stage = "train more" if self.global_step > STAGE else "at first"  # the lecture's words
         head = f"{stage}: epoch {self.current_epoch}, step {self.global_step}{told}"
         entry = f"== {head}\n{text}\n\n"
-        self.print(entry)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        self.print(entry.encode(encoding, "backslashreplace").decode(encoding))
         written = self.samples.read_bytes() if self.samples.exists() else b""
         if entry.encode() not in written:  # a run that goes on writes some again
             files.append(self.samples, entry.encode())

@@ -40,7 +40,8 @@ FEW = 3  # documents with, and without it
 
 
 def read_texts(model: LanguageModel, some: Sequence[text.Document], most: int) -> list[Reading]:
-    """Up to `most` pieces of LENGTH characters of documents, evenly spaced.
+    """Up to `most` pieces of LENGTH characters of documents, evenly spaced. Where documents are
+    too few to be halved, each piece counts as one.
 
     Raises InputError for a model of words: properties are of characters.
     """
@@ -60,7 +61,9 @@ def read_texts(model: LanguageModel, some: Sequence[text.Document], most: int) -
         states = _states(model, [content for content, *_ in part])
         for (content, warm, values, number), state_TU in zip(part, states):
             units = model.tokenizer.split(content)[warm:]
-            readings.append(Reading(units, state_TU[warm:], values, number))
+            readings.append(Reading(units, state_TU[warm:].copy(), values, number))
+    if len({reading.document for reading in readings}) < 2 * FEW:
+        return [reading._replace(document=n) for n, reading in enumerate(readings)]
     return readings
 
 
@@ -146,16 +149,14 @@ def search(readings: Sequence[Reading], called: Sequence[str], seed: int = 0) ->
     """The best unit for each property that enough places have, and lack; best first."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(sorted({reading.document for reading in readings}))
-    halves = [
-        [reading for reading in readings if reading.document in set(half.tolist())]
-        for half in (order[::2], order[1::2])
-    ]
+    chosen = set(order[::2].tolist())
+    halves = [[r for r in readings if (r.document in chosen) is first] for first in (True, False)]
     found: list[tuple[float, Found]] = []
     for name in dict.fromkeys(name for reading in readings for name in reading.values):
         told = [[reading for reading in half if name in reading.values] for half in halves]
         values = [r.values[name] for half in told for r in half]
         numeric = any(bool((~np.isin(v[~np.isnan(v)], (0, 1))).any()) for v in values)
-        if not all(_enough([r.values[name] for r in half], numeric) for half in told):
+        if not all(_enough(half, name, numeric) for half in told):
             continue
         unit, score = _best([_gather(half, name) for half in told], numeric)
         _, control = _best([_gather(half, name, rng) for half in told], numeric)
@@ -174,7 +175,7 @@ def _best(halves: Sequence[Places], numeric: bool) -> tuple[int, float]:
     state_PU, value_P = halves[0]
     kinds = [np.flatnonzero(value_P == 0), np.flatnonzero(value_P == 1)]
     kinds = [np.arange(len(value_P))] if numeric else kinds
-    some = np.concatenate([places[:: -(-len(places) // PLACES)] for places in kinds])
+    some = np.concatenate([places[:: 1 + len(places) // PLACES] for places in kinds])
     unit = int(np.abs(_scores(state_PU[some], value_P[some], numeric)).argmax())
     state_PU, value_P = halves[1]
     return unit, float(_scores(state_PU[:, [unit]], value_P, numeric)[0])
@@ -182,26 +183,29 @@ def _best(halves: Sequence[Places], numeric: bool) -> tuple[int, float]:
 
 def _gather(some: Sequence[Reading], name: str, rng: np.random.Generator | None = None) -> Places:
     """All places where the property says something. rng: for the control, in which a document has
-    the next one's values, moved around by a random distance: neighbours stay neighbours."""
+    another one's values, moved around by a random distance: neighbours stay neighbours."""
     states, values = [], []
-    for number, reading in enumerate(some):
+    for reading in some:
         value_T = reading.values[name]
         if rng is not None:
-            value_T = some[(number + 1) % len(some)].values[name][: len(value_T)]
-            value_T = np.roll(value_T, rng.integers(max(1, len(value_T))))
+            others = [other for other in some if other.document != reading.document]
+            other_T = others[rng.integers(len(others))].values[name]
+            value_T = np.roll(other_T, rng.integers(max(1, len(other_T))))[: len(value_T)]
         real_T = ~np.isnan(value_T)
         states.append(reading.state_TU[: len(value_T)][real_T])
         values.append(value_T[real_T])
     return np.concatenate(states), np.concatenate(values)
 
 
-def _enough(values: Sequence[np.ndarray], numeric: bool) -> bool:
+def _enough(some: Sequence[Reading], name: str, numeric: bool) -> bool:
     """Whether there are places and documents enough, with and without."""
+    values = [reading.values[name] for reading in some]
     if numeric:
-        return len(values) >= FEW and float(np.nanstd(np.concatenate(values))) > 0
+        documents = {reading.document for reading in some}
+        return len(documents) >= FEW and float(np.nanstd(np.concatenate(values))) > 0
     return all(
         sum(int((value == is_it).sum()) for value in values) >= LEAST
-        and sum(bool((value == is_it).any()) for value in values) >= FEW
+        and len({r.document for r, value in zip(some, values) if (value == is_it).any()}) >= FEW
         for is_it in (0, 1)
     )
 
@@ -211,6 +215,8 @@ def _scores(state_PU: np.ndarray, value_P: np.ndarray, numeric: bool) -> np.ndar
     rank_PU = np.stack([_ranks(state_P) for state_P in state_PU.T], axis=1)
     if not numeric:
         ones_P = value_P == 1
+        if ones_P.all() or not ones_P.any():
+            return np.zeros(state_PU.shape[1])
         return (rank_PU[ones_P].mean(0) - rank_PU[~ones_P].mean(0)) / len(value_P)
     x_PU, y_P = rank_PU - rank_PU.mean(0), _ranks(value_P)
     y_P -= y_P.mean()

@@ -50,6 +50,7 @@ def forbid(*phrases: Phrase, in_image: Mapping[int, Iterable[Phrase]] | None = N
     for image, phrase in [(-1, phrase) for phrase in phrases] + owned:  # -1: in every image
         words = (phrase,) if isinstance(phrase, int) else tuple(phrase)
         check(len(words) > 0, "forbid: a phrase without words")
+        check(min(words) >= 0, f"forbid({min(words)}): words are 0 or more")
         if len(words) == 1 and image == -1:
             always.append(words[0])
         else:

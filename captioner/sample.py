@@ -1,7 +1,6 @@
 """`python -m captioner.sample MODEL`: lets a language model write."""
 
 import argparse
-import re
 import secrets
 import sys
 from collections.abc import Sequence
@@ -40,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             model.cuda()
         texts = model.go_on(options.prompt, _strategy(options))
     except InputError as error:
-        said = re.sub(r"search\.(\w+)", lambda m: f"--{m[1].replace('_', '-')}", str(error))
-        print(f"error: {said}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     for number, text in enumerate(texts):
         if len(texts) > 1:
@@ -61,17 +59,18 @@ def _strategy(options: argparse.Namespace) -> Strategy:
         raise InputError(f"{way} with --{idle[0].replace('_', '-')}, which would have no effect")
     if options.greedy:
         return Greedy(options.length)
-    if options.beam:
-        return Beam(options.beam, n=options.n, max_length=options.length)
-    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
-    return Sample(
-        0.8 if options.temperature is None else options.temperature,
-        options.top_k,
-        options.top_p,
-        n=options.n,
-        seed=seed,
-        max_length=options.length,
-    )
+    try:
+        if options.beam:
+            return Beam(options.beam, n=options.n, max_length=options.length)
+        seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+        heat = 0.8 if options.temperature is None else options.temperature
+        draw = {"n": options.n, "seed": seed, "max_length": options.length}
+        return Sample(heat, options.top_k, options.top_p, **draw)
+    except InputError as error:  # it names options of search
+        said = (
+            str(error).replace("search.width", "search.beam").replace("search.top_", "search.top-")
+        )
+        raise InputError(said.replace("search.", "--")) from None
 
 
 if __name__ == "__main__":

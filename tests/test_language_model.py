@@ -8,7 +8,16 @@ import pytest
 import torch
 from test_resume import ROOT, different, in_process, in_processes
 
-from captioner import checkpoints, gradients, language, sample, saved, text, tokenizers
+from captioner import (
+    checkpoints,
+    gradients,
+    language,
+    language_training,
+    sample,
+    saved,
+    text,
+    tokenizers,
+)
 from captioner.cells import CELLS
 from captioner.decoders import fused
 from captioner.language_training import LanguageTraining, bits
@@ -130,6 +139,25 @@ def test_bits_are_those_of_each_character_by_itself(tmp_path):
             nll -= float(logits_NV.log_softmax(1)[0, then])
     expected = nll / math.log(2) / len(WORDS * 3)
     assert bits(model, data, 1, 10) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("alphabet", [0, 1000])
+@pytest.mark.parametrize("more", [{}, {"residual": True}, {"one_hot": True}])
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_copy_that_writes_steps_as_the_decoder(monkeypatch, cell, more, alphabet):
+    monkeypatch.setattr(language, "ALPHABET", alphabet)
+    size = len(make().tokenizer) if "one_hot" in more else 7  # MUT1 and 2 take x as it is
+    decoder = make(cell, size=size, **more).decoder.eval()
+    before = {name: entry.clone() for name, entry in decoder.state_dict().items()}
+    other = language._for_one_row(decoder)
+    memory, state = decoder.start(None, 3)
+    other_state = state
+    for token_N in torch.tensor([[1, 1, 1], [4, 5, 6], [7, 7, 3]]):
+        logits_NV, state = decoder.step(token_N, memory, state)
+        others_NV, other_state = other.step(token_N, memory, other_state)
+        torch.testing.assert_close(others_NV, logits_NV)
+        torch.testing.assert_close(other_state, state)
+    torch.testing.assert_close(decoder.state_dict(), before, rtol=0, atol=0)
 
 
 def test_it_goes_on_where_the_prompt_ends():
@@ -278,21 +306,25 @@ def assert_equal_runs(whole, other):
 
 
 @pytest.mark.parametrize(
-    "mishap, more, validations",
+    "mishap, more, stage, samples",
     [
-        ("SIGTERM:0:0:1", [], 3),
-        ("SIGINT:0:1:3", [], 3),
-        ("val-SIGTERM:0:1:0", [], 3),
-        ("SIGTERM:0:1:3", ["ema=0", "+trainer.val_check_interval=0.5"], 6),
+        ("SIGTERM:0:0:1", [], 100, 3),
+        ("SIGINT:0:1:3", [], 100, 3),
+        ("val-SIGTERM:0:1:0", [], 100, 3),
+        ("SIGTERM:0:1:3", ["ema=0", "+trainer.val_check_interval=0.5"], 100, 6),
+        ("SIGTERM:0:1:3", ["trainer.accumulate_grad_batches=2"], 3, 3 + 4),  # after 3, 6, 12, 24
     ],
 )
-def test_a_run_that_goes_on_ends_the_same(options, tmp_path, mishap, more, validations):
+def test_a_run_that_goes_on_ends_the_same(
+    options, tmp_path, monkeypatch, mishap, more, stage, samples
+):
     """The state of the streams too."""
+    monkeypatch.setattr(language_training, "STAGE", stage)
     assert in_process(*options, *more, f"run_dir={tmp_path / 'whole'}") == 0
     assert in_process(*options, *more, f"run_dir={tmp_path / 'cut'}", mishap=mishap) > 128
     assert in_process(f"resume={tmp_path / 'cut'}") == 0
     assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
-    assert (tmp_path / "whole/samples.txt").read_text().count("== ") == validations
+    assert (tmp_path / "whole/samples.txt").read_text().count("== ") == samples
 
 
 def test_phases_of_text(options, tmp_path):
@@ -364,6 +396,8 @@ def test_it_writes_and_shows_its_gradients(tmp_path, capsys):
     for idle in ("--greedy --n=2", "--greedy --seed=2", "--beam=2 --top-k=2"):
         assert sample.main([*model, *idle.split()]) == 2
     assert "error: --temperature=0.0: give" in capsys.readouterr().err
+    assert sample.main([*model, "--beam=2", "--n=3"]) == 2
+    assert "error: --n=3: give 1 to --beam=2" in capsys.readouterr().err
     (tmp_path / "text.txt").write_text(WORDS * 9)
     order = [str(tmp_path / "model"), str(tmp_path / "text.txt"), "--limit=3"]
     assert gradients.main([*order, f"--out={tmp_path / 'out'}"]) == 0

@@ -131,20 +131,62 @@ def test_what_is_the_same_in_all_documents_is_not_in_the_control():
 
 
 def test_what_documents_have_in_common_is_in_the_control():
-    """Units and a property that are constant in a document: few documents agree by chance."""
+    """Units and a property that are constant in a document, which is read in three pieces: few
+    documents agree by chance."""
     rng = np.random.default_rng(0)
     far = []
     for _ in range(20):
-        made = [
+        documents = [
             Reading(
                 ["x"] * 50, np.tile(rng.normal(size=500), (50, 1)), {"it": np.full(50, n % 2.0)}, n
             )
             for n in range(20)
         ]
+        made = [piece for document in documents for piece in [document] * 3]
         (one,) = neurons.search(made, [str(u) for u in range(500)])
         far.append((abs(one.score - 0.5), abs(one.control - 0.5)))
     scores, controls = np.mean(far, axis=0)
     assert scores > 0.1 and 0.5 < controls / scores < 2
+
+
+def test_what_stands_late_in_long_documents_has_a_control():
+    """Short documents beside long ones, with a mark that only the long ones reach."""
+    made = [
+        one._replace(
+            values={"late": (np.arange(length) > 50).astype(float)},
+            state_TU=one.state_TU[:length],
+            document=n,
+        )
+        for n, (one, length) in enumerate(zip(readings(24), [20, 100] * 12))
+    ]
+    (one,) = neurons.search(made, NAMES)
+    assert 0 <= one.control <= 1
+
+
+def test_pieces_are_read_with_what_stands_before_them(tmp_path, monkeypatch):
+    """Units, values and states of each piece are those of the whole text."""
+    monkeypatch.setattr(neurons, "LENGTH", 60)
+    monkeypatch.setattr(neurons, "WARM", 25)
+    model = make(layers=1)
+    model.decoder.float()
+    whole = "".join(f"the cat {'on' * (n % 4)} Zé\n# the mat" + "\n" * (n % 3) for n in range(12))
+    (tmp_path / "a.py").write_bytes(b"\xef\xbb\xbf" + whole.replace("\n", "\r\n").encode())
+    some = text.documents(str(tmp_path))
+    made = neurons.read_texts(model, some, 99)
+    assert [u for reading in made for u in reading.units] == model.tokenizer.split(whole)
+    assert len({reading.document for reading in made}) == len(made) > 3  # too few documents
+    told = properties.of_text(whole, code=True)
+    for number, reading in enumerate(made):
+        begin = 60 * number
+        for name, value in reading.values.items():
+            np.testing.assert_array_equal(value, told[name][begin : begin + 60])
+        read = whole[max(0, begin - 25) : begin + 60]
+        memory, state = model.decoder.start(None, 1)
+        with torch.no_grad():
+            for token in [1, *model.tokenizer.encode(read)]:
+                _, state = model.decoder.step(torch.tensor([token]), memory, state)
+        expected = torch.cat([state["h0"][0], state["c0"][0]]).numpy()
+        assert reading.state_TU[-1] == pytest.approx(expected, abs=1e-5)
 
 
 def test_states_are_those_after_each_character(tmp_path):
@@ -179,6 +221,9 @@ def test_the_command_on_text_and_on_captions(tmp_path, model_dir, scenes_dir, ca
     assert (
         page.startswith("<!doctype html>") and "http" not in page and "position in the line" in page
     )
+    (tmp_path / "one.md").write_text("the cat sat on the mat\nthe dog\n" * 5000)
+    one = [str(tmp_path / "lm"), str(tmp_path / "one.md"), f"--out={out}"]
+    assert neurons.main(one) == 0 and "position in the line" in capsys.readouterr().out
     assert neurons.main([str(model_dir), str(scenes_dir), "--split=train", f"--out={out}"]) == 0
     assert "position in the sentence" in capsys.readouterr().out
     assert "data:image/jpeg" in out.read_text()

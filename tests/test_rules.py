@@ -216,6 +216,7 @@ def test_banks_take_turns():
     [
         (lambda: on_words.no_repeated_ngram(0), "no_repeated_ngram"),
         (lambda: on_words.forbid(()), "forbid"),
+        (lambda: on_words.forbid(4, -1), "words are 0 or more"),
         (lambda: on_words.forbid(in_image={1: [()]}), "forbid"),
         (lambda: on_words.max_length(0), "max_length"),
         (lambda: on_words.no_ending(), "no_ending"),

@@ -146,6 +146,6 @@ def test_the_bible_is_read_and_its_package_not_executed(tmp_path, monkeypatch):
     importlib.invalidate_caches()
     (document,) = text.documents("bible")
     assert "".join(document.pieces()) == verses and not document.code
-    (package / "plain_text_bible.py").write_text("raise")
+    (package / "plain_text_bible.py").unlink()
     with pytest.raises(InputError, match="plain_text_bible.py: not the text"):
         text.documents("bible")
