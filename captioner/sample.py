@@ -67,9 +67,7 @@ def _strategy(options: argparse.Namespace) -> Strategy:
         draw = {"n": options.n, "seed": seed, "max_length": options.length}
         return Sample(heat, options.top_k, options.top_p, **draw)
     except InputError as error:  # it names options of search
-        said = (
-            str(error).replace("search.width", "search.beam").replace("search.top_", "search.top-")
-        )
+        said = str(error).replace("search.width", "--beam").replace("search.top_", "--top-")
         raise InputError(said.replace("search.", "--")) from None
 
 
