@@ -70,9 +70,8 @@ class Cell(nn.Module, ABC):
 
     def step(self, pre_NG: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """One time step: pre-activations from below and the old state -> the new state."""
-        return self.equation(
-            pre_NG, state, [product(W) for W in self.W_hh.split_with_sizes(self.sizes)]
-        )[0]
+        products = [product(W) for W in self.W_hh.split_with_sizes(self.sizes)]
+        return self.equation(pre_NG, state, products)[0]
 
     def recurrent(self) -> Iterator[tuple[slice, Tensor]]:
         """For each of `products`: the columns of `pre` that it is added to, its rows of W_hh."""

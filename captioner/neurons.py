@@ -211,12 +211,13 @@ def _enough(some: Sequence[Reading], name: str, numeric: bool) -> bool:
 
 
 def _scores(state_PU: np.ndarray, value_P: np.ndarray, numeric: bool) -> np.ndarray:
-    """rho of each unit with the value, or AUC - 0.5: both by ranks alone."""
+    """rho of each unit with the value, or AUC - 0.5: both by ranks alone. NaN where there is none:
+    in a control that got one kind of value only."""
     rank_PU = np.stack([_ranks(state_P) for state_P in state_PU.T], axis=1)
     if not numeric:
         ones_P = value_P == 1
         if ones_P.all() or not ones_P.any():
-            return np.zeros(state_PU.shape[1])
+            return np.full(state_PU.shape[1], np.nan)
         return (rank_PU[ones_P].mean(0) - rank_PU[~ones_P].mean(0)) / len(value_P)
     x_PU, y_P = rank_PU - rank_PU.mean(0), _ranks(value_P)
     y_P -= y_P.mean()

@@ -120,6 +120,11 @@ def test_a_unit_that_never_moves_tells_nothing():
     assert neurons._scores(np.zeros((400, 2)), value_P, True).tolist() == [0.0, 0.0]
 
 
+def test_where_nothing_differs_there_is_no_score():
+    for value in (0, 1):
+        assert np.isnan(neurons._scores(np.random.rand(9, 2), np.full(9, value), False)).all()
+
+
 def test_what_is_the_same_in_all_documents_is_not_in_the_control():
     """A unit that counts, as in every document."""
     made = [
