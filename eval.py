@@ -12,20 +12,15 @@ import hydra
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
-from captioner import (
-    config,
-    evaluation,
-    files,
-    frequencies,
-    predictions,
-    processes,
-    records,
-    saved,
-    sources,
-)
-from captioner.clip import OpenClip
-from captioner.evaluation import Case
+from captioner import distributed, files
+from captioner.commands import frequencies
+from captioner.data import records
+from captioner.evaluation import predictions, scoring
+from captioner.evaluation.clip import OpenClip
+from captioner.evaluation.scoring import Case
+from captioner.experiment import config, sources
 from captioner.metrics import chair
+from captioner.models import loading
 from captioner.types import InputError
 
 config.register()
@@ -35,11 +30,11 @@ config.register()
 @config.command
 def main(cfg: DictConfig) -> float:
     """Writes predictions.json and scores.json into `run_dir`, prints the table, returns CIDEr."""
-    processes.join()
+    distributed.join()
     if (cfg.model is None) == (cfg.predictions is None):
         raise InputError("give either model=DIR, or predictions=FILE and references=COCO.json")
-    evaluation.check(cfg.metrics, cfg.resamples, cfg.seed)
-    folder, first = config.run_dir(cfg), processes.rank() == 0
+    scoring.check(cfg.metrics, cfg.resamples, cfg.seed)
+    folder, first = config.run_dir(cfg), distributed.rank() == 0
     some = _records(cfg)
     needs = _needs(cfg, some)
     if cfg.model is None:
@@ -55,17 +50,17 @@ def main(cfg: DictConfig) -> float:
     case = Case(some, said, **needs)
     metrics = [*cfg.metrics, *(["scenes"] if case.scenes and "scenes" not in cfg.metrics else [])]
     if not first:  # the others do their share, and do not wait for the rest
-        shared = [name for name in metrics if name in evaluation.SHARED]
-        return evaluation.headline(evaluation.evaluate(case, shared, resamples=0))
-    scores = evaluation.evaluate(case, metrics, cfg.resamples, cfg.seed)
-    scores["origin"] = evaluation.origin(case, **_settings(cfg))
+        shared = [name for name in metrics if name in scoring.SHARED]
+        return scoring.headline(scoring.evaluate(case, shared, resamples=0))
+    scores = scoring.evaluate(case, metrics, cfg.resamples, cfg.seed)
+    scores["origin"] = scoring.origin(case, **_settings(cfg))
     if cfg.model is None:
         predictions.write(folder, said)
-    evaluation.write(folder, scores)
+    scoring.write(folder, scores)
     title = f"{len(some)} images" + (f" of {cfg.split}" if cfg.references is None else "")
-    Console().print(evaluation.table(scores, title))
+    Console().print(scoring.table(scores, title))
     print(f"predictions.json and scores.json are in {folder}")
-    return evaluation.headline(scores)
+    return scoring.headline(scores)
 
 
 def _records(cfg: DictConfig) -> list[records.Record]:
@@ -87,7 +82,7 @@ def _records(cfg: DictConfig) -> list[records.Record]:
 def _predict(cfg: DictConfig, some: list[records.Record], folder: Path) -> tuple[Any, ...]:
     """The records whose pictures are whole, their captions, the model, and the pictures."""
     strategy = config.make_strategy(cfg.search)
-    captioner = saved.load(*_folders(cfg), average=cfg.average)
+    captioner = loading.load(*_folders(cfg), average=cfg.average)
     captioner.to(config.device())
     workers = 0 if captioner.encoder.frozen else cfg.data.workers
     some, source, bad = sources.make(cfg.data, captioner, some, train=False)

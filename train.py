@@ -24,18 +24,11 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.multiprocessing import ProcessRaisedException
 
-from captioner import (
-    captions_task,
-    checkpoints,
-    config,
-    evaluation,
-    files,
-    phases,
-    processes,
-    runs,
-    text_task,
-)
-from captioner.loop import Loop
+from captioner import distributed, files
+from captioner.evaluation import scoring
+from captioner.experiment import caption_task, config, phases, runs, text_task
+from captioner.training import checkpoints
+from captioner.training.loop import Loop
 from captioner.types import InputError
 
 config.register()
@@ -68,7 +61,7 @@ def main(cfg: DictConfig) -> float:
     there = requeued and (run_dir / "config.yaml").exists()
     again = config.in_sweep() and config.begun(run_dir, cfg)  # a sweep may be given twice
     if again and (run_dir / "scores.json").exists():
-        return evaluation.headline({"corpus": runs.read(run_dir)})
+        return scoring.headline({"corpus": runs.read(run_dir)})
     if cfg.resume or there or again:
         cfg = config.resumed(run_dir)
     if cfg.phases is None:
@@ -98,7 +91,7 @@ def _train(cfg: DictConfig, run_dir: Path) -> float:
 
 def _task(cfg: DictConfig) -> Any:
     """What is trained: MONITOR and MODE, `make` and `evaluate`."""
-    return text_task if "bptt" in cfg.data else captions_task
+    return text_task if "bptt" in cfg.data else caption_task
 
 
 def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
@@ -139,9 +132,9 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
     begun = time.monotonic()
     if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
         trainer.strategy.setup_environment()  # from here on they can talk to each other
-    run_dir = processes.gather(run_dir)[0]
+    run_dir = distributed.gather(run_dir)[0]
     problem = None if cfg.resume else config.in_the_way(run_dir)
-    if problem := processes.gather(problem)[0]:
+    if problem := distributed.gather(problem)[0]:
         raise InputError(problem)
     checkpoint = checkpoints.newest(run_dir / "checkpoints") if cfg.resume else None
     pl.seed_everything(cfg.seed, verbose=False)
@@ -155,7 +148,7 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
         trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
         saver = trainer.checkpoint_callback
         assert isinstance(saver, checkpoints.Checkpoints)
-        late = max(processes.gather(saver.signal))
+        late = max(distributed.gather(saver.signal))
         if late in (signal.SIGTERM, signal.SIGINT):  # after the last step
             raise checkpoints.Stopped(late)
     except checkpoints.Stopped as stopped:
@@ -216,7 +209,7 @@ def _loggers(run_dir: Path, checkpoint: Path | None, monitor: str) -> list[Any]:
         moment = state["callbacks"]["Checkpoints"]["moment"]
         step += moment != "epoch"  # the number of the first row that is not there yet
     table = CSVLogger(run_dir, name="", version="")
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         if path.exists() and not old.exists():
             path.rename(old)  # Lightning deletes what it finds
         if step is not None and old.exists():

@@ -19,21 +19,22 @@ from typing import Any
 import torch
 
 import captioner
-from captioner import model, tokenizers
-from captioner.readers import ahead
+from captioner import tokenizers
+from captioner.models import caption_model
+from captioner.prefetch import ahead
 from captioner.search import Beam, Greedy
 from captioner.types import EOS, Features
 
 BATCH = 16
 
 
-def random_model() -> model.CaptionModel:
+def random_model() -> caption_model.CaptionModel:
     """As a fresh training run would begin; END comes after about 10 words."""
     torch.manual_seed(0)
     encoder = {"_target_": "captioner.encoders.Timm", "weights": "pip"}
     decoder = {"_target_": "captioner.decoders.recurrent.Recurrent"}
     tokenizer = tokenizers.Word([f"w{n}" for n in range(9483)], 30)
-    made = model.build({"encoder": encoder, "decoder": decoder}, tokenizer).eval()
+    made = caption_model.build({"encoder": encoder, "decoder": decoder}, tokenizer).eval()
     made.decoder.W_hy.weight.data *= 8
     made.decoder.W_hy.bias.data[EOS] = 10.0
     return made
@@ -58,7 +59,7 @@ def main() -> None:
     print(f"{len(paths)} pictures, batches of {BATCH}, {torch.get_num_threads()} threads")
 
     def open_all() -> torch.Tensor:
-        return torch.stack([p for _, p in ahead(some._open, paths, model.READERS)])  # type: ignore
+        return torch.stack([p for _, p in ahead(some._open, paths, caption_model.READERS)])  # type: ignore
 
     def encode() -> Features:
         with torch.inference_mode():

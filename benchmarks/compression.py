@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from captioner import language, saved, text
-from captioner.language_training import bits
+from captioner.data import text
+from captioner.models import language_model, loading
+from captioner.training.language_training import bits
 
 BITS = 12  # of a symbol in a packed n-gram
 
@@ -85,8 +86,8 @@ def main() -> None:
     parser.add_argument("--val-share", type=float, default=0.1)
     parser.add_argument("--order", type=int, default=5)
     options = parser.parse_args()
-    model = saved.read(options.model)
-    assert isinstance(model, language.LanguageModel) and len(model.tokenizer) < 1 << BITS
+    model = loading.read(options.model)
+    assert isinstance(model, language_model.LanguageModel) and len(model.tokenizer) < 1 << BITS
     assert options.order * BITS <= 62
     train, val = text.split(text.documents(options.path, options.pattern), options.val_share)
     with tempfile.TemporaryDirectory() as folder:

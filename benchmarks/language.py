@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from training import peak
 
-from captioner import language, tokenizers
+from captioner import tokenizers
+from captioner.models import language_model
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.search import Greedy
 from captioner.types import BOS, EOS, UNK, TextBatch
@@ -64,7 +65,7 @@ class TorchLSTM(nn.Module):
 class Side:
     """One way to train."""
 
-    def __init__(self, model: language.LanguageModel):
+    def __init__(self, model: language_model.LanguageModel):
         self.model, self.seconds = model, []
         self.optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
 
@@ -87,8 +88,8 @@ def chunks(count: int) -> list[TextBatch]:
     ]
 
 
-def training(model: language.LanguageModel, rounds: int, steps: int) -> None:
-    other = language.LanguageModel(TorchLSTM(model.decoder), model.tokenizer, {})  # type: ignore[arg-type]
+def training(model: language_model.LanguageModel, rounds: int, steps: int) -> None:
+    other = language_model.LanguageModel(TorchLSTM(model.decoder), model.tokenizer, {})  # type: ignore[arg-type]
     sides, data, peaks = [Side(model), Side(other)], chunks(steps), []
     for batch in data:
         one, two = (side.step(batch) for side in sides)
@@ -116,7 +117,7 @@ def training(model: language.LanguageModel, rounds: int, steps: int) -> None:
 
 
 @torch.inference_mode()
-def torchs_cells(model: language.LanguageModel) -> list[nn.LSTMCell]:
+def torchs_cells(model: language_model.LanguageModel) -> list[nn.LSTMCell]:
     cells = []
     for ours in model.decoder.cells:
         cell = nn.LSTMCell(ours.W_xh.shape[1], H)
@@ -129,7 +130,7 @@ def torchs_cells(model: language.LanguageModel) -> list[nn.LSTMCell]:
 
 
 @torch.inference_mode()
-def by_cells(model: language.LanguageModel, cells: list[nn.LSTMCell], length: int) -> str:
+def by_cells(model: language_model.LanguageModel, cells: list[nn.LSTMCell], length: int) -> str:
     """A loop of torch.nn.LSTMCell."""
     decoder = model.decoder
     states = [(torch.zeros(1, H), torch.zeros(1, H)) for _ in cells]
@@ -150,7 +151,7 @@ def by_cells(model: language.LanguageModel, cells: list[nn.LSTMCell], length: in
 
 
 @torch.inference_mode()
-def by_reading_again(model: language.LanguageModel, length: int) -> str:
+def by_reading_again(model: language_model.LanguageModel, length: int) -> str:
     """The whole text for each character, as one does without a state."""
     said = [BOS]
     while len(said) <= length:
@@ -166,7 +167,7 @@ def by_reading_again(model: language.LanguageModel, length: int) -> str:
     return model.tokenizer.decode(said[1:])
 
 
-def sampling(model: language.LanguageModel, rounds: int, length: int) -> None:
+def sampling(model: language_model.LanguageModel, rounds: int, length: int) -> None:
     cells = torchs_cells(model)
     ways = {
         "captioner.search": lambda: model.go_on("", Greedy(length))[0],
@@ -201,7 +202,7 @@ def main() -> None:
     tokenizer = tokenizers.Char(UNITS, 1)
     decoder = {"_target_": "captioner.decoders.recurrent.Recurrent", "dropout": 0.0}
     sizes = {"embed_size": E, "hidden_size": H, "layers": LAYERS}
-    model = language.build({"decoder": decoder | sizes}, tokenizer)
+    model = language_model.build({"decoder": decoder | sizes}, tokenizer)
     training(model, options.rounds, options.steps)
     model.decoder.W_hy.bias.data[EOS] = -100.0  # so that it goes on
     sampling(model.eval(), options.rounds, options.length)

@@ -34,7 +34,9 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from captioner import predictions, records, scenes
+from captioner import scenes
+from captioner.data import records
+from captioner.evaluation import predictions
 from captioner.metrics import score
 from captioner.metrics.bleu import bleu
 from captioner.metrics.cider import Cider

@@ -20,15 +20,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from captioner import records, scenes, tokenizers
-from captioner.data import TrainBatches
+from captioner import scenes, tokenizers
+from captioner.data import records
+from captioner.data.batches import TrainBatches
+from captioner.data.records import Record
 from captioner.decoders.recurrent import Recurrent
 from captioner.encoders import Blind
-from captioner.model import CaptionModel
+from captioner.models.caption_model import CaptionModel
 from captioner.objectives import self_critical
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.objectives.self_critical import SelfCritical
-from captioner.records import Record
 from captioner.types import Features
 
 IMAGES, SAMPLES, D = 20, 5, 1280

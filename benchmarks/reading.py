@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from captioner import images
-from captioner.data import EvalBatches, Pixels
-from captioner.epochs import Loader
+from captioner.data.batches import EvalBatches, Pixels
+from captioner.training.epochs import Loader
 from captioner.types import Batch
 
 BATCH = 16

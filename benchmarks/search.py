@@ -33,8 +33,8 @@ from captioner.decoders.attention import SoftAttention
 from captioner.decoders.base import Decoder
 from captioner.decoders.recurrent import Recurrent
 from captioner.decoders.transformer import Transformer
-from captioner.rules import min_length
 from captioner.search import Beam, Greedy
+from captioner.search.rules import min_length
 from captioner.types import BOS, EOS, PAD, Features
 
 K, T = 5, 20

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from captioner.cells import CELLS
 from captioner.decoders.attention import AdaptiveAttention, SoftAttention, UpDown
 from captioner.decoders.base import Decoder
+from captioner.decoders.cells import CELLS
 from captioner.decoders.minds_eye import MindsEye
 from captioner.decoders.mrnn import MRNN
 from captioner.decoders.recurrent import Recurrent

@@ -20,8 +20,8 @@ from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
-import disk
 from captioner.types import InputError
+from data_prep import disk
 
 MAX_ENTRIES = 500_000
 """COCO's largest archive has 118,287 pictures."""

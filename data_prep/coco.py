@@ -1,4 +1,4 @@
-"""Download COCO's pictures and captions into the layout that captioner/records.py reads.
+"""Download COCO's pictures and captions into the layout that captioner/data/records.py reads.
 
     python data_prep/coco.py data/coco --year 2017
     python data_prep/coco.py data/coco --karpathy
@@ -21,13 +21,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import archive
-import disk
-import download
-import manifest
-import ready
-from captioner import records
+from captioner.data import records
 from captioner.types import InputError
+from data_prep import archive, disk, download, manifest, ready
 
 HOST = "http://images.cocodataset.org"
 KARPATHY_HOST = "https://cs.stanford.edu/people/karpathy/deepimagesent"

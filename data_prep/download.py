@@ -19,10 +19,9 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-import checksum
-import disk
 from captioner import files
 from captioner.types import InputError
+from data_prep import checksum, disk
 
 CHUNK = 2**16
 TIMEOUT = 30.0

@@ -7,7 +7,7 @@
 Their licences ask for a form, so nothing is downloaded. Sources are folders, and zip or tar
 archives, with pictures, captions and split lists. What is needed of them is linked (copied, from
 another disk) or unpacked: captions into DIR, pictures into DIR/images. What lies where
-captioner/records.py looks for it stays there. Exit code 1 where something is missing: it is listed,
+records.py looks for it stays there. Exit code 1 where something is missing: it is listed,
 with its origin.
 """
 
@@ -22,10 +22,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-import manifest
-import ready
-import sources
-from captioner import images, records
+from captioner import images
+from captioner.data import records
+from data_prep import manifest, ready, sources
 
 
 class Place(NamedTuple):

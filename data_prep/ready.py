@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import disk
-from captioner import records
+from captioner.data import records
 from captioner.types import InputError
+from data_prep import disk
 
 
 def exit_code(folder: Path, prepare: Callable[[], Sequence[str]]) -> int:

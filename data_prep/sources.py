@@ -5,9 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import archive
-import disk
 from captioner.types import InputError
+from data_prep import archive, disk
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 

@@ -28,7 +28,7 @@ def seeded():
 @pytest.fixture
 def server():
     """A local HTTP server; see served.py."""
-    from served import Server
+    from tests.helpers.served import Server
 
     server = Server()
     yield server
@@ -48,7 +48,9 @@ def scenes_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory, scenes_dir) -> Path:
     """An untrained captioner with the default encoder, saved."""
-    from captioner import model, records, tokenizers
+    from captioner import tokenizers
+    from captioner.data import records
+    from captioner.models import caption_model
 
     some = records.read(scenes_dir, "train")
     tokenizer = tokenizers.train(caption for record in some for caption in record.captions)
@@ -62,5 +64,5 @@ def model_dir(tmp_path_factory, scenes_dir) -> Path:
         },
     }
     folder = tmp_path_factory.mktemp("model")
-    model.build(config, tokenizer).save(folder)
+    caption_model.build(config, tokenizer).save(folder)
     return folder

@@ -30,16 +30,17 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_end_to_end import run
-from test_images import PHOTO, ROWS, encode, png
 
 import captioner
 import eval as eval_command
 import train as train_command
-from captioner import __main__ as caption_command
-from captioner import model, tokenizers
-from captioner.cache import FeatureCache
+from captioner import tokenizers
+from captioner.commands import caption as caption_command
+from captioner.data.cache import FeatureCache
 from captioner.encoders import Blind
+from captioner.models import caption_model
+from tests.images.test_images import PHOTO, ROWS, encode, png
+from tests.test_end_to_end import run
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -106,7 +107,7 @@ def good(tmp_path_factory) -> Path:
         write("data/captions_train.json", coco("abc"))
         write("data/captions_val.json", coco("de"))
         tokenizer = tokenizers.train(WORDS.values())
-        model.build({"encoder": BLIND, "decoder": DECODER}, tokenizer).save("model")
+        caption_model.build({"encoder": BLIND, "decoder": DECODER}, tokenizer).save("model")
         Path("model/model.safetensors").chmod(0o644)
     folder.chmod(0o755)
     return folder
@@ -280,7 +281,7 @@ TRAIN |= {"debug": "fast", "run_dir": "run"}
 EVALUATE = {key: TRAIN[key] for key in ("data", "data.workers", "data.cache", "run_dir")}
 
 NOBODY = """
-import os, sys, captioner.__main__
+import os, sys, captioner.commands.caption
 try:
     captioner.load("model").caption(["good.png"])  # what is imported late is imported now
 except captioner.InputError:
@@ -290,7 +291,7 @@ try:
         os.setgroups([]), os.setgid(65534), os.setuid(65534)
 except OSError:
     sys.exit(77)
-sys.exit(captioner.__main__.main(sys.argv[1:]))
+sys.exit(captioner.commands.caption.main(sys.argv[1:]))
 """
 LIMITED = """
 import resource, runpy, sys

@@ -18,7 +18,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import captioner
 import eval as eval_command
 import train as train_command
-from captioner import config, evaluation, frequencies, records, runs, saved, sources
+from captioner.commands import frequencies
+from captioner.data import records
+from captioner.evaluation import scoring
+from captioner.experiment import config, runs, sources
+from captioner.models import loading
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,7 +97,7 @@ def test_the_run_directory_holds_everything(trained, scenes_dir):
 
 def test_the_model_keeps_the_statistics_of_its_training_pictures(trained, options):
     cfg = config.resumed(trained[0])
-    loaded = saved.load(trained[0] / "model")
+    loaded = loading.load(trained[0] / "model")
     some = sources.read_records(cfg.data, "train")
     _, source, _ = sources.make(cfg.data, loaded, some, train=True)
     v_BD = source(range(len(some)), None).pooled_BD
@@ -105,7 +109,7 @@ def test_the_model_keeps_the_statistics_of_its_training_pictures(trained, option
 def test_training_goes_on_from_another_captioner_on_other_data(trained, options, tmp_path):
     """The vocabulary grows, and what was known is known still; here rewarded by itself."""
     folder = tmp_path / "words"
-    old = saved.load(trained[0] / "model")
+    old = loading.load(trained[0] / "model")
     first, *_ = old.tokenizer.units[4:]
     given = Path(options[0].removeprefix("data.root="))
     data = json.loads((given / "captions_train.json").read_text())
@@ -126,7 +130,7 @@ def test_training_goes_on_from_another_captioner_on_other_data(trained, options,
         "optimizer.lr=0",
         "optimizer.weight_decay=0",
     )
-    new = saved.load(folder / "model")
+    new = loading.load(folder / "model")
     known = len(old.tokenizer)
     assert new.tokenizer.units[:known] == old.tokenizer.units
     assert new.tokenizer.units[known:] == ["quagga", "zebra"]
@@ -214,7 +218,7 @@ def test_predictions_are_there_before_a_metric_may_fail(trained, options, tmp_pa
     def fail(case):
         raise RuntimeError("at the end")
 
-    monkeypatch.setitem(evaluation.METRICS, "bleu", fail)
+    monkeypatch.setitem(scoring.METRICS, "bleu", fail)
     rest = *options, "metrics=[bleu]", f"run_dir={tmp_path}"
     with pytest.raises(RuntimeError, match="at the end"):
         run(eval_command, f"model={trained[0] / 'model'}", *rest)

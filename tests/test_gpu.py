@@ -4,8 +4,19 @@ import json
 
 import pytest
 import torch
-from brute import pictures, random_decoder, run
-from laws import (
+
+from captioner.data import cache, records
+from captioner.decoders.attention import AdaptiveAttention, SoftAttention, UpDown
+from captioner.decoders.cells import CELLS
+from captioner.decoders.minds_eye import MindsEye
+from captioner.decoders.mrnn import MRNN
+from captioner.decoders.recurrent import Recurrent
+from captioner.decoders.transformer import Transformer
+from captioner.encoders import Timm
+from captioner.search import Beam, Consensus, Greedy, Sample, StochasticBeam
+from captioner.search.rules import Include
+from tests.helpers.brute import pictures, random_decoder, run
+from tests.helpers.laws import (
     LENGTH_N,
     B,
     D,
@@ -16,21 +27,10 @@ from laws import (
     randomised,
     tokens,
 )
-from test_language_model import assert_equal_runs as assert_equal_texts
-from test_processes import TORCHRUN
-from test_resume import ROOT, assert_equal_runs, in_process, in_processes
-from test_rules import RULES
-
-from captioner import cache, records
-from captioner.cells import CELLS
-from captioner.decoders.attention import AdaptiveAttention, SoftAttention, UpDown
-from captioner.decoders.minds_eye import MindsEye
-from captioner.decoders.mrnn import MRNN
-from captioner.decoders.recurrent import Recurrent
-from captioner.decoders.transformer import Transformer
-from captioner.encoders import Timm
-from captioner.rules import Include
-from captioner.search import Beam, Consensus, Greedy, Sample, StochasticBeam
+from tests.models.test_language_model import assert_equal_runs as assert_equal_texts
+from tests.search.test_rules import RULES
+from tests.training.test_processes import TORCHRUN
+from tests.training.test_resume import ROOT, assert_equal_runs, in_process, in_processes
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),

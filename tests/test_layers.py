@@ -36,21 +36,21 @@ FLOORS = [
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 LIGHTNING = {
-    "captioner/captions_task.py",
-    "captioner/text_task.py",
-    "captioner/epochs.py",
-    "captioner/loop.py",
-    "captioner/language_training.py",
-    "captioner/training.py",
-    "captioner/checkpoints.py",
+    "captioner/experiment/caption_task.py",
+    "captioner/experiment/text_task.py",
+    "captioner/training/epochs.py",
+    "captioner/training/loop.py",
+    "captioner/training/language_training.py",
+    "captioner/training/caption_training.py",
+    "captioner/training/checkpoints.py",
     "train.py",
 }
 HYDRA = {
-    "captioner/captions_task.py",
-    "captioner/text_task.py",
-    "captioner/config.py",
-    "captioner/phases.py",
-    "captioner/sources.py",
+    "captioner/experiment/caption_task.py",
+    "captioner/experiment/text_task.py",
+    "captioner/experiment/config.py",
+    "captioner/experiment/phases.py",
+    "captioner/experiment/sources.py",
     "train.py",
     "eval.py",
 }
@@ -86,7 +86,7 @@ def test_lightning_and_hydra_stay_where_they_belong():
 
 def test_captioning_does_not_import_what_only_training_needs():
     code = (
-        "import sys, captioner, captioner.__main__, captioner.encoders; "
+        "import sys, captioner, captioner.commands.caption, captioner.encoders; "
         "captioner.encoders.Timm(weights='pip'); "
         "heavy = {'pytorch_lightning', 'hydra', 'omegaconf', 'tensorboard', 'pycocotools'}; "
         "sys.exit(' '.join(heavy & set(sys.modules)) or 0)"

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from test_end_to_end import run
 
 import captioner
 import eval as eval_command
 import train as train_command
-from captioner import records
+from captioner.data import records
+from tests.test_end_to_end import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from captioner import cells
-from captioner.cells import Product, product
+from captioner.decoders import cells
 from captioner.decoders.base import WordDecoder, add_image, check_sizes, linear, to_rows
+from captioner.decoders.cells import Product, product
 from captioner.decoders.regions import Regions, View
 from captioner.decoders.scan import Entries, defer, pack, scan
 from captioner.types import Features, InputError, Memory, State
@@ -113,7 +113,7 @@ class SoftAttention(Attention):
 
     Show, Attend and Tell, Xu et al. 2015. Every state entry starts at tanh(W v + b).
 
-    cell: one of captioner.cells.CELLS. score: additive, as in the paper, or dot.
+    cell: one of captioner.decoders.cells.CELLS. score: additive, as in the paper, or dot.
     attention_size: A, of keys and queries. doubly_stochastic: lambda.
     """
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from captioner.cells import LSTM, RNN, Cell, ReLU
+from captioner.decoders.cells import LSTM, RNN, Cell, ReLU
 from captioner.decoders.scan import Entries, Pack
 
 

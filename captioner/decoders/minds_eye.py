@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from captioner import cells
+from captioner.decoders import cells
 from captioner.decoders.base import WordDecoder, add_image, check_sizes, linear, real_positions
 from captioner.decoders.scan import pack, scan_cell
 from captioner.types import Features, InputError, Memory, State
@@ -19,7 +19,7 @@ class MindsEye(WordDecoder):
 
     Chen and Zitnick 2014, "Learning a Recurrent Visual Representation for Image Caption
     Generation" (CVPR 2015: "Mind's Eye").
-    cell: of both, one of captioner.cells.CELLS. memory_size: of u. reconstruction: lambda.
+    cell: of both, one of captioner.decoders.cells.CELLS. memory_size: of u. reconstruction: lambda.
     `forward` keeps s (N, T, H) and u (N, T, memory_size).
     """
 

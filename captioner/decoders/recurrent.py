@@ -14,8 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from captioner import cells
-from captioner.decoders import fused
+from captioner.decoders import cells, fused
 from captioner.decoders.base import (
     WordDecoder,
     add_image,
@@ -39,7 +38,7 @@ class Recurrent(WordDecoder):
     init   every state entry starts at tanh(W v + b), a matrix for each (Xu 2015)       W:    H x D
     merge  y_t = W_hy g(h_t + W_ih v), g(x) = 1.7159 tanh(2x/3) (m-RNN, Mao 2015)       W_ih: H x D
 
-    cell: one of captioner.cells.CELLS for all `layers`, or a list with one for each layer.
+    cell: one of captioner.decoders.cells.CELLS for all `layers`, or a list with one for each layer.
     image_layers: the layers that get the image, with `par` and `first`, counted from 0 as in the
     state's names h0, c1; [1] of two is LRCN's factored form.
     residual: a layer's output is h + x, except the first one's (Wu 2016).

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from captioner.cells import Cell
 from captioner.decoders.base import real_positions
+from captioner.decoders.cells import Cell
 
 Entries = tuple[Tensor, ...]
 Step = Callable[[Tensor, Entries], tuple[Entries, Entries]]

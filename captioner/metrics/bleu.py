@@ -3,7 +3,7 @@
 import numpy as np
 
 from captioner.metrics.ngrams import ORDERS, Matches
-from captioner.metrics.sums import Sums
+from captioner.metrics.statistics import Sums
 
 TINY, SMALL = 1e-15, 1e-9  # the official guards against dividing by zero: they show in small scores
 NAMES = tuple(f"Bleu_{n}" for n in range(1, ORDERS + 1))

@@ -1,6 +1,6 @@
 """How sure a score is, and whether two systems differ: by resampling images.
 
-A score of a resampled corpus is made from the sums of the images drawn (captioner/metrics/sums.py).
+A score of a resampled corpus is made from the sums of the images drawn (statistics.py).
 So BLEU's counts are summed before they are divided in every resample too, and CIDEr keeps the
 document frequencies of the whole: what they owe to the choice of images is not in its interval.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from captioner.metrics.sums import Sums
+from captioner.metrics.statistics import Sums
 from captioner.types import InputError
 
 INSIDE = 95.0  # per cent of the resamples, inside an interval

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from captioner.metrics.sums import Sums, shares
+from captioner.metrics.statistics import Sums, shares
 from captioner.types import InputError
 
 # A category and its names, common misspellings too. The plural is made of the last word, or stands

@@ -77,7 +77,7 @@ class DocumentFrequencies:
         except BROKEN as error:
             raise InputError(
                 f"{path}: no table of document frequencies ({error}): make it by "
-                "`python -m captioner.frequencies CAPTIONS TABLE`"
+                "`python -m captioner.commands.frequencies CAPTIONS TABLE`"
             ) from error
         return found
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from captioner.metrics.sums import Sums, shares
+from captioner.metrics.statistics import Sums, shares
 
 WEIGHT = 2.5  # stretches the cosines, which hardly exceed 0.4, to about 0..1
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from captioner.metrics.bleu import formula
 from captioner.metrics.ngrams import LOW, NOTHING, ORDERS, Rows, count, distinct, keyed
-from captioner.metrics.sums import Sums, shares
+from captioner.metrics.statistics import Sums, shares
 
 UNKNOWN = frozenset({"<unk>", "unk", "<unknown>"})
 DANGLING = frozenset(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from captioner.metrics import java
-from captioner.metrics.sums import Sums
+from captioner.metrics.statistics import Sums
 from captioner.types import Unavailable
 
 # Of METEOR 1.5 for English.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from captioner.metrics.sums import Sums, mean
+from captioner.metrics.statistics import Sums, mean
 
 BETA = 1.2
 

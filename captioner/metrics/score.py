@@ -10,7 +10,7 @@ from captioner.metrics.meteor import meteor
 from captioner.metrics.ngrams import NOTHING, Matches, References
 from captioner.metrics.rouge import rouge_l
 from captioner.metrics.spice import spice
-from captioner.metrics.sums import Sums, mean
+from captioner.metrics.statistics import Sums, mean
 from captioner.metrics.tokenize import token_strings
 from captioner.types import InputError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from captioner.metrics import java
-from captioner.metrics.sums import Sums, shares
+from captioner.metrics.statistics import Sums, shares
 from captioner.types import Unavailable
 
 CATEGORIES = ("Object", "Attribute", "Relation", "Cardinality", "Color", "Size")

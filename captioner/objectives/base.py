@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from captioner.model import CaptionModel
-from captioner.records import Record
+from captioner.data.records import Record
+from captioner.models.caption_model import CaptionModel
 from captioner.types import Batch
 
 Logs = dict[str, Tensor]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from captioner.decoders.base import real_positions
-from captioner.model import CaptionModel
+from captioner.models.caption_model import CaptionModel
 from captioner.objectives.base import Logs, Objective, at_least_float32
 from captioner.types import BOS, Batch, InputError
 

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from captioner.beam import Captions
+from captioner.data.records import Record
 from captioner.decoders.base import Decoder, real_positions
 from captioner.metrics.rewards import Reward, Rewards
 from captioner.metrics.tokenize import token_strings
-from captioner.model import CaptionModel, as_read
+from captioner.models.caption_model import CaptionModel, as_read
 from captioner.objectives.base import Logs, Objective, at_least_float32
 from captioner.objectives.cross_entropy import CrossEntropy
-from captioner.records import Record
 from captioner.search import Greedy, Sample, Strategy
+from captioner.search.engine import Captions
 from captioner.types import EOS, Batch, Features, InputError
 
 

@@ -6,14 +6,14 @@ B * rows rows; images and hypotheses are searched all at once, as tensors.
     captions = Beam(width=5)(decoder.step, memory, state)
 
 `numbers` says which images these are, for rules and for what is drawn at random: an image's samples
-do not depend on its batch. By default 0, 1, 2 ...  `rules`: see captioner/rules.py.
+do not depend on its batch. By default 0, 1, 2 ...  `rules`: see captioner/search/rules.py.
 """
 
-from captioner.beam import Captions
 from captioner.search.base import SCORES, Strategy
+from captioner.search.beam import Beam, StochasticBeam
 from captioner.search.consensus import Consensus
-from captioner.search.hypotheses import Beam, StochasticBeam
-from captioner.search.words import Greedy, Sample
+from captioner.search.engine import Captions
+from captioner.search.sampling import Greedy, Sample
 
 STRATEGIES = (Greedy, Sample, Beam, StochasticBeam, Consensus)
 __all__ = [

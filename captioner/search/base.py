@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captioner.beam import Captions, Progress, Step, count
-from captioner.rules import Rule, check
+from captioner.search.engine import Captions, Progress, Step, count
+from captioner.search.rules import Rule, check
 from captioner.types import Memory, State
 
 SCORES = ("power", "wu", "reward")

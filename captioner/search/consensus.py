@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captioner.beam import Captions, Progress, count, device_of, rows_of
 from captioner.metrics.cider import Cider, Uniform
 from captioner.metrics.ngrams import References
-from captioner.rules import check
 from captioner.search.base import Strategy, check_count
-from captioner.search.hypotheses import Beam
-from captioner.search.words import Sample
+from captioner.search.beam import Beam
+from captioner.search.engine import Captions, Progress, count, device_of, rows_of
+from captioner.search.rules import check
+from captioner.search.sampling import Sample
 from captioner.types import EOS, PAD
 
 

@@ -1,0 +1,256 @@
+"""`python -m captioner.analysis.gradients MODEL DATA`: how gradients flow back through a
+captioner or a language model, and how open its gates are (in the layers of a Recurrent decoder); as
+JSON and as a figure.
+
+    dL/dh_{t-1} = (dh_t/dh_{t-1})^T dL/dh_t
+
+so over d steps the gradient is multiplied by d Jacobians. Where their largest singular value stays
+below 1 it must vanish; above 1 it may explode (Bengio 1994, Pascanu 2013, the lecture). The LSTM's
+dc_t/dc_{t-1} is its forget gate: the uninterrupted path.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captioner import files
+from captioner.data import batches, records, text
+from captioner.decoders import cells
+from captioner.decoders.base import Decoder, real_positions
+from captioner.encoders import CNN
+from captioner.models import caption_model, loading
+from captioner.models.language_model import LanguageModel
+from captioner.tokenizers import Tokenizer
+from captioner.types import Features, InputError, State
+
+
+def flow(
+    decoder: Decoder, features: Features | None, token_NT: Tensor, length_N: Tensor
+) -> dict[str, list[float]]:
+    """How the gradient of each row's last loss falls off with the distance to it.
+
+    token_NT: as for `forward`, with the targets: column t + 1 is what is to follow column t.
+    Returns, for each entry of the state, the mean over rows of |dL/ds_t|, by distance: number d is
+    the state d steps before the one that the last word is said from.
+    """
+    memory, state = decoder.start(features, len(token_NT))
+    last_N, rows = length_N - 1, torch.arange(len(token_NT), device=token_NT.device)
+    states, loss = [], torch.zeros((), device=token_NT.device)
+    for t in range(int(length_N.max())):
+        logits_NV, state = decoder.step(token_NT[:, t], memory, state)
+        states.append(_vectors(state))
+        nll_N = -logits_NV.log_softmax(1)[rows, token_NT[:, t + 1]]
+        loss = loss + nll_N[last_N == t].sum()
+    found: dict[str, list[float]] = {}
+    for name in states[0]:
+        tensors = [entries[name] for entries in states]
+        gradients = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
+        norms = [
+            torch.zeros_like(entry[:, 0]) if gradient is None else gradient.norm(dim=1)
+            for gradient, entry in zip(gradients, tensors)
+        ]
+        norm_TN = torch.stack(norms)
+        distance_TN = last_N - torch.arange(len(norm_TN), device=last_N.device)[:, None]
+        if norm_TN.any():
+            found[name] = [
+                norm_TN[distance_TN == d].mean().item() for d in range(int(length_N.max()))
+            ]
+    return found
+
+
+def jacobian_norms(decoder: Decoder, features: Features | None, token_T: Tensor) -> list[float]:
+    """The largest singular value of ds_t/ds_{t-1}, all entries of the state together, for each
+    step t > 1 of one row. features: of one image."""
+    memory, state = decoder.start(features, 1)
+    norms = []
+    for t, token in enumerate(token_T):
+        vectors = _vectors(state)
+        sizes = [entry.shape[1] for entry in vectors.values()]
+
+        def step(s: Tensor, token=token, state=state, names=tuple(vectors), sizes=sizes) -> Tensor:
+            before = state | dict(zip(names, s[None].split(sizes, dim=1)))
+            after = _vectors(decoder.step(token[None], memory, before)[1])
+            return torch.cat([after[name] for name in names], dim=1)[0]
+
+        if t and vectors:
+            s = torch.cat(list(vectors.values()), dim=1)[0].detach()
+            J = torch.autograd.functional.jacobian(step, s, vectorize=True)
+            norms.append(torch.linalg.matrix_norm(J, 2).item())  # type: ignore[arg-type]
+        state = decoder.step(token[None], memory, state)[1]
+    return norms
+
+
+def weight_norms(decoder: Decoder) -> dict[str, float]:
+    """The largest singular value of each block of each cell's W_hh, by the cell's name and gate."""
+    norms = {}
+    for name, cell in decoder.named_modules():
+        if isinstance(cell, cells.Cell):
+            blocks = cell.W_hh.detach().split(cell.hidden_size)
+            for gate, W in zip(cell.blocks[-len(blocks) :], blocks):
+                norms[f"{name}.{gate}"] = torch.linalg.matrix_norm(W, 2).item()
+    return norms
+
+
+def saturation(
+    gates_NTgH: Tensor, real_NT: Tensor, names: str
+) -> dict[str, dict[str, list[float]]]:
+    """For each gate and unit, the share of the words at which it is shut (< 0.1) and open (> 0.9).
+
+    Karpathy, Johnson and Fei-Fei 2016, figure 2: left- and right-saturated gates.
+    """
+    gates_PgH = gates_NTgH[real_NT]
+    return {
+        name: {
+            "shut": (gate_PH < 0.1).double().mean(0).tolist(),
+            "open": (gate_PH > 0.9).double().mean(0).tolist(),
+        }
+        for name, gate_PH in zip(names, gates_PgH.unbind(1))
+    }
+
+
+Some = tuple[Features | None, Tensor, Tensor]
+"""features, token_NT, length_N: what `flow` asks for."""
+
+
+def captions(captioner: caption_model.CaptionModel, some: Sequence[records.Record]) -> Some:
+    """The first caption of each of these pictures."""
+    assert isinstance(captioner.encoder, CNN)
+    source = batches.Pixels([record.image for record in some], captioner.encoder.preprocess)
+    first = [[captioner.tokenizer.targets(record.captions[0])] for record in some]
+    batch = batches.make_batch(source, range(len(some)), None, first, captions=1)
+    with torch.no_grad():
+        return captioner.encode(batch.images), batch.token_NT, batch.length_N
+
+
+def chunks(
+    some: Sequence[text.Document], tokenizer: Tokenizer, rows: int, steps: int = 100
+) -> Some:
+    """As many chunks of a text, evenly spaced, each read without what comes before it."""
+    with tempfile.TemporaryDirectory() as folder:
+        streams = text.Streams(text.Corpus(some, tokenizer, Path(folder)), rows, steps, None)
+        token_NT, length_N, _ = streams[0]
+    return None, token_NT[length_N > 0], length_N[length_N > 0]
+
+
+def inspect(
+    decoder: Decoder, features: Features | None, token_NT: Tensor, length_N: Tensor
+) -> dict[str, Any]:
+    """All of it, as JSON has it."""
+    decoder.eval()
+    gradient = flow(decoder, features, token_NT, length_N)
+    if not gradient:
+        raise InputError(f"a {type(decoder).__name__} has no recurrent state to follow")
+    one = None
+    if features is not None:
+        pooled_BD, *more = features
+        one = Features(pooled_BD[:1], *(None if x is None else x[:1] for x in more))
+    found: dict[str, Any] = {
+        "gradient": gradient,
+        "W_hh": weight_norms(decoder),
+        "jacobian": jacobian_norms(decoder, one, token_NT[0, : length_N[0]]),
+        "gates": {},
+    }
+    gated = {
+        f"gates{layer}": cell.gates
+        for layer, cell in enumerate(getattr(decoder, "cells", ()))
+        if cell.gates
+    }
+    if gated:
+        with torch.no_grad():
+            memory, state = decoder.start(features, len(token_NT))
+            _, _, kept = decoder(token_NT[:, :-1], length_N, memory, state, keep=tuple(gated))
+        real_NT = real_positions(length_N, token_NT.shape[1] - 1)
+        found["gates"] = {
+            key: saturation(kept[key], real_NT, names) for key, names in gated.items()
+        }
+    return found
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """The figure: gradients by distance, Jacobians by time step, gates by unit."""
+    from matplotlib.figure import Figure  # slow to import
+
+    gates = [
+        (f"{key[5:]}{gate}", shares)
+        for key, by_gate in found["gates"].items()
+        for gate, shares in by_gate.items()
+    ]
+    figure = Figure(figsize=(4 * (3 if gates else 2), 3.6), layout="constrained")
+    left, middle, *right = figure.subplots(1, 3 if gates else 2)
+    for name, norms in found["gradient"].items():
+        left.semilogy(range(len(norms)), norms, marker=".", label=f"|dL/d{name}|")
+    left.set(xlabel="steps before the loss", ylabel="norm of the gradient")
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.legend()
+    middle.plot(range(2, 2 + len(found["jacobian"])), found["jacobian"], marker=".")
+    middle.axhline(1, color="grey", linewidth=0.8)
+    middle.set(xlabel="time step", ylabel="largest singular value of the Jacobian", ylim=0)
+    for name, shares in gates:
+        right[0].scatter(shares["shut"], shares["open"], s=6, label=name, alpha=0.6)
+    if gates:
+        right[0].plot([0, 1], [1, 0], color="grey", linewidth=0.8)
+        right[0].set(xlabel="share of words: shut (< 0.1)", ylabel="open (> 0.9)")
+        right[0].legend()
+    figure.savefig(path, dpi=120)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns 0, or 2 for an error."""
+    parser = argparse.ArgumentParser(
+        "captioner.analysis.gradients",
+        description="Gradient flow and gates of a captioner, or of a language model.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="the folder model/ of a run")
+    parser.add_argument(
+        "data", metavar="DATA", type=Path, help="a folder as data.root; for a language model, text"
+    )
+    parser.add_argument("--split", default="val")
+    parser.add_argument(
+        "--limit", type=int, default=64, help="pictures, or chunks of text (default 64)"
+    )
+    parser.add_argument("--out", type=Path, default=Path(), help="for gradients.json and .png")
+    options = parser.parse_args(argv)
+    try:
+        found = inspect(*_read(options))
+        files.make_folder(options.out)
+        files.write(options.out / "gradients.json", json.dumps(found, indent=1))
+        draw(found, options.out / "gradients.png")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, norms in found["gradient"].items():
+        far = f"{norms[-1]:.2e} {len(norms) - 1} steps before"
+        print(f"|dL/d{name}|: {norms[0]:.2e} at the loss, {far}")
+    print(f"everything is in {options.out / 'gradients.json'} and gradients.png")
+    return 0
+
+
+def _read(options: argparse.Namespace) -> tuple[Decoder, Features | None, Tensor, Tensor]:
+    """The decoder, and what it is to read."""
+    made, rows = loading.read(options.model), max(1, options.limit)
+    if isinstance(made, LanguageModel):
+        return made.decoder, *chunks(text.documents(str(options.data)), made.tokenizer, rows)
+    some = [r for r in records.read(options.data, options.split) if r.captions]
+    if not some:
+        raise InputError(f"{options.data}: no captions in the split {options.split}")
+    return made.eval().decoder, *captions(made, some[:rows])
+
+
+def _vectors(state: State) -> State:
+    """The recurrent entries of a state: one vector of numbers a row."""
+    return {
+        name: entry
+        for name, entry in state.items()
+        if entry.ndim == 2 and entry.is_floating_point() and name != "image"
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

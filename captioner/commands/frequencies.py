@@ -1,0 +1,52 @@
+"""`python -m captioner.commands.frequencies CAPTIONS TABLE`: document frequencies, for CIDEr."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from captioner.data import records
+from captioner.metrics import score
+from captioner.metrics.cider import DocumentFrequencies
+from captioner.metrics.ngrams import References
+from captioner.types import InputError
+
+
+def read(path: Path, split: str | None = None) -> DocumentFrequencies:
+    """Those of a saved table, or of a caption file in any form that records.py reads.
+
+    split: only the images of it, of a caption file that holds several. Each caption is tokenized
+    alone. Raises InputError naming the file.
+    """
+    if path.suffix == ".npz":
+        return DocumentFrequencies.load(path)
+    some = records.read_references(path, split)
+    texts = score.tokens([record.captions for record in some], [])
+    return DocumentFrequencies.of(References(texts.references))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns 0, or 2 for an error."""
+    parser = argparse.ArgumentParser(
+        "captioner.commands.frequencies",
+        description="Document frequencies of a corpus, to score CIDEr with: eval.py corpus=TABLE.",
+    )
+    parser.add_argument("captions", type=Path, help="a caption file: COCO or Karpathy JSON, tokens")
+    parser.add_argument("table", type=Path, metavar="TABLE.npz")
+    parser.add_argument("--split", help="only these images, where the file holds several splits")
+    options = parser.parse_args(argv)
+    try:
+        if options.table.suffix != ".npz":
+            raise InputError(f"{options.table}: give a name that ends in .npz")
+        frequencies = read(options.captions, options.split)
+        frequencies.save(options.table)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    grams = len(frequencies.frequency_G)
+    print(f"{grams} n-grams of {frequencies.images} images are in {options.table}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""Records -> batches. Order and every draw are pure functions of (seed, epoch, index).
+
+So nothing random needs to be saved: epoch e's batch b is the same in every run, for any number of
+workers, and going on in the middle of an epoch is skipping to a batch number.
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioner import images
+from captioner.data.cache import FeatureCache
+from captioner.data.records import Record
+from captioner.tokenizers import Tokenizer
+from captioner.training.epochs import EpochData
+from captioner.types import BOS, EOS, PAD, Batch, Features, Many
+
+
+class Source(Protocol):
+    """Where the pictures of a batch come from: (indices, draws) -> pixels or features.
+
+    A draw is a random integer that chooses crop and colours, or one of the cached views; None asks
+    for the picture as it is.
+    """
+
+    def __call__(
+        self, index: Sequence[int], draw: Sequence[int] | None
+    ) -> Tensor | Features | Many: ...
+
+
+class Pixels:
+    """Opens the pictures: for an encoder that trains."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        preprocess: images.Preprocess,
+        augment: images.Augment | None = None,
+    ):
+        self.paths, self.preprocess, self.augment = paths, preprocess, augment
+
+    def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> Tensor:
+        augment = None if draw is None else self.augment
+        return images.stack(
+            [
+                images.view(images.read(self.paths[i]), self.preprocess, augment, seed)
+                for i, seed in zip(index, draw or [0] * len(index))
+            ]
+        )
+
+
+class Cached:
+    """Looks features up: for a frozen encoder."""
+
+    def __init__(self, cache: FeatureCache, paths: Sequence[Path], workers: int = 1):
+        self.cache, self.row_IV = cache, cache.rows(paths, workers=workers)
+
+    def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> Features:
+        rows_BV = self.row_IV[list(index)]
+        view = 0 if draw is None else np.array(draw) % rows_BV.shape[1]
+        return self.cache[rows_BV[np.arange(len(rows_BV)), view]]
+
+
+class Together:
+    """For an ensemble: the same pictures as each of its members wants them."""
+
+    def __init__(self, members: Sequence[Source]):
+        self.members = members
+
+    def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> Many:
+        return Many(member(index, draw) for member in self.members)
+
+
+def image_vectors(source: Source, pictures: int, most: int = 2000) -> Tensor:
+    """v_BD of up to `most` of the pictures of a frozen encoder, evenly spaced."""
+    chosen = np.linspace(0, pictures - 1, min(pictures, most)).astype(int)
+    parts = np.array_split(chosen, -(-len(chosen) // 64))
+    vectors = []
+    for part in parts:
+        features = source(part.tolist(), None)
+        assert isinstance(features, Features)
+        vectors.append(features.pooled_BD)
+    return torch.cat(vectors)
+
+
+class TrainBatches:
+    """The batches of one epoch, by number: `batch_size` pictures with C captions each.
+
+    Pictures whose captions have similar lengths stand in one batch: they are sorted by length
+    within shuffled chunks of CHUNK batches. A picture with more than C captions draws anew each
+    epoch; one with fewer leaves rows of length 0. With several processes each takes every
+    `world`-th batch, and the last ones are filled up from the first.
+    """
+
+    CHUNK = 20
+
+    def __init__(
+        self,
+        source: Source,
+        token_ids: Sequence[Sequence[Sequence[int]]],
+        batch_size: int,
+        captions: int,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        epoch: int = 0,
+    ):
+        self.source, self.token_ids, self.captions = source, token_ids, captions
+        self.seed, self.epoch = seed, epoch
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(token_ids))
+        length = np.array([np.mean([len(ids) for ids in image]) for image in token_ids])
+        batches: list[np.ndarray] = []
+        for start in range(0, len(order), batch_size * self.CHUNK):
+            chunk = order[start : start + batch_size * self.CHUNK]
+            chunk = chunk[np.argsort(length[chunk], kind="stable")]
+            batches += np.split(chunk, range(batch_size, len(chunk), batch_size))
+        batches = [batches[b] for b in rng.permutation(len(batches))]
+        batches += (batches * world)[: -len(batches) % world]
+        self.batches = batches[rank::world]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Batch:
+        draws, rows = [], []
+        for i in self.batches[number].tolist():
+            rng = np.random.default_rng([self.seed, self.epoch, i])
+            draws.append(int(rng.integers(2**31)))
+            ids = self.token_ids[i]
+            if len(ids) > self.captions:
+                ids = [ids[k] for k in np.sort(rng.permutation(len(ids))[: self.captions])]
+            rows.append(ids)
+        return make_batch(self.source, self.batches[number].tolist(), draws, rows, self.captions)
+
+
+class EvalBatches:
+    """All pictures in order, as they are, with their first C captions; shared among processes.
+
+    Every process gets the same number of batches, so that none waits for another: where the
+    pictures do not divide evenly, the first ones stand in once more, without captions.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        token_ids: Sequence[Sequence[Sequence[int]]],
+        batch_size: int,
+        captions: int,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.source, self.token_ids, self.captions = source, token_ids, captions
+        order = list(range(len(token_ids)))
+        self.mine = (order + (order * world)[: -len(order) % world])[rank::world]
+        self.own = len(range(rank, len(token_ids), world))
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.mine) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        places = range(len(self.mine))[number * self.batch_size :][: self.batch_size]
+        index = [self.mine[place] for place in places]
+        rows = [
+            self.token_ids[i][: self.captions] if place < self.own else []
+            for place, i in zip(places, index)
+        ]
+        return make_batch(self.source, index, None, rows, self.captions)
+
+
+def make_batch(
+    source: Source,
+    index: Sequence[int],
+    draw: Sequence[int] | None,
+    ids_BC: Sequence[Sequence[Sequence[int]]],
+    captions: int,
+) -> Batch:
+    """Pictures `index` with these captions' targets (at most `captions` each) as a Batch."""
+    ids_N = [row for ids in ids_BC for row in [*ids, *[()] * (captions - len(ids))]]
+    length_N = torch.tensor([len(ids) for ids in ids_N])
+    token_NT = torch.full((len(ids_N), int(length_N.max()) + 1), PAD)
+    for row, ids in enumerate(ids_N):
+        if ids:
+            token_NT[row, : len(ids) + 1] = torch.tensor([BOS, *ids])
+    return Batch(source(index, draw), token_NT, length_N, torch.tensor(index))
+
+
+class CaptionData(EpochData):
+    """Train and validation loaders over records that are already read.
+
+    batch_size: pictures a step in each process. captions: C, rows per picture. Warns with the
+    number of training captions that are cut to the tokenizer's max_length. `words`: about how many
+    a training batch holds, END included.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Record],
+        val: Sequence[Record],
+        train_source: Source,
+        val_source: Source,
+        tokenizer: Tokenizer,
+        batch_size: int = 32,
+        captions: int = 5,
+        workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__({"pictures": len(train)}, workers)
+        self.sources: dict[str, Source] = {"train": train_source, "val": val_source}
+        self.token_ids = {
+            "train": [[tokenizer.targets(caption) for caption in r.captions] for r in train],
+            "val": [[tokenizer.targets(caption) for caption in r.captions] for r in val],
+        }
+        rows = [ids for image in self.token_ids["train"] for ids in image]
+        if cut := sum(ids[-1] != EOS for ids in rows):
+            limit = f"tokenizer.max_length={tokenizer.max_length}"
+            warnings.warn(f"{cut} of {len(rows)} captions are cut to {limit}", stacklevel=2)
+        self.batch_size, self.captions = batch_size, captions
+        self.seed = seed
+        length = sum(map(len, rows)) / len(rows)
+        self.words = length * batch_size * min(captions, len(rows) / len(train))
+
+    def epoch(self, number: int) -> TrainBatches:
+        return TrainBatches(*self._of("train"), *self.share, seed=self.seed, epoch=number)
+
+    def validation(self) -> EvalBatches:
+        return EvalBatches(*self._of("val"), *self.share)
+
+    def _of(self, split: str) -> tuple[Source, list[list[list[int]]], int, int]:
+        """What the batches of this split are made of."""
+        return self.sources[split], self.token_ids[split], self.batch_size, self.captions

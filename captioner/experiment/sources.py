@@ -1,0 +1,112 @@
+"""The records and pictures that a `data` config names: for training, for evaluation."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from captioner import distributed, images, instantiate, scenes
+from captioner.data import batches, records
+from captioner.data.cache import FeatureCache
+from captioner.encoders import CNN, Encoders
+from captioner.experiment.config import cache_folder, plain
+from captioner.images import integrity
+from captioner.images.integrity import BadPictures
+from captioner.models.caption_model import CaptionModel
+from captioner.types import InputError
+
+
+def read_records(config: DictConfig, split: str, bare: bool = False) -> list[records.Record]:
+    """The records of a split, cut to data.limit; with those without captions, if `bare`."""
+    if config.limit is not None and config.limit < 1:
+        raise InputError(f"data.limit={config.limit}: give 1 or more, or null for all")
+    found = records.read(
+        Path(config.root),
+        split,
+        captions=config.annotations and Path(config.annotations),
+        images=config.images and Path(config.images),
+        bare=bare,
+    )
+    return found[: config.limit]
+
+
+def training_captions(config: DictConfig, evaluated: Sequence[records.Record]) -> list[str]:
+    """All captions of the training split. Raises InputError where there are none, or where they are
+    those of the evaluated images."""
+    split = config.train_split
+    of_image = records.read_captions(
+        Path(config.root), split, config.annotations and Path(config.annotations)
+    )
+    if both := of_image.keys() & {record.id for record in evaluated}:
+        raise InputError(
+            f"{config.root}: {len(both)} of the evaluated images are in {split} too: give "
+            "training=CAPTIONS.json"
+        )
+    return [text for captions in of_image.values() for text in captions]
+
+
+def read_scenes(config: DictConfig, split: str) -> dict[int, scenes.Scene] | None:
+    """What the pictures of the embedded data show; None for any other data."""
+    return (
+        scenes.read_scenes(Path(config.root) / f"captions_{split}.json") if config.scenes else None
+    )
+
+
+def make(
+    config: DictConfig, captioner: CaptionModel, some: Sequence[records.Record], train: bool
+) -> tuple[list[records.Record], batches.Source, list[str]]:
+    """Where the pictures of these records come from: the cache of a frozen encoder, or files.
+
+    Every picture is opened, if it was not before. Returns the records whose pictures are whole,
+    their source (for `skip_bad` to allow), and what is wrong with the others.
+    """
+    try:
+        return list(some), _source(config, captioner, some, train), []
+    except BadPictures as bad:
+        good = [record for i, record in enumerate(some) if i not in bad.errors]
+        source: batches.Source = batches.Pixels([], images.Preprocess())
+        if good and config.skip_bad:
+            source = _source(config, captioner, good, train)
+        return good, source, list(bad.errors.values())
+
+
+def skip_bad(config: DictConfig, bad: Sequence[str], *good: Sequence[records.Record]) -> None:
+    """Says on stderr which pictures are left out. Raises BadPictures where that was not asked for,
+    or where nothing would be left of some records."""
+    if not bad:
+        return
+    if not config.skip_bad or not all(good):
+        raise BadPictures(dict(enumerate(bad)), len(bad) + sum(map(len, good)))
+    if distributed.rank() == 0:
+        lines = "\n  ".join(bad)
+        print(f"{len(bad)} bad pictures are left out:\n  {lines}", file=sys.stderr)
+
+
+def _source(
+    config: DictConfig, captioner: CaptionModel, some: Sequence[records.Record], train: bool
+) -> batches.Source:
+    encoder, uses_grid = captioner.encoder, captioner.decoder.uses_grid
+    paths = [record.image for record in some]
+    if isinstance(encoder, Encoders):
+        members = zip(encoder.members, uses_grid)  # type: ignore[call-overload]
+        return batches.Together([_of_one(config, e, grid, paths, train) for e, grid in members])
+    return _of_one(config, encoder, uses_grid, paths, train)
+
+
+def _of_one(
+    config: DictConfig, encoder: CNN, grid: bool, paths: Sequence[Path], train: bool
+) -> batches.Source:
+    folder = cache_folder(config.cache, "features")
+    augment = None
+    if config.augment is not None:
+        options = {"_target_": "captioner.images.Augment", **plain(config.augment)}
+        augment = instantiate.make(options, "captioner.images", images.Augment)
+    if not encoder.frozen:
+        if config.views != 1:
+            raise InputError("data.views is for frozen encoders; this one sees each picture anew")
+        integrity.check(paths, folder, config.workers)
+        return batches.Pixels(paths, encoder.preprocess, augment if train else None)
+    views, augment = (config.views, augment) if train else (1, None)
+    cache = FeatureCache(folder, encoder, grid, views, augment)
+    return batches.Cached(cache, paths, config.workers)

@@ -1,0 +1,255 @@
+"""CaptionModel: encoder, decoder and tokenizer together; built from JSON, saved, used."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from captioner import images, search, tokenizers
+from captioner.decoders.base import Decoder
+from captioner.encoders import CNN, Encoders
+from captioner.instantiate import make
+from captioner.models.directory import Model
+from captioner.prefetch import ahead
+from captioner.search.constraints import PLAIN, Wording
+from captioner.search.engine import LogSoftmax
+from captioner.types import BOS, PAD, Batch, Features, InputError, Many, Memory, State, shown
+
+READERS = 4
+"""Threads that open the pictures of a batch."""
+
+
+class Said(NamedTuple):
+    """A caption, what it was ranked by, its log-probability, and on request those of its tokens."""
+
+    caption: str
+    score: float
+    log_prob: float
+    tokens: list[tuple[str, float]] | None = None
+
+
+class Caption(NamedTuple):
+    """What became of one picture: a caption and its score, or the error that prevented it.
+
+    said: all that the search found for it, best first.
+    """
+
+    path: str
+    caption: str | None
+    score: float | None
+    error: str | None = None
+    said: Sequence[Said] = ()
+
+
+class CaptionModel(Model):
+    """encoder -> decoder.start -> decoder.step -> decoder.step -> ... -> END.
+
+    config: what `build` made it from; saved with it. An ensemble has none, and Many in place of
+    pixels and Features.
+    """
+
+    def __init__(
+        self,
+        encoder: CNN | Encoders,
+        decoder: Decoder,
+        tokenizer: tokenizers.Tokenizer,
+        config: dict[str, Any],
+    ):
+        super().__init__(decoder, tokenizer, config)
+        self.encoder = encoder
+
+    def start(self, batch: Batch) -> tuple[Features, Memory, State]:
+        """What the decoder reads the captions of a training batch with."""
+        features = self.encode(batch.images)
+        return features, *self.decoder.start(features, rows=len(batch.token_NT))
+
+    def carry(self, state: State) -> None:
+        """Called with the state after a training batch's captions: no other one begins with it."""
+
+    def encode(self, images: Tensor | Features | Many) -> Features:
+        """Pixels (B, 3, S, S) -> Features; features from a cache are handed on.
+
+        Either is brought to the model's device and floating point type first.
+        """
+        weight = next(self.decoder.parameters())
+        images = images.to(weight.device, weight.dtype)
+        if isinstance(images, Features):
+            return images
+        return self.encoder(images, grid=self.decoder.uses_grid)
+
+    def generate(
+        self,
+        images: Tensor | Features | Many,
+        strategy: search.Strategy,
+        numbers: Sequence[int] | None = None,
+        wording: Wording = PLAIN,
+    ) -> search.Captions:
+        """Captions of B images as ids; by default without the unknown word, of one word at least.
+
+        numbers: which images these are, so that sampling does not depend on their batch; and for
+        what `wording` says of single images.
+        """
+        with torch.inference_mode():
+            features = self.encode(images)
+            memory, state = self.decoder.start(features, _count(features) * strategy.rows)
+            return strategy(
+                self.decoder.step,
+                memory,
+                state,
+                wording.rules(self.tokenizer, numbers),
+                numbers,
+                wording.progress(self.tokenizer, numbers),
+            )
+
+    def trace(
+        self,
+        images: Tensor | Features | Many,
+        captions: search.Captions,
+        keep: Sequence[str] = (),
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """log_prob_BKT of the tokens of captions of these images, 0 behind their end, and what the
+        decoder keeps, by name ("alpha", "h0" ..), (B, K, T, ...): one `forward` over all of them.
+        """
+        B, K, T = captions.token_BKT.shape
+        target_NT = captions.token_BKT.flatten(0, 1)
+        said_NT = target_NT != PAD
+        token_NT, length_N = as_read(target_NT)
+        with torch.inference_mode():
+            memory, state = self.decoder.start(self.encode(images), B * K)
+            logits_PV, _, kept = self.decoder(token_NT, length_N, memory, state, keep)
+            log_prob_PV = logits_PV.log_softmax(1, dtype=LogSoftmax.dtype(logits_PV))
+        log_prob_NT = log_prob_PV.new_zeros(said_NT.shape)
+        log_prob_NT[said_NT] = log_prob_PV.gather(1, target_NT[said_NT][:, None])[:, 0]
+        return log_prob_NT.view(B, K, T), {
+            name: tensor.unflatten(0, (B, K)) for name, tensor in kept.items()
+        }
+
+    def texts(
+        self, captions: search.Captions, log_prob_BKT: Tensor | None = None
+    ) -> list[list[Said]]:
+        """What was found for each image, best first; nothing for one with an error.
+
+        log_prob_BKT: of the tokens (see `trace`), to be handed on.
+        """
+        token_BKT = captions.token_BKT.tolist()
+        scores, log_probs = captions.score_BK.tolist(), captions.log_prob_BK.tolist()
+        own = None if log_prob_BKT is None else log_prob_BKT.tolist()
+
+        def said(b: int, k: int) -> Said:
+            ids = [i for i in token_BKT[b][k] if i != PAD]
+            tokens = own and list(zip((self.tokenizer.units[i] for i in ids), own[b][k]))
+            return Said(self.tokenizer.decode(ids), scores[b][k], log_probs[b][k], tokens)
+
+        return [
+            [said(b, k) for k, score in enumerate(row) if score > -torch.inf]
+            for b, row in enumerate(scores)
+        ]
+
+    def caption(
+        self,
+        paths: Iterable[str | Path],
+        strategy: search.Strategy | None = None,
+        batch_size: int = 16,
+        wording: Wording = PLAIN,
+        tokens: bool = False,
+    ) -> list[Caption]:
+        """One Caption for each path, in their order; a bad picture gives one with `error` set."""
+        return list(self.caption_stream(paths, strategy, batch_size, wording, tokens))
+
+    def caption_stream(
+        self,
+        paths: Iterable[str | Path],
+        strategy: search.Strategy | None = None,
+        batch_size: int = 16,
+        wording: Wording = PLAIN,
+        tokens: bool = False,
+    ) -> Iterator[Caption]:
+        """The same one by one, as they are made, for any number of paths.
+
+        tokens: whether the log-probabilities of the tokens are wanted.
+        """
+        self.eval()
+        strategy = strategy or search.Beam()
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size}: give 1 or more")
+        todo, begun = map(str, paths), 0
+        while paths_now := list(islice(todo, batch_size)):  # no more: they may come slowly
+            batch = list(ahead(self._open, paths_now, READERS))
+            good = {n: p for n, (_, p) in enumerate(batch, begun) if not isinstance(p, InputError)}
+            begun += len(batch)
+            results: Iterator[tuple[list[Said], str | None]] = iter(())
+            if good:
+                with torch.inference_mode():
+                    features = self.encode(_stack(list(good.values())))
+                captions = self.generate(features, strategy, list(good), wording)
+                log_probs = self.trace(features, captions)[0] if tokens else None
+                results = zip(self.texts(captions, log_probs), captions.error_B)
+            for path, picture in batch:
+                if isinstance(picture, InputError):
+                    yield Caption(path, None, None, str(picture))
+                    continue
+                said, error = next(results)
+                if error is None:
+                    yield Caption(path, said[0].caption, said[0].score, None, said)
+                else:
+                    yield Caption(path, None, None, f"{shown(path)}: {error}")
+
+    def _open(self, path: str) -> tuple[str, Tensor | Many | InputError]:
+        try:
+            return path, self.encoder.preprocess(images.read(path))
+        except InputError as error:
+            return path, error
+
+    def save(
+        self, folder: str | Path, dtype: torch.dtype = torch.float32, encoder: bool = True
+    ) -> None:
+        """Writes the model directory (see `Model.write`).
+
+        encoder: whether the CNN's weights are written; if not, the config must say where they come
+        from, and a digest of them is kept.
+        """
+        if isinstance(self.encoder, Encoders):
+            raise InputError("an ensemble is not saved as one: save its members")
+        more = {"preprocess": asdict(self.encoder.preprocess)}
+        if encoder:
+            self.write(Path(folder), dtype, more)
+        else:
+            self.write(Path(folder), dtype, more, {"encoder": self.encoder.weights()}, "encoder.")
+
+
+def as_read(said_NT: Tensor) -> tuple[Tensor, Tensor]:
+    """What a decoder reads to say these tokens, bos first, and how many: (N, T) and (N,)."""
+    read_NT = torch.cat([torch.full_like(said_NT[:, :1], BOS), said_NT[:, :-1]], dim=1)
+    return read_NT.masked_fill(said_NT == PAD, PAD), (said_NT != PAD).sum(1)
+
+
+def build(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> CaptionModel:
+    """{"encoder": {"_target_": .., ..}, "decoder": {..}} -> a model with fresh decoder weights.
+
+    Raises InputError for a class outside captioner.encoders and captioner.decoders, and for an
+    option that the class does not have.
+    """
+    encoder = make(config["encoder"], "captioner.encoders", CNN)
+    decoder = make(
+        config["decoder"],
+        "captioner.decoders",
+        Decoder,
+        vocab_size=len(tokenizer),
+        feature_size=encoder.size,
+    )
+    return CaptionModel(encoder, decoder, tokenizer, config)
+
+
+def _count(features: Features | Many) -> int:
+    one = features[0] if isinstance(features, Many) else features
+    return len(one.pooled_BD)
+
+
+def _stack(pixels: Sequence[Any]) -> Any:
+    if isinstance(pixels[0], Many):
+        return Many(images.stack(entries) for entries in zip(*pixels))
+    return images.stack(pixels)

@@ -1,0 +1,117 @@
+"""LanguageModel: a decoder without an image, over characters or words, that reads on and on."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captioner import tokenizers
+from captioner.decoders.recurrent import Recurrent
+from captioner.instantiate import make
+from captioner.models.directory import Model
+from captioner.search.base import Strategy
+from captioner.search.rules import forbid
+from captioner.types import BOS, UNK, InputError, Memory, State, TextBatch
+
+ALPHABET = 1000
+"""Tokens at most."""
+
+
+class LanguageModel(Model):
+    """decoder.start(None, rows), then `step` after `step`; in training the state goes on from
+    chunk to chunk of a text, and its gradient does not: truncated backpropagation through time.
+
+    state: where the training streams are, None before the first chunk.
+    """
+
+    decoder: Recurrent
+    state: State | None = None
+
+    def start(self, batch: TextBatch) -> tuple[None, Memory, State]:
+        """The state that the streams of a chunk begin with: the one carried, or a fresh one."""
+        memory, fresh = self.decoder.start(None, len(batch.token_NT))
+        if self.state is None:
+            return None, memory, fresh
+        state = {
+            name: entry.where(batch.fresh_N[:, None], self.state[name])
+            for name, entry in fresh.items()
+        }
+        return None, memory, state
+
+    def carry(self, state: State) -> None:
+        """Keeps the state after a chunk, cut off from what computed it."""
+        self.state = {name: entry.detach() for name, entry in state.items()}
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model directory."""
+        self.write(Path(folder))
+
+    def read(self, prompt: str) -> list[int]:
+        """Its ids. Raises InputError for a unit that the model does not know."""
+        if unknown := [u for u in self.tokenizer.split(prompt) if u not in self.tokenizer.ids]:
+            raise InputError(f"the model does not know {unknown[0]!r}: leave it out of the prompt")
+        return self.tokenizer.encode(prompt)
+
+    def go_on(self, prompt: str, strategy: Strategy, numbers: Sequence[int] = (0,)) -> list[str]:
+        """The prompt and what follows, best first; for each of `numbers` the strategy's n texts.
+
+        Raises InputError for a unit of the prompt that the model does not know.
+        """
+        ids = [BOS, *self.read(prompt)]
+        rows = strategy.rows * len(numbers)
+        device = next(self.decoder.parameters()).device
+        with torch.inference_mode():
+            memory, state = self.decoder.start(None, 1)
+            if len(ids) > 1:
+                read_1T = torch.tensor([ids[:-1]], device=device)
+                length_1 = torch.tensor([len(ids) - 1], device=device)
+                _, state, _ = self.decoder(read_1T, length_1, memory, state)
+            state = {name: entry.expand(rows, *entry.shape[1:]) for name, entry in state.items()}
+            last, decoder = ids[-1], _for_one_row(self.decoder)
+
+            def step(token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
+                return decoder.step(token_N.masked_fill(token_N == BOS, last), memory, state)
+
+            found = strategy(step, memory, state, [forbid(UNK)], list(numbers))
+        return [
+            self.tokenizer.decode([*ids, *row]) for rows in found.token_BKT.tolist() for row in rows
+        ]
+
+
+def _for_one_row(decoder: Recurrent) -> Recurrent:
+    """A copy, not for training, whose steps of a single row are faster, since they do little but
+    read weights: W_hh, W_xh and W_hy lie in memory column by column, and with an ALPHABET for a
+    vocabulary W_xh x + b of the first layer is looked up (benchmarks/language.py)."""
+    columns = {
+        id(W): nn.Parameter(W.detach().t().contiguous().t(), requires_grad=False)
+        for name, W in decoder.named_parameters()
+        if W.ndim == 2 and name != "embed.weight"
+    }
+    same = {id(parameter): parameter for parameter in decoder.parameters()}
+    decoder = copy.deepcopy(decoder, same | columns).eval()
+    if decoder.vocab_size <= ALPHABET:
+        first = decoder.cells[0]
+        decoder.embed = nn.Embedding.from_pretrained(first.inputs(decoder.embed.weight))
+        first.inputs = lambda x: x  # type: ignore[method-assign]
+    return decoder
+
+
+def build(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> LanguageModel:
+    """{"decoder": {"_target_": .., ..}} -> a language model with fresh weights.
+
+    Raises InputError for a decoder that is no Recurrent, and for an option that it does not have.
+    """
+    target = str(config["decoder"].get("_target_"))
+    if target.startswith("captioner.decoders.") and not target.endswith(".Recurrent"):
+        raise InputError(f"decoder._target_={target}: a language model takes a Recurrent decoder")
+    decoder = make(
+        config["decoder"],
+        "captioner.decoders",
+        Recurrent,
+        vocab_size=len(tokenizer),
+        feature_size=0,
+    )
+    return LanguageModel(decoder, tokenizer, {"encoder": None, "decoder": config["decoder"]})

@@ -1,0 +1,232 @@
+"""Checkpoints that survive a kill, and a stop that loses nothing.
+
+    RUN_DIR/checkpoints/manifest.json    the checkpoints, oldest first, with size and SHA-256
+    RUN_DIR/checkpoints/00012.ckpt       weights, optimiser, schedule, position: plain tensors
+    RUN_DIR/model/                       the best model by validation so far
+
+A checkpoint counts once the manifest names it. File and manifest are each written under a temporary
+name, synced and renamed, so there is no moment at which a kill leaves a run without a whole one.
+"""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from captioner import distributed, files
+from captioner.types import InputError
+
+KEEP = 2
+MANIFEST = "manifest.json"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def save(folder: Path, state: dict[str, Any]) -> Path:
+    """Writes `state`, enters it into the manifest, removes all but the newest KEEP.
+
+    Raises InputError where the disk is full; the older checkpoints stay.
+    """
+    files.make_folder(folder)
+    entries = _manifest(folder)
+    newest = max((entry["number"] for entry in entries), default=0)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getbuffer()
+    path = folder / f"{newest + 1:05d}.ckpt"
+    files.write(path, data)
+    entry = {"number": newest + 1, "file": path.name, "size": len(data), "sha256": _digest(data)}
+    entries = [*entries, entry][-KEEP:]
+    files.write(folder / MANIFEST, json.dumps(entries, indent=1))
+    kept = {entry["file"] for entry in entries}
+    for old in folder.iterdir():  # those before, and what a kill left half-written
+        if old.suffix in (".ckpt", ".tmp") and old.name not in kept:
+            old.unlink()
+    return path
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint whose checksum is right; None where nothing was saved yet.
+
+    Says so where it passes a broken one over. Raises InputError where all are broken.
+    """
+    entries = _manifest(folder)
+    for entry in reversed(entries):
+        path = folder / entry["file"]
+        try:
+            data = path.read_bytes()
+            if len(data) == entry["size"] and _digest(data) == entry["sha256"]:
+                return path
+            reason = "its checksum is wrong"
+        except OSError as error:
+            reason = str(error.strerror)
+        print(f"{path}: {reason}; going back to the one before", file=sys.stderr)
+    if entries:
+        raise InputError(f"{folder}: no checkpoint is whole; train again in another run_dir")
+    return None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint's tensors and numbers; nothing else is read, nothing is executed."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _manifest(folder: Path) -> list[dict[str, Any]]:
+    path = folder / MANIFEST
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [{key: e[key] for key in ("number", "file", "size", "sha256")} for e in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a manifest of checkpoints: {error!r}") from error
+
+
+def _digest(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Files(TorchCheckpointIO):
+    """How Lightning reads and writes checkpoints: a run's, into a folder, by `save`."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:
+        """The hpc_ckpt_N.ckpt of Lightning's SLURM plugin is not written: it would be taken before
+        newer ones, and `Checkpoints` has just saved. (ddp_spawn hands weights over in a file.)"""
+        if not Path(path).suffix:
+            save(Path(path), checkpoint)
+        elif not Path(path).name.startswith("hpc_ckpt"):
+            super().save_checkpoint(checkpoint, path, storage_options)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return load(Path(path))
+
+
+class Stopped(Exception):
+    """A signal stopped the run, after its state was saved."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Checkpoints(pl.callbacks.Checkpoint):
+    """Saves the state of a run so that going on from it is exact, and exports the best model.
+
+    monitor, mode: what is logged of a validation, and whether the best is its max or min.
+    The state is saved every `minutes`, before each validation, and after each epoch; always after
+    an optimiser's step. On SIGTERM, SIGINT (a second one interrupts at once), SIGUSR1 or SIGUSR2
+    received by any process, all save at the same step and raise Stopped. Whoever handled SIGUSR1 or
+    SIGUSR2 before (Lightning's SLURM plugin, submitit) is called after the save, to requeue the
+    job.
+    """
+
+    def __init__(
+        self, run_dir: Path, minutes: float = 10.0, monitor: str = "val/CIDEr", mode: str = "max"
+    ):
+        if minutes <= 0:
+            raise InputError(f"checkpoint_minutes={minutes}: give more than 0")
+        self.run_dir, self.seconds, self.monitor = run_dir, 60 * minutes, monitor
+        self.sign = {"max": 1.0, "min": -1.0}[mode]
+        self.best, self.early, self.moment = float("-inf"), False, "step"
+        self.signal, self.agreed, self.saved = 0, 0, time.monotonic()
+        self.handlers: dict[int, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "early": self.early, "moment": self.moment}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.early = state_dict["best"], state_dict["early"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning's own broadcasts from inside the signal handler, and ends with exit code 0.
+        trainer._signal_connector._sigterm_notifier_fn = self._note  # type: ignore
+        trainer.should_stop = self.early  # where a run that goes on had ended early
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}
+
+    def _note(self, signum: int, frame: Any) -> None:
+        if signum == signal.SIGINT == self.signal:
+            raise KeyboardInterrupt
+        self.signal = signum
+        name = signal.Signals(signum).name
+        os.write(2, f"\n{name}: saving at the end of this step\n".encode())
+
+    def _agreed(self, pl_module: pl.LightningModule) -> tuple[int, bool]:
+        """The signal that any process received, and whether the first one's clock says save."""
+        due = time.monotonic() - self.saved > self.seconds
+        row = torch.tensor([self.signal, int(due)], device=pl_module.device)
+        rows = distributed.gather_rows(row).tolist()
+        return max(signum for signum, _ in rows), bool(rows[0][1])
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        done = batch_idx + 1
+        if done == trainer.num_training_batches or done % trainer.val_check_batch == 0:
+            return  # what follows, the validation or the epoch's end, saves
+        if _inside_a_step(trainer):
+            return
+        signum, due = self._agreed(pl_module)
+        if signum or due:
+            self.save(trainer, "step")
+        self.agreed = signum
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        if self.agreed:  # now that the step before is in metrics.csv
+            self._stop(self.agreed)
+
+    def before_validation(self, trainer: pl.Trainer) -> None:
+        """Called from inside the first validation step: Lightning repeats a validation that was cut
+        off only where its state says that one was under way."""
+        if not _inside_a_step(trainer):
+            self.save(trainer, "validation")
+
+    def on_validation_batch_end(self, trainer, pl_module, *args: Any) -> None:
+        if _inside_a_step(trainer):
+            return  # the step's end will save
+        if signum := self._agreed(pl_module)[0]:
+            self._stop(signum)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        score = self.sign * float(trainer.callback_metrics[self.monitor])
+        if score > self.best:
+            self.best = score
+            if trainer.is_global_zero:
+                pl_module.kept.save(self.run_dir / "model")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.early = trainer.should_stop
+        self.save(trainer, "epoch")
+        if signum := self._agreed(pl_module)[0]:
+            self._stop(signum)
+
+    def save(self, trainer: pl.Trainer, moment: str) -> None:
+        """The state now, written by rank 0 while the others wait. moment: after a "step", before
+        a "validation", after an "epoch"."""
+        self.moment = moment
+        trainer.save_checkpoint(self.run_dir / "checkpoints")
+        self.saved = time.monotonic()
+
+    def _stop(self, signum: int) -> None:
+        handler: Callable[..., Any] | int | None = self.handlers.get(signum)
+        if signum in (signal.SIGUSR1, signal.SIGUSR2) and callable(handler):
+            handler(signum, None)
+        raise Stopped(signum)
+
+
+def _inside_a_step(trainer: pl.Trainer) -> bool:
+    """Between two micro-batches of one optimiser's step, whose gradients no checkpoint holds."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()

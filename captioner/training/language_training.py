@@ -1,0 +1,135 @@
+"""Training language models: text as data, and what a validation of them is."""
+
+import math
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from captioner import distributed, files
+from captioner.data.text import Corpus, Streams
+from captioner.models.language_model import LanguageModel
+from captioner.objectives.base import Objective
+from captioner.objectives.cross_entropy import CrossEntropy
+from captioner.search import Strategy
+from captioner.training.checkpoints import Checkpoints
+from captioner.training.epochs import EpochData
+from captioner.training.loop import Loop
+from captioner.types import EOS, State, TextBatch
+
+STAGE = 100
+"""Steps after which it shows first what it writes."""
+
+
+class TextData(EpochData):
+    """batch_size: streams in each process. bptt: tokens of a chunk. `words`: of a batch."""
+
+    def __init__(self, train: Corpus, val: Corpus, batch_size: int, bptt: int, seed: int = 0):
+        super().__init__({"tokens": len(train)}, workers=0)
+        self.train, self.val = train, val
+        self.batch_size, self.bptt, self.seed = batch_size, bptt, seed
+        self.words = batch_size * bptt
+
+    def epoch(self, number: int) -> Streams:
+        return Streams(self.train, self.batch_size, self.bptt, self.seed, number, *self.share)
+
+    def validation(self) -> Streams:
+        return Streams(self.val, self.batch_size, self.bptt, None, 0, *self.share)
+
+
+class LanguageTraining(Loop):
+    """Trains a LanguageModel; validates by bits per unit of text (a character, or a word).
+
+    What the ends of documents cost is in the bits, and they are no units. strategy, prompt: of the
+    samples that it prints, and writes to `samples` and TensorBoard: after STAGE steps, twice as
+    many, .., and at each validation. options: see `Loop`.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        objective: Objective,
+        strategy: Strategy,
+        prompt: str,
+        samples: Path,
+        optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer],
+        **options: Any,
+    ):
+        super().__init__(model, objective, optimizer, {"decoder": {}}, **options)
+        self.strategy, self.prompt, self.samples = strategy, prompt, samples
+        self.training_state: State | None = None
+        self.val_sums = (0.0, 0.0)  # nll, units
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Where the streams of all processes are."""
+        state = self.model.state or {}
+        checkpoint["streams"] = {k: distributed.gather_rows(v).cpu() for k, v in state.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        rank, device = distributed.rank(), self.device
+        state = {name: rows[rank].to(device) for name, rows in checkpoint["streams"].items()}
+        self.model.state = state or None
+
+    def on_validation_epoch_start(self) -> None:
+        self.training_state, self.kept.state = self.model.state, None
+        self.val_sums = (0.0, 0.0)
+
+    def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
+        if batch_idx == 0 and isinstance(self.trainer.checkpoint_callback, Checkpoints):
+            self.model.state, state = self.training_state, self.model.state
+            self.trainer.checkpoint_callback.before_validation(self.trainer)
+            self.model.state = state
+        _, logs = CrossEntropy()(self.kept, batch, self.global_step)  # type: ignore[arg-type]
+        units = float(batch.length_N.sum() - (batch.token_NT[:, 1:] == EOS).sum())
+        nll, all_units = self.val_sums
+        self.val_sums = nll + float(logs["nll"]), all_units + units
+
+    def on_validation_epoch_end(self) -> None:
+        self.kept.state = None
+        self.model.state = self.training_state
+        nll, units = (sum(values) for values in zip(*distributed.gather(self.val_sums)))
+        self.log("val/nll", nll / units)
+        self.log("val/bits", nll / units / math.log(2), prog_bar=True)
+        self._show(f", {nll / units / math.log(2):.3f} bits")
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        stages, left = divmod(self.global_step, STAGE)
+        if not left and not self.sums and stages.bit_count() == 1:
+            self._show()
+
+    def _show(self, told: str = "") -> None:
+        """A sample of what it writes now."""
+        if not self.trainer.is_global_zero:
+            return
+        was = self.kept.training
+        self.kept.eval()
+        text = self.kept.go_on(self.prompt, self.strategy)[0]
+        self.kept.train(was)
+        stage = "train more" if self.global_step > STAGE else "at first"  # the lecture's words
+        head = f"{stage}: epoch {self.current_epoch}, step {self.global_step}{told}"
+        entry = f"== {head}\n{text}\n\n"
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        self.print(entry.encode(encoding, "backslashreplace").decode(encoding))
+        written = self.samples.read_bytes() if self.samples.exists() else b""
+        if entry.encode() not in written:  # a run that goes on writes some again
+            files.append(self.samples, entry.encode())
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("sample", f"```\n{text}\n```", self.global_step)
+
+
+def bits(model: LanguageModel, corpus: Corpus, batch_size: int, bptt: int) -> float:
+    """Bits per unit of a corpus, in `batch_size` streams, on the model's device."""
+    model.eval()
+    device = next(model.parameters()).device
+    kept, model.state = model.state, None
+    streams, nll = Streams(corpus, batch_size, bptt, None), 0.0
+    with torch.inference_mode():
+        for number in range(len(streams)):
+            batch = TextBatch(*(part.to(device) for part in streams[number]))
+            nll += float(CrossEntropy()(model, batch, 0)[1]["nll"])  # type: ignore[arg-type]
+    model.state = kept
+    return nll / corpus.units / math.log(2)

@@ -1,0 +1,174 @@
+"""The `caption` command, as a user runs it."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from captioner import PRETRAINED
+from captioner.commands.caption import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def pictures(scenes_dir, tmp_path, monkeypatch):
+    """A folder with three pictures, one of them in a sub-folder, a text file, and a broken one."""
+    some = sorted((scenes_dir / "images").iterdir())
+    (tmp_path / "album" / "inner").mkdir(parents=True)
+    shutil.copy(some[0], tmp_path / "album" / "a b.png")
+    shutil.copy(some[1], tmp_path / "album" / "ü[1].PNG")
+    shutil.copy(some[2], tmp_path / "album" / "inner" / "c.png")
+    (tmp_path / "album" / "notes.txt").write_text("not a picture")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_files_folders_and_globs(pictures, model_dir, capsys):
+    command = ["--model", str(model_dir)]
+    assert main([*command, "album"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
+        "album/a b.png",
+        "album/inner/c.png",
+        "album/ü[1].PNG",
+    ]
+    assert all(line.split(": ")[1] for line in lines)
+    assert main([*command, "album/ü[1].PNG", "album/**/*.png"]) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert set(again) == set(lines) and len(again) == 3
+
+
+def test_json_lines_with_scores_and_errors(pictures, model_dir, capsys):
+    code = main(
+        [
+            "--json",
+            "--model",
+            str(model_dir),
+            "album/a b.png",
+            "broken.jpg",
+            "none.png",
+            "album/inner",
+        ]
+    )
+    printed = capsys.readouterr()
+    records = [json.loads(line) for line in printed.out.splitlines()]
+    assert code == 1
+    assert [record["path"] for record in records] == [
+        "album/a b.png", "broken.jpg", "none.png", "album/inner/c.png"
+    ]  # fmt: skip
+    assert [set(record) for record in records] == [
+        {"path", "caption", "score"},
+        {"path", "error"},
+        {"path", "error"},
+        {"path", "caption", "score"},
+    ]
+    assert records[0]["score"] < 0
+    assert "broken.jpg" in printed.err and "none.png" in printed.err
+
+
+def test_captions_that_agree_with_samples(pictures, model_dir, capsys):
+    order = ["--json", "--model", str(model_dir), "--consensus", "20", "--best", "5", "album"]
+    assert main(order) == 0
+    for line in capsys.readouterr().out.splitlines():
+        scores = [said["score"] for said in json.loads(line)["best"]]
+        assert 10 >= scores[0] > 0 and scores == sorted(scores, reverse=True)
+
+
+def test_a_list_on_stdin(pictures, model_dir, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("album/a b.png\n\nalbum/inner/c.png\n"))
+    assert main(["--model", str(model_dir), "-"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_an_empty_folder_is_an_error(pictures, model_dir, capsys):
+    (pictures / "empty").mkdir()
+    assert main(["--model", str(model_dir), "empty", "album"]) == 2
+    assert "empty: no picture" in capsys.readouterr().err
+
+
+def test_the_model_is_that_of_the_environment_or_of_the_installation(
+    pictures, model_dir, capsys, monkeypatch
+):
+    monkeypatch.setenv("CAPTIONER_MODEL", str(model_dir))
+    assert main(["album"]) == 0
+    own = capsys.readouterr().out
+    assert main(["--model", str(model_dir), "album"]) == 0 and capsys.readouterr().out == own
+    monkeypatch.delenv("CAPTIONER_MODEL")
+    assert main(["album"]) == 0
+    brought = capsys.readouterr().out
+    assert main(["--model", str(PRETRAINED), "album"]) == 0
+    assert capsys.readouterr().out == brought != own
+
+
+def test_no_model_where_one_was_named(pictures, capsys):
+    assert main(["--model", "nowhere", "album"]) == 2
+    assert "nowhere: not a model directory" in capsys.readouterr().err
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("option", ["--beam=0", "--batch=0", "--consensus=-1"])
+def test_a_wrong_number_is_an_error(pictures, model_dir, capsys, option):
+    assert main(["--model", str(model_dir), option, "album"]) == 2
+    assert f"={option.split('=')[1]}: give" in capsys.readouterr().err
+
+
+def test_a_file_name_need_not_be_text(pictures, model_dir):
+    """Bytes that are no UTF-8 are printed as such; the others are captioned."""
+    os.rename(b"album/a b.png", b"album/\xff.png")
+    command = [sys.executable, "-m", "captioner", "--model", str(model_dir), "--json", "album"]
+    env = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, capture_output=True, env=env, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 3
+
+
+def test_wheel_captions_outside_the_checkout(model_dir, scenes_dir, tmp_path):
+    """Built, installed (not editable) and run where the sources are not."""
+    source = tmp_path / "source"
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".*", "demo", "build", "runs", "*.egg-info")
+    )
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path)]
+    subprocess.run([*build, str(source)], check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("captioner-*.whl")
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(site)]
+    subprocess.run([*install, str(wheel)], check=True, capture_output=True, timeout=120)
+    picture = min((scenes_dir / "images").iterdir())
+    env = os.environ | {"PYTHONPATH": str(site)}
+    where = "import captioner; print(captioner.__file__)"
+    run = dict(cwd=tmp_path, env=env, check=True, capture_output=True, text=True, timeout=120)
+    assert str(site) in subprocess.run([sys.executable, "-c", where], **run).stdout
+    for command in ([str(site / "bin" / "caption")], [sys.executable, "-m", "captioner"]):
+        done = subprocess.run([*command, "--model", str(model_dir), str(picture)], **run)
+        assert done.stdout.startswith(f"{picture}: ") and len(done.stdout.splitlines()) == 1
+
+
+def test_results_stream_as_they_are_made(pictures, model_dir):
+    """The first caption does not wait for the list to end."""
+    command = [sys.executable, "-m", "captioner", "--model", str(model_dir), "--batch", "1", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+        print("album/a b.png", file=run.stdin, flush=True)
+        assert run.stdout.readline().startswith("album/a b.png: ")
+        print("album/inner/c.png", file=run.stdin, flush=True)
+        assert run.stdout.readline().startswith("album/inner/c.png: ")
+        run.stdin.close()
+    assert run.returncode == 0
+
+
+def test_a_run_given_as_a_second_model_is_no_folder_of_pictures(model_dir, pictures, capsys):
+    shutil.copytree(model_dir, pictures / "run" / "model")
+    with pytest.raises(SystemExit) as refused:
+        main(["--model", str(model_dir), "run", "album"])
+    assert refused.value.code == 2
+    assert "run holds a run: give run/model" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--model", str(model_dir)])
+    assert "required: PATH" in capsys.readouterr().err

@@ -1,0 +1,119 @@
+"""`python -m captioner.commands.compare`, and the tables of document frequencies that it takes."""
+
+import json
+
+import pytest
+
+from captioner.commands import compare, frequencies
+from captioner.metrics.score import score
+
+WORDS = "a the dog cat man runs sits on grass sofa red big in with ball".split()
+
+
+@pytest.fixture
+def files(tmp_path):
+    """References of 40 images, and two systems: of their words in another order, and of half."""
+    import random
+
+    draw = random.Random(0)
+    texts = [[" ".join(draw.choices(WORDS, k=8)) for _ in range(3)] for _ in range(40)]
+    refs = {
+        "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(40)],
+        "annotations": [
+            {"id": 3 * i + k, "image_id": i, "caption": text}
+            for i, several in enumerate(texts)
+            for k, text in enumerate(several)
+        ],
+    }
+    good = [{"image_id": i, "caption": several[0][:-2]} for i, several in enumerate(texts)]
+    bad = [{"image_id": i, "caption": several[0].split()[0]} for i, several in enumerate(texts)]
+    for name, content in {"refs": refs, "good": good, "bad": bad}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def run(files, *more, a="good", b="bad"):
+    refs = ["--refs", str(files / "refs.json"), "--resamples", "500"]
+    return compare.main([str(files / f"{a}.json"), str(files / f"{b}.json"), *refs, *more])
+
+
+def test_a_better_system_is_surely_better(files, capsys):
+    assert run(files, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"]
+    records = json.loads((files / "refs.json").read_text())["annotations"]
+    references: dict = {}
+    for row in records:
+        references.setdefault(row["image_id"], []).append(row["caption"])
+    for name in ("good", "bad"):
+        said = {
+            p["image_id"]: p["caption"] for p in json.loads((files / f"{name}.json").read_text())
+        }
+        corpus = score(references, said)["corpus"]
+        for metric, values in found.items():
+            assert values["a" if name == "good" else "b"] == pytest.approx(corpus[metric])
+    for metric in ("ROUGE_L", "CIDEr"):
+        assert found[metric]["p"] < 0.01
+        assert 0 < found[metric]["low"] < found[metric]["difference"] < found[metric]["high"]
+
+
+def test_a_table_for_people(files, capsys):
+    assert run(files, "--metrics", "rouge") == 0
+    out = capsys.readouterr().out
+    assert "40 images" in out and "ROUGE_L" in out and " to " in out and "0.00" in out
+    assert run(files, "--metrics", "rouge", a="bad", b="bad") == 0
+    assert "1.0000" in capsys.readouterr().out
+
+
+def test_document_frequencies_of_a_corpus(files, capsys):
+    table = str(files / "table.npz")
+    assert frequencies.main([str(files / "refs.json"), table]) == 0
+    assert "of 40 images" in capsys.readouterr().out
+    found = []
+    for corpus in ([], ["--corpus", table], ["--corpus", str(files / "refs.json")]):
+        assert run(files, "--metrics", "cider", "--json", *corpus) == 0
+        found.append(json.loads(capsys.readouterr().out)["CIDEr"]["a"])
+    assert found == pytest.approx([found[0]] * 3)  # the corpus is that of the references
+    few = json.loads((files / "refs.json").read_text())
+    few["images"], few["annotations"] = few["images"][:20], few["annotations"][:60]
+    (files / "few.json").write_text(json.dumps(few))
+    assert run(files, "--metrics", "cider", "--json", "--corpus", str(files / "few.json")) == 0
+    assert json.loads(capsys.readouterr().out)["CIDEr"]["a"] != pytest.approx(found[0])
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--metrics", "blue"], "metrics blue: give a list of some of bleu, rouge"),
+        (["--resamples", "5"], "resamples=5"),
+        (["--corpus", "none.npz"], "none.npz: No such file"),
+        (["--refs", "none.json"], "none.json"),
+    ],
+)
+def test_errors_are_messages(files, capsys, more, message):
+    assert run(files, *more) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_systems_must_be_of_the_same_images(files, capsys):
+    said = json.loads((files / "bad.json").read_text())
+    (files / "short.json").write_text(json.dumps(said[:-2]))
+    assert run(files, b="short") == 2
+    assert "2 images (38, 39) with references but without a caption" in capsys.readouterr().err
+
+
+def test_tables_of_one_split(files, capsys):
+    content = {
+        "images": [
+            {"imgid": i, "filename": f"{i}.jpg", "split": s, "sentences": [{"raw": "a dog"}]}
+            for i, s in enumerate(["train", "train", "val"])
+        ]
+    }
+    path, table = files / "dataset_x.json", str(files / "t.npz")
+    path.write_text(json.dumps(content))
+    assert frequencies.main([str(path), table, "--split", "train"]) == 0
+    assert "3 n-grams of 2 images" in capsys.readouterr().out
+    assert frequencies.main([str(path), table, "--split", "test"]) == 2
+    assert "no images of split 'test', only train, val" in capsys.readouterr().err
+    assert frequencies.main([str(path), str(files / "t.txt")]) == 2
+    assert ".npz" in capsys.readouterr().err

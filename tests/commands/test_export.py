@@ -1,0 +1,97 @@
+"""A model to hand on says what the whole one says, and holds nothing that pip brings."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from captioner import encoders
+from captioner.commands import export
+from captioner.models import loading
+from captioner.models.caption_model import build
+from captioner.types import InputError
+from tests.objectives.test_self_critical import WORDS
+
+PIP = {
+    "_target_": "captioner.encoders.Timm",
+    "name": "tf_efficientnet_lite0",
+    "weights": "pip",
+    "image_size": 64,
+}
+DECODER = {
+    "_target_": "captioner.decoders.recurrent.Recurrent",
+    "embed_size": 8,
+    "hidden_size": 8,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    build({"encoder": PIP, "decoder": DECODER}, WORDS).save(tmp_path / "model")
+    return tmp_path
+
+
+def test_the_encoder_is_left_out_where_pip_brings_it(folder, capsys):
+    model, out = folder / "model", folder / "out"
+    assert export.main([str(model), str(out)]) == 0
+    assert "without the encoder" in capsys.readouterr().out
+    tensors = load_file(out / "model.safetensors")
+    assert not any(name.startswith("encoder.") for name in tensors)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    whole, small = loading.load(model), loading.load(out)
+    for name, tensor in whole.state_dict().items():
+        other = small.state_dict()[name]
+        assert other.dtype == tensor.dtype
+        half = not name.startswith("encoder.")
+        assert torch.equal(other, tensor.half().to(tensor) if half else tensor), name
+    pixels = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(small.encode(pixels), whole.encode(pixels))
+
+
+def test_an_encoder_that_has_learned_is_kept(folder, capsys):
+    model, out = folder / "model", folder / "out"
+    changed = loading.load(model)
+    next(changed.encoder.parameters()).data += 0.01
+    changed.save(model)
+    assert export.main([str(model), str(out)]) == 0
+    assert "with the encoder" in capsys.readouterr().out
+    tensors = load_file(out / "model.safetensors")
+    assert any(name.startswith("encoder.") for name in tensors)
+    name, weight = next(iter(changed.encoder.named_parameters()))
+    assert torch.equal(
+        dict(loading.load(out).encoder.named_parameters())[name], weight.half().float()
+    )
+
+
+def test_other_weights_than_those_it_was_made_with_are_noticed(folder, monkeypatch):
+    export.export(folder / "model", folder / "out")
+
+    class Other(encoders.Timm):
+        def weights(self):
+            return "other"
+
+    Other.__module__ = "captioner.encoders"
+    monkeypatch.setattr(encoders, "Timm", Other)
+    with pytest.raises(InputError, match="out: made for other weights of the encoder"):
+        loading.load(folder / "out")
+
+
+def test_weights_come_from_nowhere_else(folder):
+    export.export(folder / "model", folder / "out")
+    path = folder / "out" / "config.json"
+    config = json.loads(path.read_text())
+    config["encoder"]["weights"] = "/etc/passwd"
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match="config.json: the encoder's weights are not here"):
+        loading.load(folder / "out")
+
+
+def test_numbers_too_large_for_float16_are_named(folder, capsys):
+    model = loading.load(folder / "model")
+    model.decoder.W_hy.bias.data[5] = 1e5
+    model.save(folder / "model")
+    assert export.main([str(folder / "model"), str(folder / "out")]) == 2
+    assert "decoder.W_hy.bias holds numbers beyond 65504" in capsys.readouterr().err
+    assert not (folder / "out").exists()

@@ -1,0 +1,82 @@
+"""The zip for the COCO caption server."""
+
+import json
+import zipfile
+
+import pytest
+
+from captioner.commands import submission
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Three images of val2014 and two of test2014, with a prediction each."""
+    for split, ids in {"val": [1, 2, 3], "test": [8, 9]}.items():
+        images = {"images": [{"id": i, "file_name": f"{i}.jpg"} for i in ids]}
+        (tmp_path / f"{split}_images.json").write_text(json.dumps(images))
+        said = [{"image_id": i, "caption": f"a {i}", "captions": ["x", "y"]} for i in ids]
+        (tmp_path / f"{split}.json").write_text(json.dumps(said))
+    return tmp_path
+
+
+def run(files, *splits, name="net-1"):
+    given = []
+    for split in splits:
+        paths = [str(files / f"{split}.json"), str(files / f"{split}_images.json")]
+        given += ["--split", f"{split}2014", *paths]
+    return submission.main([name, str(files / "out.zip"), *given])
+
+
+def test_both_splits_under_the_names_that_the_server_wants(files, capsys):
+    assert run(files, "val", "test") == 0
+    assert capsys.readouterr().err == ""
+    with zipfile.ZipFile(files / "out.zip") as archive:
+        names = ["captions_val2014_net-1_results.json", "captions_test2014_net-1_results.json"]
+        assert archive.namelist() == names
+        rows = json.loads(archive.read(names[1]))
+    assert rows == [{"image_id": 8, "caption": "a 8"}, {"image_id": 9, "caption": "a 9"}]
+
+
+def test_one_split_alone_is_noted(files, capsys):
+    assert run(files, "test") == 0
+    assert "wants val2014 as well" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "said, message",
+    [
+        ([{"image_id": 1, "caption": "x"}], "val2014: 2 images without a prediction: 2, 3"),
+        (
+            [{"image_id": i, "caption": "x"} for i in (1, 2, 3, 7)],
+            "val2014: 1 images predicted but not of this split: 7",
+        ),
+        ([{"image_id": 1, "caption": "x"}] * 2, "image 1 has two predictions"),
+        (
+            [{"image_id": i, "caption": "x"} for i in ("1", 2, 3)],
+            "1 images without a prediction: 1",
+        ),
+    ],
+)
+def test_gaps_and_duplicates_are_named(files, capsys, said, message):
+    (files / "val.json").write_text(json.dumps(said))
+    assert run(files, "val") == 2
+    assert message in capsys.readouterr().err
+    assert not (files / "out.zip").exists()
+
+
+def test_only_the_two_splits_once_each(files, capsys):
+    for splits in (["val", "val"], ["banana"]):
+        for split in splits:
+            if split == "banana":
+                (files / "banana.json").write_text("[]")
+        assert run(files, *splits) == 2
+        assert "give each of val2014, test2014 once" in capsys.readouterr().err
+    assert not (files / "out.zip").exists()
+
+
+def test_other_errors(files, capsys):
+    assert run(files, "val", name="a b") == 2
+    assert "'a b': the server takes letters" in capsys.readouterr().err
+    (files / "val_images.json").write_text("{}")
+    assert run(files, "val") == 2
+    assert "val_images.json: no list of images with ids" in capsys.readouterr().err

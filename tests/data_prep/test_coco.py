@@ -1,0 +1,333 @@
+import hashlib
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from captioner.data import records
+from captioner.experiment import config, sources
+from data_prep import coco, disk, download
+from tests.helpers.served import cut, status
+
+ROOT = Path(__file__).parents[2]
+COMMAND = ROOT / "data_prep" / "coco.py"
+NAMES = {
+    ("train", 2014): ["COCO_train2014_000000000009.jpg", "COCO_train2014_000000000025.jpg"],
+    ("val", 2014): [f"COCO_val2014_00000000004{i}.jpg" for i in range(4)],
+    ("train", 2017): ["000000000009.jpg", "000000000025.jpg", "000000000030.jpg"],
+    ("val", 2017): ["000000000139.jpg"],
+}
+KARPATHY = ["train", "train", "restval", "val", "test", "test"]
+
+
+def jpeg(seed: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (40 * seed, 90, 200)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def captions(names: list[str]) -> str:
+    return json.dumps(
+        {
+            "images": [{"id": i, "file_name": name} for i, name in enumerate(names)],
+            "annotations": [
+                {"id": 5 * i + k, "image_id": i, "caption": f"A caption {k} ."}
+                for i in range(len(names))
+                for k in range(5)
+            ],
+        }
+    )
+
+
+def karpathy() -> str:
+    names = [("train2014", name) for name in NAMES["train", 2014]]
+    names += [("val2014", name) for name in NAMES["val", 2014]]
+    images = [
+        {"filepath": folder, "filename": name, "cocoid": i, "split": split}
+        | {"sentences": [{"raw": f"A caption {k} ."} for k in range(5)]}
+        for i, ((folder, name), split) in enumerate(zip(names, KARPATHY, strict=True))
+    ]
+    return json.dumps({"images": images, "dataset": "coco"})
+
+
+def zipped(files: dict[str, bytes | str]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in files.items():
+            file.writestr(name, data)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def site(server, monkeypatch):
+    """All archives, made up, in the true layout; their sums are those that coco.py knows."""
+    monkeypatch.setattr(disk, "settle", lambda: None)
+    monkeypatch.setattr(download, "WAIT", 0.001)
+    for year in (2014, 2017):
+        texts = {}
+        for split in ("train", "val"):
+            folder = f"{split}{year}"
+            pictures = {f"{folder}/{name}": jpeg(i) for i, name in enumerate(NAMES[split, year])}
+            server.files[f"/zips/{folder}.zip"] = zipped({f"{folder}/": b"", **pictures})
+            texts[f"annotations/captions_{folder}.json"] = captions(NAMES[split, year])
+            texts[f"annotations/instances_{folder}.json"] = '{"annotations": []}'
+        server.files[f"/annotations/annotations_trainval{year}.zip"] = zipped(texts)
+    flickr = {f"dataset_flickr{n}k.json": "{}" for n in (8, 30)}
+    server.files["/caption_datasets.zip"] = zipped({"dataset_coco.json": karpathy(), **flickr})
+    for name, item in coco.ARCHIVES.items():
+        data = server.files[f"/{item.place}"]
+        sums = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        monkeypatch.setitem(coco.ARCHIVES, name, item._replace(**sums))
+    return server
+
+
+@pytest.fixture
+def run(site, tmp_path, capsys):
+    """Runs the command; gives its exit code, its lines, and its errors."""
+
+    def run(*options: str) -> tuple[int, list[str], str]:
+        code = coco.main([str(tmp_path / "coco"), "--mirror", f"{site.url}/", *options])
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err
+
+    return run
+
+
+def composed(command: str):
+    """The data that the printed command would train on, as train.py reads it."""
+    program, script, *overrides = shlex.split(command)
+    assert (program, script) == ("python", "train.py")
+    config.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", overrides).data
+
+
+def read(command: str) -> dict[str, list[str]]:
+    data = composed(command)
+    splits = (data.train_split, data.val_split)
+    return {split: [r.image.name for r in sources.read_records(data, split)] for split in splits}
+
+
+@pytest.mark.parametrize("year", [2014, 2017])
+def test_a_year_is_brought_and_read(run, site, tmp_path, year):
+    code, lines, err = run("--year", str(year))
+    assert (code, err) == (0, "")
+    expected = {split: NAMES[split, year] for split in ("train", "val")}
+    for line, (split, names) in zip(lines, expected.items(), strict=False):
+        assert line == f"{split}: {len(names)} pictures, {5 * len(names)} captions"
+        found = records.read(tmp_path / "coco", split)
+        assert [record.image.name for record in found] == names
+    assert read(lines[-1]) == expected
+    assert sorted(path.name for path in (tmp_path / "coco").iterdir()) == sorted(
+        [".lock", ".manifest", "annotations", "archives", f"train{year}", f"val{year}"]
+    )
+    assert len(list((tmp_path / "coco" / "annotations").iterdir())) == 2
+
+
+def test_karpathys_split_is_brought_and_read(run, site, tmp_path):
+    code, lines, err = run("--karpathy")
+    assert (code, err) == (0, "")
+    assert lines[:3] == [
+        "train: 3 pictures, 15 captions",
+        "val: 1 pictures, 5 captions",
+        "test: 2 pictures, 10 captions",
+    ]
+    assert [len(names) for names in read(lines[-1]).values()] == [3, 1]
+    for options in ({}, {"captions": "dataset_coco.json"}):
+        assert len(records.read(tmp_path / "coco", "test", **options)) == 2
+    assert "/annotations/annotations_trainval2014.zip" not in [path for path, _ in site.asked]
+
+
+def test_all_of_it_fits_into_one_folder(run, tmp_path):
+    """Both years and Karpathy's split: each command reads what it was printed for."""
+    commands = {}
+    for options in (["--year=2014"], ["--year=2017"], ["--karpathy"]):
+        code, lines, err = run(*options)
+        assert (code, err) == (0, "")
+        commands[options[0]] = lines[-1]
+    assert read(commands["--year=2014"])["val"] == NAMES["val", 2014]
+    assert read(commands["--year=2017"])["val"] == NAMES["val", 2017]
+    assert read(commands["--karpathy"])["val"] == NAMES["val", 2014][1:2]
+
+
+def test_the_second_time_nothing_is_asked_or_written(run, site, tmp_path):
+    first = run("--karpathy")
+    asked = len(site.asked)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "coco").rglob("*")}
+    assert run("--karpathy") == first
+    assert len(site.asked) == asked
+    assert {p: p.stat().st_mtime_ns for p in before if p.name != ".lock"} == {
+        p: time for p, time in before.items() if p.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_lost_and_truncated_pictures_are_restored(run, site, tmp_path, deleted):
+    options = ["--year=2017", *(["--delete-archives"] if deleted else [])]
+    assert run(*options)[0] == 0
+    archives = tmp_path / "coco" / "archives"
+    assert len(list(archives.iterdir())) == (0 if deleted else 3)
+    asked = len(site.asked)
+    lost, short = (tmp_path / "coco" / "train2017" / name for name in NAMES["train", 2017][:2])
+    whole = lost.read_bytes(), short.read_bytes()
+    lost.unlink()
+    short.write_bytes(whole[1][:100])
+    assert run(*options)[0] == 0
+    assert (lost.read_bytes(), short.read_bytes()) == whole
+    again = ["/zips/train2017.zip"] if deleted else []
+    assert [path for path, _ in site.asked[asked:]] == again
+
+
+def test_an_interrupted_run_goes_on(run, site, tmp_path):
+    busy = [lambda handler: status(handler, 503)] * download.TRIES
+    site.plan = [lambda handler: cut(handler), *busy]
+    code, lines, err = run("--year=2017")
+    assert code == 2 and not lines and "run the command again" in err
+    site.asked.clear()
+    assert run("--year=2017")[0] == 0
+    assert site.asked[0][1] is not None and len(site.asked) == 3
+
+
+def test_an_archive_that_the_user_has_is_not_downloaded(run, site, tmp_path):
+    folder = tmp_path / "coco" / "archives"
+    folder.mkdir(parents=True)
+    (folder / "train2017.zip").write_bytes(site.files["/zips/train2017.zip"])
+    (folder / "val2017.zip").write_bytes(b"PK, and no more")
+    code, _, err = run("--year=2017")
+    assert code == 2 and "val2017.zip: 15 bytes instead of" in err and "move it away" in err
+    (folder / "val2017.zip").unlink()
+    assert run("--year=2017")[0] == 0
+    assert "/zips/train2017.zip" not in [path for path, _ in site.asked]
+
+
+def test_it_counts_as_done_only_when_it_is_on_the_disk(run, tmp_path, monkeypatch):
+    def crash():
+        assert len(list(tmp_path.rglob("*.json"))) == 2  # the captions: there, but not settled
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(disk, "settle", crash)
+    code, _, err = run("--year=2017")
+    assert code == 130 and "goes on where it stopped" in err
+    assert not (tmp_path / "coco" / ".manifest").exists()
+
+
+def test_one_split_alone(run, site, tmp_path):
+    code, lines, _ = run("--year=2017", "--splits", "val")
+    assert code == 0 and lines[0] == "val: 1 pictures, 5 captions"
+    assert lines[1].startswith("python eval.py model=MODEL data=coco") and "split=val" in lines[1]
+    assert "/zips/train2017.zip" not in [path for path, _ in site.asked]
+    code, lines, _ = run("--year=2017")  # and the other one later
+    assert code == 0 and read(lines[-1])["train"] == NAMES["train", 2017]
+
+
+def test_captions_alone(run, site, tmp_path):
+    code, lines, _ = run("--no-images")
+    assert code == 0 and len(lines) == 2 and len(site.asked) == 1
+    assert lines[0].endswith("captions_train2014.json: captions of 2 pictures")
+
+
+def test_a_wrong_archive_is_not_unpacked(run, site, tmp_path):
+    site.files["/zips/val2017.zip"] = zipped({"val2017/evil.jpg": b"1"}).ljust(
+        coco.ARCHIVES["val2017"].size, b"\0"
+    )[: coco.ARCHIVES["val2017"].size]
+    code, _, err = run("--year=2017")
+    assert code == 2 and err.startswith("error: ") and "SHA-256" in err and "val2017.zip" in err
+    assert not (tmp_path / "coco" / "val2017").exists()
+
+
+def test_room_for_everything_is_looked_for_before_the_first_byte(run, site, monkeypatch):
+    pictures = sum(coco.ARCHIVES[f"{split}2014"].size for split in ("train", "val"))
+    free = type("Usage", (), {"free": 2 * pictures})
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: free)
+    code, _, err = run("--year=2014")
+    assert code == 2 and "are free" in err and not site.asked
+    free.free = 10**9
+    assert run("--year=2014", "--delete-archives")[0] == 0
+    free.free = 0
+    assert run("--year=2014", "--delete-archives")[0] == 0  # nothing is needed any more
+
+
+def test_how_much_room_is_needed(tmp_path):
+    """An archive and what is in it, at the worst moment, less what is there already."""
+    new = [coco.Archive("", f"zips/{name}.zip", size, "") for name, size in (("a", 10), ("b", 4))]
+    assert coco._room(tmp_path, new, delete=False) == 28
+    assert coco._room(tmp_path, new, delete=True) == 20
+    assert coco._room(tmp_path, new[::-1], delete=True) == 24
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "archives" / "a.zip.part").write_bytes(b"123")
+    assert coco._room(tmp_path, new, delete=False) == 25
+    (tmp_path / "archives" / "a.zip").write_bytes(b"1234567890")
+    assert coco._room(tmp_path, new, delete=False) == 8
+
+
+def test_captions_that_the_archive_lacks_are_named(run, site, monkeypatch):
+    lacking = zipped({"annotations/captions_val2017.json": captions(NAMES["val", 2017])})
+    site.files["/annotations/annotations_trainval2017.zip"] = lacking
+    item = coco.ARCHIVES["annotations2017"]
+    sums = {"size": len(lacking), "sha256": hashlib.sha256(lacking).hexdigest()}
+    monkeypatch.setitem(coco.ARCHIVES, "annotations2017", item._replace(**sums))
+    code, _, err = run("--year=2017")
+    assert code == 2 and "does not hold annotations/captions_train2017.json" in err
+
+
+@pytest.mark.parametrize("options", [["--year=2017"], ["--splits", "val"]])
+def test_karpathys_split_is_2014s(run, site, capsys, options):
+    with pytest.raises(SystemExit) as refused:
+        run("--karpathy", *options)
+    assert refused.value.code == 2 and not site.asked
+    assert "leave --year and --splits away" in capsys.readouterr().err
+
+
+def test_two_processes_do_not_work_in_one_folder(run, tmp_path):
+    with disk.lock(tmp_path / "coco"):
+        code, _, err = run()
+    assert code == 2 and "another process" in err
+    assert run()[0] == 0
+
+
+def test_a_picture_that_the_archive_lacks_is_named(run, site, monkeypatch):
+    lacking = zipped({"val2017/other.jpg": jpeg(0)})
+    site.files["/zips/val2017.zip"] = lacking
+    sums = {"size": len(lacking), "sha256": hashlib.sha256(lacking).hexdigest()}
+    monkeypatch.setitem(coco.ARCHIVES, "val2017", coco.ARCHIVES["val2017"]._replace(**sums))
+    code, _, err = run("--year=2017")
+    assert code == 2 and "'000000000139.jpg'" in err
+
+
+@pytest.mark.parametrize(
+    "name", ["with space", "a,b=c", "quo'te", "{x}", "back\\slash", "\\'", "ü", "end\\"]
+)
+def test_the_printed_command_survives_any_folder(site, tmp_path, capsys, name):
+    folder = tmp_path / name
+    assert coco.main([str(folder), "--mirror", site.url, "--year=2017"]) == 0
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert read(command)["val"] == NAMES["val", 2017]
+
+
+def test_it_runs_as_a_script_from_anywhere(server, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(COMMAND), "coco", "--mirror", server.url, "--no-images"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith(f"error: {server.url}/annotations/annotations_trainval2014.zip:")
+    assert "404" in done.stderr
+
+
+def test_the_true_archives_come_from_their_hosts():
+    urls = {f"{item.host}/{item.place}" for item in coco.ARCHIVES.values()}
+    assert "http://images.cocodataset.org/zips/train2017.zip" in urls
+    assert "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip" in urls
+    assert all(len(item.sha256) == 64 for item in coco.ARCHIVES.values())

@@ -1,0 +1,427 @@
+import gzip
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from captioner.types import InputError
+from data_prep import disk, download
+from tests.helpers.served import Server, answer, cut, etag, stall, status
+
+ROOT = Path(__file__).parents[2]
+DATA = b"PK" + random.Random(0).randbytes(500_000)
+OTHER = b"PK" + random.Random(1).randbytes(500_000)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(download, "WAIT", 0.001)
+
+
+@pytest.fixture
+def file(server, tmp_path) -> Path:
+    """Where the file will lie; the server has it at /a.zip."""
+    server.files["/a.zip"] = DATA
+    return tmp_path / "deep" / "a.zip"
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def fetch(server: Server, file: Path, data: bytes = DATA, **options) -> None:
+    known = {"size": len(data), "sha256": sha(data), "magic": b"PK", **options}
+    download.fetch(f"{server.url}/a.zip", file, **known)
+
+
+def fail(server: Server, file: Path, **options) -> str:
+    with pytest.raises(InputError) as caught:
+        fetch(server, file, **options)
+    assert not file.exists()
+    return str(caught.value)
+
+
+def alone(file: Path) -> bool:
+    """Nothing but the file is left."""
+    return [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def ranges(server: Server) -> list[str | None]:
+    return [asked for _, asked in server.asked]
+
+
+def test_a_file_is_fetched_once(server, file):
+    fetch(server, file)
+    assert file.read_bytes() == DATA and alone(file)
+    assert server.headers[0]["Accept-Encoding"] == "identity"
+    fetch(server, file)
+    assert len(server.asked) == 1
+
+
+def test_nothing_needs_to_be_known_beforehand(server, file):
+    download.fetch(f"{server.url}/a.zip", file)
+    assert file.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_connection_that_is_cut_goes_on_where_it_was(server, file, known):
+    server.plan = [cut, cut]
+    fetch(server, file, **({} if known else {"size": None, "sha256": None}))
+    first = int(len(DATA) * 0.3)
+    second = first + int((len(DATA) - first) * 0.3)
+    assert ranges(server) == [None, f"bytes={first}-", f"bytes={second}-"]
+    assert server.headers[1]["If-Range"] == server.headers[2]["If-Range"] is not None
+    assert file.read_bytes() == DATA and alone(file)
+
+
+def test_a_cut_is_noticed_without_a_content_length(server, file):
+    server.plan = [partial(answer, share=0.3, Content_Length="")]
+    fetch(server, file)
+    assert ranges(server)[1] is not None and file.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("place", ["checksum.verify", "disk.publish"])
+def test_interrupted_after_the_last_byte_nothing_is_asked_for_again(
+    server, file, monkeypatch, place
+):
+    publish = disk.publish
+
+    def stop(part, *rest):
+        if part.suffix == ".part" and not part.name.endswith(".json.part"):
+            raise KeyboardInterrupt
+        publish(part, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, stop)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(server, file)
+    fetch(server, file)
+    assert len(server.asked) == 1 and file.read_bytes() == DATA and alone(file)
+
+
+def test_a_part_with_too_much_in_it_starts_anew(server, file):
+    server.plan = [cut, *[lambda handler: status(handler, 503)] * download.TRIES]
+    fail(server, file)
+    file.with_name("a.zip.part").write_bytes(DATA + b"!")
+    fetch(server, file)
+    assert file.read_bytes() == DATA and alone(file)
+
+
+def test_the_name_comes_when_the_bytes_are_on_the_disk(server, file, monkeypatch):
+    published, publish = [], disk.publish
+    monkeypatch.setattr(disk, "publish", lambda *p: (published.append(p[1].name), publish(*p)))
+    fetch(server, file)
+    assert published == ["a.zip"]
+
+
+def test_many_cuts_are_no_failure_while_something_comes(server, file, monkeypatch):
+    monkeypatch.setattr(download, "TRIES", 2)
+    server.plan = [cut] * 10
+    fetch(server, file)
+    assert file.read_bytes() == DATA and len(server.asked) == 11
+
+
+def test_last_modified_stands_in_for_an_etag(server, file):
+    date = "Wed, 21 Oct 2015 07:28:00 GMT"
+    weak = {"ETag": 'W/"1"', "Last_Modified": date}
+    server.plan = [partial(answer, share=0.3, **weak)]
+    fetch(server, file)
+    assert server.headers[1]["If-Range"] == date
+    assert file.read_bytes() == DATA
+
+
+def test_without_an_etag_or_date_nothing_is_spliced(server, file):
+    server.plan = [partial(answer, share=0.3, ETag="")]
+    fetch(server, file)
+    assert ranges(server) == [None, None] and file.read_bytes() == DATA
+
+
+def test_a_server_without_ranges_starts_anew(server, file):
+    server.plan = [cut, partial(answer, ranges=False)]
+    fetch(server, file)
+    assert ranges(server)[1] is not None
+    assert file.read_bytes() == DATA and alone(file)
+
+
+def test_a_server_without_ranges_that_always_cuts_is_given_up(server, file):
+    server.plan = [partial(answer, ranges=False, share=0.3)] * 100
+    error = fail(server, file)
+    assert "gave up" in error and len(server.asked) == 1 + download.TRIES
+
+
+def forge(handler) -> None:
+    """The rest of another file, by a server that does not look at If-Range."""
+    del handler.headers["If-Range"]
+    answer(handler)
+
+
+def from_the_start(handler) -> None:
+    """206, but with bytes that are there already."""
+    whole = f"bytes 0-{len(OTHER) - 1}/{len(OTHER)}"
+    answer(handler, ranges=False, code=206, Content_Range=whole, ETag=etag(DATA))
+
+
+def longer(handler) -> None:
+    """206 of a file that has grown, by a server that sends no ETag with it."""
+    have = int(handler.headers["Range"][6:-1])
+    range_ = f"bytes {have}-{len(OTHER)}/{len(OTHER) + 1}"
+    answer(handler, data=OTHER[have:] + b"!", ranges=False, code=206, Content_Range=range_)
+
+
+SECOND = {
+    "200, as If-Range says": answer,
+    "206 of the new file": forge,
+    "206 from the start": from_the_start,
+    "206 of a longer file": longer,
+    "206 without Content-Range": lambda handler: status(handler, 206),
+    "206 of other bytes": lambda h: status(h, 206, **{"Content-Range": "bytes 5-9/500002"}),
+    "416": lambda handler: status(handler, 416),
+}
+
+
+@pytest.mark.parametrize("second", SECOND.values(), ids=SECOND)
+def test_a_file_that_changed_between_parts_is_not_spliced(server, file, second):
+    server.plan = [partial(answer, data=DATA, share=0.3), second]
+    server.files["/a.zip"] = OTHER
+    fetch(server, file, OTHER)
+    assert ranges(server)[1] is not None
+    assert file.read_bytes() == OTHER and alone(file)
+
+
+def test_the_checksum_need_not_be_known_for_that(server, file):
+    server.plan = [partial(answer, data=DATA, share=0.3), forge]
+    server.files["/a.zip"] = OTHER
+    fetch(server, file, size=None, sha256=None)
+    assert file.read_bytes() == OTHER
+
+
+def test_a_part_of_another_address_is_not_used(server, file):
+    server.plan = [cut, *[lambda handler: status(handler, 503)] * download.TRIES]
+    fail(server, file)
+    server.files["/b.zip"] = OTHER
+    download.fetch(f"{server.url}/b.zip", file)
+    assert ranges(server)[-1] is None and file.read_bytes() == OTHER
+
+
+def test_a_part_that_was_whole_is_not_asked_for_again(server, file):
+    server.plan = [cut, *[lambda handler: status(handler, 503)] * download.TRIES]
+    fail(server, file)
+    file.with_name("a.zip.part").write_bytes(DATA)  # killed after the last byte
+    asked = len(server.asked)
+    fetch(server, file)
+    assert len(server.asked) == asked and file.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("note", ["", "{}", "[1]", '{"url": 1}', None])
+def test_a_part_without_a_sound_note_is_not_used(server, file, note):
+    server.plan = [cut, *[lambda handler: status(handler, 503)] * download.TRIES]
+    fail(server, file)
+    path = file.with_name("a.zip.part.json")
+    assert json.loads(path.read_text())["total"] == len(DATA)
+    path.unlink() if note is None else path.write_text(note)
+    fetch(server, file)
+    assert ranges(server)[-1] is None and file.read_bytes() == DATA
+
+
+def test_a_wrong_checksum_names_both_and_leaves_nothing(server, file):
+    server.files["/a.zip"] = OTHER
+    error = fail(server, file)
+    assert sha(DATA) in error and sha(OTHER) in error and "--mirror" in error
+    assert not list(file.parent.iterdir())
+
+
+def test_a_file_that_lies_there_is_checked_but_never_deleted(server, file):
+    file.parent.mkdir()
+    file.write_bytes(OTHER)
+    with pytest.raises(InputError, match="move it away"):
+        fetch(server, file)
+    with pytest.raises(InputError, match="500,002 bytes instead of 7"):
+        fetch(server, file, size=7)
+    assert file.read_bytes() == OTHER and not server.asked
+
+
+HTML = b"<html><body>Welcome to the hotel"
+
+
+@pytest.mark.parametrize(
+    "page,wanted",
+    [
+        (partial(answer, data=HTML, Content_Type="text/html; charset=utf-8"), "is a page (text/ht"),
+        (partial(answer, data=HTML), "has 32 bytes instead of 500,002"),
+        (partial(answer, data=HTML, Content_Length=""), "begins with b'<html><body>Welcome"),
+    ],
+)
+def test_a_page_in_place_of_the_file_is_refused(server, file, page, wanted):
+    server.plan = [page]
+    error = fail(server, file)
+    assert wanted in error and f"{server.url}/a.zip" in error and "log-in" in error
+    assert all(path.stat().st_size == 0 or path.suffix == ".json" for path in file.parent.iterdir())
+    fetch(server, file)  # the page gone, it works
+    assert file.read_bytes() == DATA
+
+
+def test_a_page_does_not_destroy_what_is_there(server, file):
+    server.plan = [cut, partial(answer, data=HTML, ranges=False, Content_Type="text/html")]
+    fail(server, file)
+    fetch(server, file)
+    assert ranges(server)[-1] is not None and file.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_redirects_are_followed_with_the_range(server, file, code):
+    server.files["/elsewhere"] = DATA
+
+    def redirect(handler):
+        status(handler, code, Location="/elsewhere")
+
+    server.plan = [redirect, cut, redirect]
+    fetch(server, file)
+    assert [path for path, _ in server.asked] == ["/a.zip", "/elsewhere"] * 2
+    assert ranges(server)[3] is not None and file.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1/a.zip", "file:///etc/passwd"])
+def test_redirects_lead_to_http_only(server, file, target):
+    server.plan = [lambda handler: status(handler, 302, Location=target)]
+    assert f"redirects to {target}" in fail(server, file)
+
+
+def test_redirects_never_lead_from_https_to_http(file):
+    class Answer:
+        is_redirect, headers = True, {"Location": "http://127.0.0.1/a.zip"}
+
+        def close(self):
+            pass
+
+    class Session:
+        def get(self, *_, **__):
+            return Answer()
+
+    with pytest.raises(InputError, match="not safe to follow"):
+        download._get(Session(), "https://127.0.0.1/a.zip", {})
+
+
+def test_redirects_end(server, file):
+    server.plan = [lambda handler: status(handler, 302, Location="/a.zip")] * 100
+    assert "more than 5 redirects" in fail(server, file)
+
+
+def test_a_stalled_socket_is_left_and_the_rest_asked_for(server, file, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.4)
+    server.plan = [stall]
+    fetch(server, file)
+    have = int(ranges(server)[1].removeprefix("bytes=").removesuffix("-"))
+    assert 0 < have <= len(DATA) * 0.3 and file.read_bytes() == DATA
+
+
+def test_a_socket_that_always_stalls_is_an_error_that_says_how_to_go_on(server, file, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.1)
+    monkeypatch.setattr(download, "TRIES", 2)
+    server.plan = [stall, *[partial(answer, share=0, wait=True)] * 9]
+    error = fail(server, file)
+    assert "nothing came for 0.1 seconds" in error and "a.zip.part" in error
+    assert "run the command again and it goes on there" in error
+    assert file.with_name("a.zip.part").stat().st_size > 0
+
+
+@pytest.mark.parametrize("code", [429, 500, 502, 503])
+def test_a_server_that_is_busy_is_asked_again(server, file, code):
+    server.plan = [lambda handler: status(handler, code)] * (download.TRIES - 1)
+    fetch(server, file)
+    assert file.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 410])
+def test_a_server_that_says_no_is_not(server, file, code):
+    server.plan = [lambda handler: status(handler, code)] * 9
+    error = fail(server, file)
+    assert str(code) in error and "--mirror" in error and len(server.asked) == 1
+
+
+def test_a_server_that_is_not_there_is_named(tmp_path):
+    server = Server()
+    server.stop()
+    with pytest.raises(InputError, match=rf"{server.url}/a.zip: .*refused; gave up after 6"):
+        download.fetch(f"{server.url}/a.zip", tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("url", ["a.zip", "ftp://127.0.0.1/a.zip", "http://"])
+def test_an_address_that_is_none(tmp_path, url):
+    with pytest.raises(InputError, match="a.zip|http://"):
+        download.fetch(url, tmp_path / "a.zip")
+
+
+def test_a_packed_answer_is_unpacked_and_never_spliced(server, file):
+    packed = gzip.compress(DATA)
+    server.plan = [
+        partial(answer, data=packed, share=0.3, Content_Encoding="gzip"),
+        partial(answer, data=packed, Content_Encoding="gzip"),
+    ]
+    fetch(server, file)
+    assert ranges(server) == [None, None] and file.read_bytes() == DATA
+
+
+def test_room_is_looked_for_first(server, file, monkeypatch):
+    free = type("Usage", (), {"free": 300_000})
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: free)
+    error = fail(server, file)
+    assert "0.5 MB" in error and "0.3 MB are free" in error
+    assert file.with_name("a.zip.part").stat().st_size == 0
+    free.free = 600_000
+    server.plan = [cut, *[lambda handler: status(handler, 503)] * download.TRIES]
+    fail(server, file)
+    free.free = 400_000  # enough for the rest
+    fetch(server, file)
+    assert file.read_bytes() == DATA
+
+
+def child(code: str, *arguments: object) -> subprocess.Popen:
+    """A process that can be killed or starved."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "data_prep")])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": paths},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_killed_in_the_middle_it_goes_on(server, file):
+    server.plan = [stall]
+    code = "import sys, pathlib, download; download.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    part = file.with_name("a.zip.part")
+    with child(code, f"{server.url}/a.zip", file) as process:
+        end = time.monotonic() + 60
+        while not (part.exists() and part.stat().st_size) and process.poll() is None:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    assert not file.exists()
+    have = part.stat().st_size
+    fetch(server, file)
+    assert ranges(server) == [None, f"bytes={have}-"] and 0 < have < len(DATA)
+    assert file.read_bytes() == DATA
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(server, file):
+    code = (
+        "import sys, pathlib, resource, download\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        "try: download.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))\n"
+        "except download.InputError as error: sys.exit(str(error))"
+    )
+    with child(code, f"{server.url}/a.zip", file) as process:
+        error = process.stderr.read()
+    assert process.returncode == 1 and error.startswith(f"{file}.part: File too large"), error
+    assert "Traceback" not in error and not file.exists()
+    fetch(server, file)
+    assert ranges(server)[-1] == "bytes=200000-" and file.read_bytes() == DATA

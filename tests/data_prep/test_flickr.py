@@ -1,0 +1,360 @@
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from captioner.data import records
+from data_prep import disk, flickr
+from tests.data_prep.test_coco import read
+
+NAMES = {
+    "flickr8k": [f"10002682{i:02}_693b08cb0{i}.jpg" for i in range(6)],
+    "flickr30k": [f"10000927{i:02}.jpg" for i in range(6)],
+}
+SPLIT = ["train", "train", "train", "val", "test", "test"]
+NUMBERS = {"train": 3, "val": 1, "test": 2}
+LINES = ["train: 3 pictures, 15 captions", "val: 1 pictures, 5 captions"]
+
+
+def jpeg(seed: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (40 * seed, 90, 200)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def pictures(name: str) -> dict[str, bytes]:
+    return {picture: jpeg(i) for i, picture in enumerate(NAMES[name])}
+
+
+def karpathy(name: str, splits=SPLIT, count=5) -> dict[str, bytes]:
+    images = [
+        {"imgid": i, "filename": picture, "split": split}
+        | {"sentences": [{"raw": f"A caption {k} ."} for k in range(count)]}
+        for i, (picture, split) in enumerate(zip(NAMES[name], splits))
+    ]
+    return {f"dataset_{name}.json": json.dumps({"images": images}).encode()}
+
+
+def tokens(name: str) -> str:
+    """With Flickr8k's stray: captions of a picture that is in no split and does not exist."""
+    stray = ["2258277981_16f6a7ba4f.jpg.1"] if name == "flickr8k" else []
+    return "".join(f"{p}#{k}\tA caption {k} .\n" for p in NAMES[name] + stray for k in range(5))
+
+
+def listed(name: str, split: str) -> bytes:
+    found = [p for p, its in zip(NAMES[name], SPLIT, strict=True) if its == split]
+    return "\n".join(p if name == "flickr8k" else p.removesuffix(".jpg") for p in found).encode()
+
+
+def lists(name: str) -> dict[str, bytes]:
+    words = {"train": "train", "val": "dev", "test": "test"}
+    form = "Flickr_8k.{}Images.txt" if name == "flickr8k" else "{}.txt"
+    if name == "flickr30k":
+        words["val"] = "val"
+    return {form.format(word): listed(name, split) for split, word in words.items()}
+
+
+def official(name: str) -> dict[str, bytes]:
+    file = {"flickr8k": "Flickr8k.token.txt", "flickr30k": "results_20130124.token"}[name]
+    return {file: tokens(name).encode(), **lists(name)}
+
+
+def kaggle(name: str) -> dict[str, bytes]:
+    rows = "".join(f"{p},A caption {k} .\n" for p in NAMES[name] for k in range(5))
+    return {"captions.txt": f"image,caption\n{rows}".encode(), **lists(name)}
+
+
+def lay(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def under(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"{folder}/{name}": data for name, data in files.items()}
+
+
+def zipped(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in files.items():
+            file.writestr(name, data)
+    return path
+
+
+def tarred(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as file:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """The data sets have six pictures each."""
+    monkeypatch.setattr(disk, "settle", lambda: None)
+    for name, data in flickr.SETS.items():
+        forms = tuple(form._replace(splits=NUMBERS) for form in data.forms)
+        monkeypatch.setitem(flickr.SETS, name, data._replace(forms=forms))
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Runs the command; gives its exit code, its lines, and its errors."""
+
+    def run(name: str, *options: object) -> tuple[int, list[str], str]:
+        code = flickr.main([name, str(tmp_path / "out"), *map(str, options)])
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err
+
+    return run
+
+
+def check(result: tuple[int, list[str], str], name: str, root: Path) -> None:
+    """All three splits can be read, and so can what the printed command names."""
+    code, lines, err = result
+    assert (code, err) == (0, "")
+    assert lines[:3] == [*LINES, "test: 2 pictures, 10 captions"]
+    assert lines[3].startswith(f"python train.py data={name} data.root={root}")
+    assert read(lines[3]) == {"train": NAMES[name][:3], "val": NAMES[name][3:4]}
+    assert [r.image.name for r in records.read(root, "test")] == NAMES[name][4:]
+    assert not list(root.rglob("*.part"))
+
+
+def sources(kind: str, tmp: Path) -> tuple[str, list[Path]]:
+    """What users have: (data set, paths)."""
+    name = kind.split()[0]
+    mac = {"__MACOSX/Flicker8k_Dataset/._" + p: b"mac" for p in NAMES[name]}
+    both = {**pictures(name), **karpathy(name)}
+    downloads = tmp / "downloads"
+    zipped(downloads / "Flickr8k_Dataset.zip", under("Flicker8k_Dataset", pictures(name)))
+    zipped(downloads / "Flickr8k_text.zip", official(name))
+    zipped(downloads / "unrelated.zip", {"../evil": b""})
+    made = {
+        "flickr8k official": lambda: [
+            zipped(tmp / "Flickr8k_Dataset.zip", under("Flicker8k_Dataset", pictures(name)) | mac),
+            zipped(tmp / "Flickr8k_text.zip", official(name) | {"readme.txt": b"-"}),
+        ],
+        "flickr8k downloads": lambda: [downloads],
+        "flickr8k karpathy": lambda: [
+            lay(tmp / "x", under("Flicker8k_Dataset", pictures(name))),
+            zipped(tmp / "caption_datasets.zip", karpathy(name) | karpathy("flickr30k")),
+        ],
+        "flickr8k kaggle": lambda: [
+            zipped(tmp / "archive.zip", under("Images", pictures(name)) | kaggle(name))
+        ],
+        "flickr8k files": lambda: [p for p in lay(tmp / "x", both).iterdir()],
+        "flickr30k karpathy": lambda: [
+            tarred(tmp / "flickr30k-images.tar.gz", under("./flickr30k-images", pictures(name))),
+            zipped(tmp / "any.zip", karpathy("flickr8k") | karpathy(name)),
+        ],
+        "flickr30k official": lambda: [
+            tarred(tmp / "flickr30k-images.tar.gz", under("flickr30k-images", pictures(name))),
+            tarred(tmp / "flickr30k.tar.gz", {"results_20130124.token": tokens(name).encode()}),
+            lay(tmp / "entities", lists(name)),
+        ],
+    }
+    return name, made[kind]()
+
+
+KINDS = [
+    "flickr8k official",
+    "flickr8k downloads",
+    "flickr8k karpathy",
+    "flickr8k kaggle",
+    "flickr8k files",
+    "flickr30k karpathy",
+    "flickr30k official",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_users_have_is_arranged_and_read(run, tmp_path, kind):
+    name, given = sources(kind, tmp_path / "in")
+    first = run(name, *given, "--check")
+    check(first, name, tmp_path / "out")
+    before = {p: p.stat().st_ino for p in (tmp_path / "out").rglob("*.jpg")}
+    assert len(before) == 6
+    check(run(name), name, tmp_path / "out")  # the sources are not needed any more
+    assert {p: p.stat().st_ino for p in (tmp_path / "out").rglob("*.jpg")} == before
+
+
+def test_what_lies_right_is_left_in_place(run, tmp_path):
+    root = tmp_path / "out"
+    lay(root / "Flicker8k_Dataset", pictures("flickr8k"))
+    lay(root / "Flickr8k_text", official("flickr8k"))
+    before = sorted(root.rglob("*"))
+    result = run("flickr8k")
+    check(result, "flickr8k", root)
+    assert "data.annotations=Flickr8k_text/Flickr8k.token.txt" in result[1][3]
+    added = {path.name for path in set(root.rglob("*")) - set(before)}
+    assert added == {".lock", ".manifest", "flickr8k.json"}
+
+
+def test_archives_that_lie_in_the_folder_itself_are_unpacked(run, tmp_path):
+    root = tmp_path / "out"
+    zipped(root / "Flickr8k_Dataset.zip", under("Flicker8k_Dataset", pictures("flickr8k")))
+    zipped(root / "Flickr8k_text.zip", official("flickr8k"))
+    check(run("flickr8k"), "flickr8k", root)
+
+
+def test_pictures_are_linked_not_copied(run, tmp_path):
+    folder = lay(tmp_path / "in", pictures("flickr8k") | karpathy("flickr8k"))
+    check(run("flickr8k", folder), "flickr8k", tmp_path / "out")
+    name = NAMES["flickr8k"][0]
+    assert (tmp_path / "out" / "images" / name).samefile(folder / name)
+
+
+def test_they_are_copied_where_links_are_not_possible(run, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refuse)
+    folder = lay(tmp_path / "in", pictures("flickr8k") | karpathy("flickr8k"))
+    check(run("flickr8k", folder), "flickr8k", tmp_path / "out")
+
+
+def test_other_pictures_stay_where_they_are(run, tmp_path):
+    files = pictures("flickr8k") | karpathy("flickr8k") | {"holiday.jpg": b"1", "12.jpg": b"2"}
+    assert run("flickr8k", lay(tmp_path / "in", files))[0] == 0
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 6
+
+
+@pytest.mark.parametrize("name,form", [("flickr8k", "1713398"), ("flickr30k", "229675")])
+def test_with_nothing_it_says_where_all_is_obtained(run, name, form):
+    code, lines, err = run(name)
+    assert code == 1 and not lines
+    assert f"https://forms.illinois.edu/sec/{form}" in err
+    assert f"dataset_{name}.json; from caption_datasets.zip of https://cs.stanford.edu" in err
+    assert "Images.txt" in err if name == "flickr8k" else "results_20130124.token" in err
+
+
+def test_split_lists_that_are_missing_are_named(run, tmp_path):
+    files = pictures("flickr8k") | official("flickr8k")
+    del files["Flickr_8k.devImages.txt"]
+    code, lines, err = run("flickr8k", lay(tmp_path / "in", files))
+    assert code == 1 and "    Flickr_8k.devImages.txt; from Flickr8k_text.zip" in err
+    late = lay(tmp_path / "late", {"Flickr_8k.devImages.txt": listed("flickr8k", "val")})
+    check(run("flickr8k", late), "flickr8k", tmp_path / "out")
+
+
+def test_pictures_that_are_missing_are_listed_and_added_later(run, tmp_path):
+    some = dict(list(pictures("flickr8k").items())[2:])
+    code, lines, err = run("flickr8k", lay(tmp_path / "in", some | karpathy("flickr8k")))
+    assert code == 1 and not lines
+    assert err.splitlines() == [
+        f"missing: 2 of 6 pictures; from {flickr.SETS['flickr8k'].origin}",
+        *(f"    {name}" for name in NAMES["flickr8k"][:2]),
+    ]
+    rest = lay(tmp_path / "rest", dict(list(pictures("flickr8k").items())[:2]))
+    check(run("flickr8k", rest), "flickr8k", tmp_path / "out")
+
+
+def test_splits_and_captions_are_counted(run, tmp_path):
+    folder = lay(tmp_path / "in", pictures("flickr8k") | karpathy("flickr8k", SPLIT[:4]))
+    code, _, err = run("flickr8k", folder)
+    assert code == 1 and "dataset_flickr8k.json has 0 of 2 pictures of test" in err
+    for path in (tmp_path / "out").glob("*.json"):
+        path.unlink()
+    folder = lay(tmp_path / "in", karpathy("flickr8k", count=4))
+    code, _, err = run("flickr8k", folder)
+    assert code == 1 and "6 pictures have not 5 captions, the first of them 0" in err
+
+
+DAMAGES = {
+    "lost": lambda root: (root / "images" / NAMES["flickr8k"][0]).unlink(),
+    "truncated": lambda root: (root / "images" / NAMES["flickr8k"][1]).write_bytes(b"\xff\xd8"),
+    "empty": lambda root: (root / "images" / NAMES["flickr8k"][2]).write_bytes(b""),
+    "captions": lambda root: (root / "dataset_flickr8k.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_lost_and_truncated_files_are_noticed_and_restored(run, tmp_path, damage):
+    root = tmp_path / "out"
+    given = [
+        zipped(tmp_path / "a.zip", under("Flicker8k_Dataset", pictures("flickr8k"))),
+        zipped(tmp_path / "b.zip", karpathy("flickr8k")),
+    ]
+    check(run("flickr8k", *given), "flickr8k", root)
+    DAMAGES[damage](root)
+    code, _, err = run("flickr8k")
+    assert code == 1 and ("captions and splits" if damage == "captions" else "1 of 6 pict") in err
+    check(run("flickr8k", *given), "flickr8k", root)
+    assert {p.name: p.read_bytes() for p in (root / "images").iterdir()} == pictures("flickr8k")
+
+
+def test_a_link_that_shares_the_damage_is_no_repair(run, tmp_path):
+    folder = lay(tmp_path / "in", pictures("flickr8k") | karpathy("flickr8k"))
+    check(run("flickr8k", folder), "flickr8k", tmp_path / "out")
+    (folder / NAMES["flickr8k"][1]).write_bytes(b"short")
+    code, _, err = run("flickr8k", folder)
+    assert code == 1 and "1 of 6 pictures" in err
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_an_empty_picture_is_none(run, tmp_path):
+    files = pictures("flickr8k") | karpathy("flickr8k") | {NAMES["flickr8k"][1]: b""}
+    code, _, err = run("flickr8k", lay(tmp_path / "in", files))
+    assert code == 1 and f"    {NAMES['flickr8k'][1]}\n" in err
+
+
+def test_pictures_that_are_there_are_not_brought_a_second_time(run, tmp_path):
+    lay(tmp_path / "out" / "Flicker8k_Dataset", pictures("flickr8k"))
+    folder = lay(tmp_path / "in", pictures("flickr8k") | karpathy("flickr8k"))
+    check(run("flickr8k", folder), "flickr8k", tmp_path / "out")
+    assert not (tmp_path / "out" / "images").exists()
+
+
+def test_of_two_with_one_name_the_first_is_taken(run, tmp_path):
+    files = under("a", pictures("flickr8k")) | under("b", pictures("flickr8k"))
+    path = zipped(tmp_path / "a.zip", files | karpathy("flickr8k"))
+    check(run("flickr8k", path, path), "flickr8k", tmp_path / "out")
+
+
+def test_links_to_pictures_become_pictures(run, tmp_path):
+    lay(tmp_path / "disk", pictures("flickr8k"))
+    folder = lay(tmp_path / "in", karpathy("flickr8k"))
+    for name in NAMES["flickr8k"]:
+        (folder / name).symlink_to(tmp_path / "disk" / name)
+    check(run("flickr8k", folder), "flickr8k", tmp_path / "out")
+    assert not any(path.is_symlink() for path in (tmp_path / "out" / "images").iterdir())
+
+
+def test_broken_pictures_are_named_when_asked_for(run, tmp_path):
+    files = pictures("flickr8k") | karpathy("flickr8k")
+    files[NAMES["flickr8k"][1]] = b"<html>"
+    folder = lay(tmp_path / "in", files)
+    code, _, err = run("flickr8k", folder, "--check")
+    assert code == 1 and "broken: 1 pictures" in err and NAMES["flickr8k"][1] in err
+    assert run("flickr8k", folder)[0] == 0
+
+
+def test_what_is_wrong_is_an_error(run, tmp_path):
+    code, _, err = run("flickr8k", tmp_path / "gone")
+    assert code == 2 and err == f"error: {tmp_path / 'gone'}: no such file or folder\n"
+    evil = zipped(tmp_path / "evil.zip", {"../evil": b"1"} | pictures("flickr8k"))
+    code, _, err = run("flickr8k", evil)
+    assert code == 2 and "'../evil' is not a path inside the folder" in err
+    assert not list((tmp_path / "out").rglob("*.jpg"))
+    with disk.lock(tmp_path / "out"):
+        assert run("flickr8k")[0] == 2
+
+
+def test_our_share_of_flickr8k_lacks_the_test_split(real_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.undo()
+    data = real_data / "flickr8k"
+    code = flickr.main(["flickr8k", str(tmp_path / "out"), str(data)])
+    assert code == 1
+    err = capsys.readouterr().err
+    assert "dataset_flickr8k.json has 0 of 1,000 pictures of test" in err
+    assert len(err.splitlines()) == 1
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 7000

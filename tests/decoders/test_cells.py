@@ -1,0 +1,161 @@
+"""Each cell is its paper's equation, transcribed in NumPy; the LSTM is also torch's."""
+
+import numpy as np
+import pytest
+import torch
+
+from captioner.decoders.cells import CELLS, LSTM, make
+from captioner.types import InputError
+
+N, H = 3, 5
+every_cell = pytest.mark.parametrize("name", CELLS)
+
+
+def s(x):
+    return 1 / (1 + np.exp(-x))
+
+
+# DESIGN's table, letter by letter: X and R are W_xh and W_hh by block, b holds the image term too.
+
+
+def rnn(X, R, b, x, h, f=np.tanh):
+    return (f(x @ X["h"].T + h @ R["h"].T + b["h"]),)
+
+
+def relu(X, R, b, x, h):
+    return rnn(X, R, b, x, h, lambda a: np.maximum(a, 0))
+
+
+def lstm(X, R, b, x, h, c):
+    a = {k: x @ X[k].T + h @ R[k].T + b[k] for k in "ifog"}
+    c = s(a["f"]) * c + s(a["i"]) * np.tanh(a["g"])
+    return s(a["o"]) * np.tanh(c), c
+
+
+def gru(X, R, b, x, h):
+    r = s(x @ X["r"].T + h @ R["r"].T + b["r"])
+    z = s(x @ X["z"].T + h @ R["z"].T + b["z"])
+    n = np.tanh(x @ X["n"].T + (r * h) @ R["n"].T + b["n"])
+    return (z * h + (1 - z) * n,)
+
+
+def mut1(X, R, b, x, h):
+    z = s(x @ X["z"].T + b["z"])
+    r = s(x @ X["r"].T + h @ R["r"].T + b["r"])
+    return (np.tanh((r * h) @ R["h"].T + np.tanh(x) + b["h"]) * z + h * (1 - z),)
+
+
+def mut2(X, R, b, x, h):
+    z = s(x @ X["z"].T + h @ R["z"].T + b["z"])
+    r = s(x + h @ R["r"].T + b["r"])
+    return (np.tanh((r * h) @ R["h"].T + x @ X["h"].T + b["h"]) * z + h * (1 - z),)
+
+
+def mut3(X, R, b, x, h):
+    z = s(x @ X["z"].T + np.tanh(h) @ R["z"].T + b["z"])
+    r = s(x @ X["r"].T + h @ R["r"].T + b["r"])
+    return (np.tanh((r * h) @ R["h"].T + x @ X["h"].T + b["h"]) * z + h * (1 - z),)
+
+
+EQUATIONS = dict(zip(("RNN", "ReLU", "LSTM", "GRU", "MUT1", "MUT2", "MUT3"),
+                     (rnn, relu, lstm, gru, mut1, mut2, mut3)))  # fmt: skip
+
+
+def equation(cell, x, state, image):
+    """One step of `cell` in NumPy: image is the term that is added to every pre-activation."""
+
+    def blocks(names, rows):
+        return dict(zip(names, np.split(rows.detach().numpy(), len(names))))
+
+    recurrent = cell.blocks[-len(cell.W_hh) // cell.hidden_size :]
+    image = np.split(np.broadcast_to(image, (len(x), len(cell.b))), len(cell.blocks), axis=1)
+    b = {name: row + i for (name, row), i in zip(blocks(cell.blocks, cell.b).items(), image)}
+    X, R = blocks(cell.reads, cell.W_xh), blocks(recurrent, cell.W_hh)
+    return EQUATIONS[type(cell).__name__](X, R, b, x, *state)
+
+
+def random_cell(name, E=H):
+    """With a random bias, so that a forgotten one shows."""
+    cell = make(name, E, H).double()
+    cell.b.data.normal_()
+    state = tuple(torch.randn(N, H, dtype=torch.float64) for _ in cell.entries)
+    return cell, torch.randn(N, E, dtype=torch.float64), state
+
+
+def test_every_cell_has_its_equation():
+    assert CELLS.keys() == EQUATIONS.keys()
+
+
+@every_cell
+def test_step_is_the_equation_with_the_image_term_in_every_gate(name):
+    cell, x, state = random_cell(name)
+    image = torch.randn(N, len(cell.b), dtype=torch.float64)
+    new = cell.step(cell.inputs(x) + image, state)
+    expected = equation(cell, x.numpy(), [entry.numpy() for entry in state], image.numpy())
+    assert len(new) == len(expected) == len(cell.entries)
+    for got, want in zip(new, expected):
+        np.testing.assert_allclose(got.detach().numpy(), want, atol=1e-12)
+
+
+@every_cell
+def test_analytic_gradients_equal_numeric_ones(name):
+    cell, x, state = random_cell(name)
+    names = [name for name, _ in cell.named_parameters()]
+    cell.forward = lambda x, *state: cell.step(cell.inputs(x), state)
+
+    def run(x, *rest):
+        weights, state = dict(zip(names, rest)), rest[len(names) :]
+        return torch.func.functional_call(cell, weights, (x, *state))
+
+    leaves = [leaf.detach().requires_grad_() for leaf in (x, *cell.parameters(), *state)]
+    assert torch.autograd.gradcheck(run, leaves)
+
+
+@every_cell
+def test_gates_are_the_named_blocks(name):
+    """Shut and opened by their bias alone."""
+    cell, x, state = random_cell(name)
+    for gate in cell.gates:
+        for value in (0.0, 1.0):
+            cell.b.data.zero_().view(len(cell.blocks), H)[cell.blocks.index(gate)] = (
+                200 * value - 100
+            )
+            products = [lambda pre, h, W=W: pre + h @ W.T for _, W in cell.recurrent()]
+            _, gates = cell.equation(cell.inputs(x), state, products)
+            assert len(gates) == len(cell.gates)
+            for other, values in zip(cell.gates, gates):
+                assert ((values - value).abs() < 1e-9).all() == (other == gate)
+
+
+def test_lstm_equals_torch_with_copied_weights():
+    E = 4
+    cell, x, (h, c) = random_cell("LSTM", E)
+    theirs = torch.nn.LSTMCell(E, H, dtype=torch.float64)
+    rows = torch.arange(4 * H).view(4, H)[[0, 1, 3, 2]].flatten()  # torch's order is i, f, g, o
+    theirs.weight_ih.data = cell.W_xh.data[rows]
+    theirs.weight_hh.data = cell.W_hh.data[rows]
+    theirs.bias_ih.data = cell.b.data[rows]
+    theirs.bias_hh.data.zero_()
+    for _ in range(5):
+        ours = cell.step(cell.inputs(x), (h, c))
+        torch.testing.assert_close(ours, theirs(x, (h, c)), atol=1e-12, rtol=0)
+        h, c = ours
+
+
+@every_cell
+def test_weights_start_as_documented(name):
+    cell = make(name, H, H)
+    for block in cell.W_hh.split(H):
+        torch.testing.assert_close(block @ block.T, torch.eye(H), atol=1e-6, rtol=0)
+    bias = cell.b.view(len(cell.blocks), H)
+    assert bias.sum() == (H if isinstance(cell, LSTM) else 0)
+    assert (bias[1] == 1).all() if isinstance(cell, LSTM) else (bias == 0).all()
+    assert all(parameter.numel() for parameter in cell.parameters())
+
+
+def test_what_cannot_be_is_named():
+    with pytest.raises(InputError, match="decoder.cell=GRUU: give one of RNN, ReLU, LSTM, GRU"):
+        make("GRUU", 4, 5)
+    for name in ("MUT1", "MUT2"):
+        with pytest.raises(InputError, match=rf"{name} takes its input as it is.*\(4\).*\(5\)"):
+            make(name, 4, 5)

@@ -1,0 +1,241 @@
+"""The laws of every decoder, for every cell, all five injections, one and two layers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from captioner.decoders.base import real_positions
+from captioner.decoders.cells import CELLS
+from captioner.decoders.recurrent import INJECT, Recurrent
+from captioner.types import BOS, PAD, Features, InputError
+from tests.decoders.test_cells import equation
+from tests.helpers import laws
+from tests.helpers.laws import LENGTH_N, B, D, N, T, V, features, randomised, tokens, unrolled
+
+H = 6
+E = {"MUT1": H, "MUT2": H}  # they take their input as it is; the others: 4
+
+every_form = pytest.mark.parametrize(
+    "form",
+    [
+        dict(cell=cell, inject=inject, layers=layers)
+        for cell in CELLS
+        for inject in INJECT
+        for layers in (1, 2)
+    ],
+    ids=lambda form: "-".join(map(str, form.values())),
+)
+
+
+def decoder_of(form, vocabulary=V, **options):
+    cell = form["cell"] if isinstance(form["cell"], str) else form["cell"][0]
+    options = dict(embed_size=E.get(cell, 4), hidden_size=H, dropout=0.0) | form | options
+    return randomised(Recurrent(vocabulary, D, **options))
+
+
+@every_form
+@pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)
+def test_law(law, form):
+    law(lambda vocabulary: decoder_of(form, vocabulary))
+
+
+@every_form
+@pytest.mark.parametrize("law", laws.FIRST, ids=lambda law: law.__name__)
+def test_law_of_the_first_weights(law, form):
+    options = dict(embed_size=32, hidden_size=32, dropout=0.0) | form
+    law(lambda vocabulary: Recurrent(vocabulary, D, **options).double())
+
+
+@every_form
+def test_states_and_traces_are_those_of_the_unrolled_step(form):
+    decoder, some, token_NT = decoder_of(form), features(), tokens()
+    _, states = unrolled(decoder, some, token_NT)
+    memory, state = decoder.start(some, N)
+    names = [f"h{layer}" for layer in range(len(decoder.cells))]
+    _, after, kept = decoder(token_NT, LENGTH_N, memory, state, keep=names)
+    for n, length in enumerate(LENGTH_N.tolist()):
+        for name, entry in after.items():
+            torch.testing.assert_close(entry[n], states[length][name][n], atol=1e-12, rtol=0)
+        for name in names:
+            assert kept[name].shape == (N, T, H) and (kept[name][n, length:] == 0).all()
+            for t in range(length):
+                got, want = kept[name][n, t], states[t + 1][name][n]
+                torch.testing.assert_close(got, want, atol=1e-12, rtol=0)
+
+
+@every_form
+def test_step_is_the_equation(form):
+    """A transcription in NumPy of layers and injection: three steps from START on."""
+    check_equation(decoder_of(form))
+
+
+@pytest.mark.parametrize("inject", ["par", "first"])
+@pytest.mark.parametrize("image_layers", [[1], [0, 2]])
+def test_the_image_enters_the_layers_that_are_named(inject, image_layers):
+    """And layers may differ, and be residual."""
+    form = dict(cell=["GRU", "LSTM", "MUT1"], inject=inject, image_layers=image_layers)
+    check_equation(decoder_of(form, residual=True))
+
+
+def check_equation(decoder):
+    some = features()
+    W = {name: p.detach().numpy() for name, p in decoder.named_parameters()}
+    inject, layers = decoder.inject, range(len(decoder.cells))
+
+    def stack(x, states, image):
+        for n, cell in enumerate(decoder.cells):
+            states[n] = equation(cell, x, states[n], image.get(n, np.zeros(1)))
+            x = states[n][0] + (x if n and decoder.residual else 0)
+        return x, states
+
+    Wv = laws.standardised(decoder, some.pooled_BD) @ W["W_ih.weight"].T
+    states = [tuple(np.zeros((B, H)) for _ in cell.entries) for cell in decoder.cells]
+    if inject == "pre":
+        _, states = stack(Wv, states, {})
+    if inject == "init":
+        blocks = iter(np.split(np.tanh(Wv + W["W_ih.bias"]), len(decoder.entries), axis=1))
+        states = [tuple(next(blocks) for _ in cell.entries) for cell in decoder.cells]
+    ends = np.cumsum([len(decoder.cells[n].b) for n in decoder.image_layers])[:-1]
+    images = dict(zip(decoder.image_layers, np.split(Wv, ends, axis=1)))
+
+    memory, state = decoder.start(some, B)
+    for t, token in enumerate([BOS, 5, 7]):
+        now = images if inject == "par" or (inject == "first" and t == 0) else {}
+        h, states = stack(W["embed.weight"][[token] * B], states, now)
+        if inject == "merge":
+            h = 1.7159 * np.tanh(2 / 3 * (h + Wv))
+        y = h @ W["W_hy.weight"].T + W["W_hy.bias"]
+        logits, state = decoder.step(torch.full((B,), token), memory, state)
+        np.testing.assert_allclose(logits[:, BOS + 1 :].detach(), y[:, BOS + 1 :], atol=1e-12)
+        assert (logits[:, [PAD, BOS]] == -math.inf).all()
+        for n in layers:
+            np.testing.assert_allclose(state[f"h{n}"].detach(), states[n][0], atol=1e-12)
+
+
+@pytest.mark.parametrize("inject", ["par", "first"])
+@pytest.mark.parametrize("law", laws.LAWS + laws.FIRST, ids=lambda law: law.__name__)
+def test_law_for_layers_that_differ(law, inject):
+    form = dict(cell=["RNN", "LSTM", "GRU"], image_layers=[1, 2], residual=True, inject=inject)
+    if law in laws.LAWS:
+        law(lambda vocabulary: decoder_of(form, vocabulary))
+    else:
+        law(
+            lambda vocabulary: Recurrent(
+                vocabulary, D, hidden_size=32, dropout=0.0, **form
+            ).double()
+        )
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_gates_are_kept_on_request(cell):
+    decoder = decoder_of(dict(cell=cell, layers=2))
+    some, token_NT = features(), tokens()
+    memory, state = decoder.start(some, N)
+    if not CELLS[cell].gates:
+        with pytest.raises(ValueError, match="gates1"):
+            decoder(token_NT, LENGTH_N, memory, state, keep=["gates1"])
+        return
+    _, _, kept = decoder(token_NT, LENGTH_N, memory, state, keep=["h1", "gates1"])
+    gates, real_NT = kept["gates1"], real_positions(LENGTH_N, T)
+    assert gates.shape == (N, T, len(CELLS[cell].gates), H)
+    assert ((gates[real_NT] > 0) & (gates[real_NT] < 1)).all() and (gates[~real_NT] == 0).all()
+    if cell != "LSTM":  # an update gate says how much of the state is new
+        z, h = gates[:, :, 0], kept["h1"]
+        keeps = z if cell == "GRU" else 1 - z
+        n = (h[:, 1] - keeps[:, 1] * h[:, 0]) / (1 - keeps[:, 1])
+        assert (n.abs() <= 1)[LENGTH_N > 1].all()
+
+
+def test_the_deferred_gradient_is_right_however_often_it_is_asked_for():
+    """Through one graph twice, and once for something else in between."""
+    decoder, some, token_NT = decoder_of(dict(cell="GRU", layers=2)), features(), tokens()
+    memory, state = decoder.start(some, N)
+    logits_PV, _, _ = decoder(token_NT, LENGTH_N, memory, state)
+    loss = logits_PV[:, 2:].square().sum()
+    W = decoder.cells[0].W_hh
+    (first,) = torch.autograd.grad(loss, W, retain_graph=True)
+    torch.autograd.grad(loss, decoder.embed.weight, retain_graph=True)
+    torch.autograd.grad(logits_PV[0, 3], W, retain_graph=True)
+    assert torch.equal(torch.autograd.grad(loss, W)[0], first)
+
+
+def test_lstm_layers_equal_torch():
+    decoder = decoder_of(dict(cell="LSTM", inject="par", layers=2))
+    theirs = torch.nn.LSTM(4, H, 2, batch_first=True, dtype=torch.float64)
+    rows = torch.arange(4 * H).view(4, H)[[0, 1, 3, 2]].flatten()  # torch's order is i, f, g, o
+    for number, cell in enumerate(decoder.cells):
+        getattr(theirs, f"weight_ih_l{number}").data = cell.W_xh.data[rows]
+        getattr(theirs, f"weight_hh_l{number}").data = cell.W_hh.data[rows]
+        getattr(theirs, f"bias_ih_l{number}").data = cell.b.data[rows]
+        getattr(theirs, f"bias_hh_l{number}").data.zero_()
+    token_NT = torch.randint(2, V, (N, T))
+    memory, state = decoder.start(None, N)
+    _, _, kept = decoder(token_NT, torch.full((N,), T), memory, state, keep=("h1",))
+    h_NTH, _ = theirs(decoder.embed(token_NT))
+    torch.testing.assert_close(kept["h1"], h_NTH, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("inject", INJECT)
+def test_the_image_is_projected_once_per_image(inject):
+    decoder = decoder_of(dict(cell="LSTM", inject=inject, layers=1))
+    calls = []
+    decoder.W_ih.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
+    some, token_NT = features(), tokens()
+    memory, state = decoder.start(some, N)
+    decoder(token_NT, LENGTH_N, memory, state)
+    assert calls == [B]
+
+
+def test_dropout_acts_in_training_only():
+    decoder = decoder_of(dict(cell="LSTM", inject="par", layers=2), dropout=0.5)
+    some, token_NT = features(), tokens()
+
+    def run():
+        memory, state = decoder.start(some, N)
+        return decoder(token_NT, LENGTH_N, memory, state)[0]
+
+    assert not torch.equal(run(), run())
+    decoder.eval()
+    assert torch.equal(run(), run())
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        (dict(cell="GRUU"), "decoder.cell=GRUU"),
+        (dict(inject="here"), "decoder.inject=here"),
+        (dict(layers=0), "layers=0"),
+        (dict(hidden_size=-1), "hidden_size=-1"),
+        (dict(embed_size=0), "embed_size=0"),
+        (dict(cell=[]), "give as many"),
+        (dict(cell=["RNN", "GRU"], layers=3), r"layers=3 with cell=\['RNN', 'GRU'\]"),
+        (dict(cell="MUT1", embed_size=8), "give the decoder one size for both"),
+        (dict(image_layers=[1]), r"image_layers=\[1\]: give some of \[0\]"),
+        (dict(image_layers=[]), "image_layers"),
+        (dict(layers=2, inject="pre", image_layers=[1]), "only par and first"),
+        (dict(dropout=1.0), "decoder.dropout=1.0"),
+    ],
+)
+def test_a_wrong_option_is_named(option, message):
+    with pytest.raises(InputError, match=message):
+        Recurrent(V, D, **option)
+
+
+def test_dropout_of_the_image_is_one_mask_for_all_rows_and_steps_of_it():
+    decoder = Recurrent(V, D, embed_size=5, hidden_size=6, dropout=0.0, image_dropout=0.5).double()
+    features = Features(torch.randn(3, D).double())
+    decoder.train()
+    memory, _ = decoder.start(features, 6)
+    again, _ = decoder.start(features, 6)
+    assert len(memory["image"]) == 3 and not torch.equal(memory["image"], again["image"])
+    decoder.eval()
+    memory, _ = decoder.start(features, 6)
+    torch.testing.assert_close(memory["image"], decoder.W_ih(decoder.standard(features.pooled_BD)))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_a_wrong_image_dropout_is_named(value):
+    with pytest.raises(InputError, match=f"decoder.image_dropout={value}"):
+        Recurrent(V, D, image_dropout=value)

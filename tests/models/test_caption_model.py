@@ -1,0 +1,155 @@
+"""A model directory holds everything, executes nothing, and says what is wrong with it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import captioner
+from captioner import images, search
+from captioner.models import directory, loading
+from captioner.types import InputError
+
+
+@pytest.fixture
+def copied(model_dir, tmp_path):
+    return shutil.copytree(model_dir, tmp_path / "copied")
+
+
+def test_saved_and_loaded_it_says_the_same(model_dir, scenes_dir, tmp_path):
+    first = loading.load(model_dir)
+    first.save(tmp_path / "again")
+    second = loading.load(tmp_path / "again")
+    assert first.state_dict().keys() == second.state_dict().keys()
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name])
+    paths = sorted((scenes_dir / "images").iterdir())[:5]
+    said = first.caption(paths)
+    assert said == second.caption(paths)
+    assert all(c.caption for c in said)
+    assert {p.name for p in model_dir.iterdir()} == set(directory.FILES)
+
+
+def test_the_saved_preprocessing_counts(copied):
+    config = json.loads((copied / "config.json").read_text())
+    config["preprocess"]["size"] = 96
+    (copied / "config.json").write_text(json.dumps(config))
+    assert loading.load(copied).encoder.preprocess.size == 96
+
+
+def test_captions_come_in_order_and_errors_with_them(model_dir, scenes_dir, tmp_path):
+    good = sorted((scenes_dir / "images").iterdir())[:4]
+    bad = tmp_path / "bad.png"
+    bad.write_text("<html>")
+    paths = [bad, *good[:2], tmp_path / "none.jpg", *good[2:]]
+    captions = captioner.load(model_dir).caption(map(str, paths), batch_size=2)
+    assert [c.path for c in captions] == [str(p) for p in paths]
+    assert [c.error is None for c in captions] == [False, True, True, False, True, True]
+    assert "bad.png" in captions[0].error and "none.jpg" in captions[3].error
+    assert all((c.caption is None) == (c.score is None) == (c.error is not None) for c in captions)
+
+
+def test_captions_do_not_depend_on_the_batch(model_dir, scenes_dir):
+    loaded = captioner.load(model_dir).double()  # in which equality is a law
+    paths = sorted((scenes_dir / "images").iterdir())[:9]
+    pixels = torch.stack([loaded.encoder.preprocess(images.read(p)) for p in paths]).double()
+    together = loaded.texts(loaded.generate(pixels, search.Beam(3)))
+    alone = [loaded.texts(loaded.generate(p[None], search.Beam(3)))[0] for p in pixels]
+    assert [best.caption for best, *_ in together] == [best.caption for best, *_ in alone]
+
+
+def test_unk_is_never_said(model_dir, scenes_dir):
+    loaded = captioner.load(model_dir)
+    loaded.decoder.W_hy.bias.data[3] = 100.0
+    paths = sorted((scenes_dir / "images").iterdir())[:3]
+    for strategy in (search.Greedy(), search.Beam(2), search.Sample()):
+        assert all("<unk>" not in c.caption for c in loaded.caption(paths, strategy))
+
+
+def edit_config(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def edit_tensors(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, folder / "model.safetensors", metadata)
+
+
+def truncate(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+def pickled(folder):
+    torch.save({"decoder.W_hy.bias": torch.zeros(3)}, folder / "model.safetensors")
+
+
+def foreign_tokenizer(folder):
+    path = folder / "tokenizer.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps(saved | {"units": saved["units"][::-1]}))
+
+
+TARGET = "captioner.decoders.recurrent.Recurrent"
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda d: (d / "tokenizer.json").unlink(), "it has no tokenizer.json"),
+        (lambda d: (d / "config.json").write_text("{"), "config.json: not readable as JSON"),
+        (lambda d: edit_config(d, lambda c: c.pop("decoder")), "config.json: the key 'decoder'"),
+        (lambda d: edit_config(d, lambda c: c.update(format=9)), "config.json: format 9"),
+        (
+            lambda d: edit_config(d, lambda c: c["preprocess"].update(sise=3)),
+            "config.json: .*'sise'",
+        ),
+        (
+            lambda d: edit_config(d, lambda c: c["decoder"].update(_target_="os.system")),
+            "_target_=os.system: not a class of captioner.decoders",
+        ),
+        (
+            lambda d: edit_config(d, lambda c: c["encoder"].update(_target_=TARGET)),
+            f"_target_={TARGET}: not a class of captioner.encoders",
+        ),
+        (
+            lambda d: edit_config(
+                d, lambda c: c["encoder"].update(_target_="captioner.encoders.torch.load")
+            ),
+            "not a class of captioner.encoders",
+        ),
+        (lambda d: edit_config(d, lambda c: c["decoder"].update(layer=2)), "'layer'"),
+        (lambda d: edit_config(d, lambda c: c["decoder"].update(dropout="x")), "give a number"),
+        (lambda d: edit_config(d, lambda c: c["encoder"].update(train=0.5)), "a word or a whole"),
+        (lambda d: edit_config(d, lambda c: c["decoder"].update(hidden_size=2**40)), "memory"),
+        (lambda d: edit_config(d, lambda c: c.update(preprocess=[])), "must be an object"),
+        (lambda d: (d / "config.json").write_text("[]"), "config.json: not an object with"),
+        (lambda d: edit_tensors(d, lambda t: t.pop("decoder.W_hy.bias")), "W_hy.bias is missing"),
+        (lambda d: edit_tensors(d, lambda t: t.update(x=torch.zeros(1))), "x is foreign"),
+        (
+            lambda d: edit_tensors(d, lambda t: t.update({"decoder.W_hy.bias": torch.zeros(2)})),
+            r"W_hy.bias has shape \(2,\)",
+        ),
+        (foreign_tokenizer, "has shape|not trained with the tokenizer"),
+        (truncate, "model.safetensors: not a whole safetensors file"),
+        (pickled, "model.safetensors: not a whole safetensors file"),
+    ],
+)
+def test_a_damaged_directory_is_named(copied, damage, message):
+    damage(copied)
+    with pytest.raises(InputError, match=message) as error:
+        loading.load(copied)
+    assert str(copied) in str(error.value)
+
+
+def test_a_folder_that_is_no_model_says_so(tmp_path):
+    with pytest.raises(InputError, match="no config.json"):
+        captioner.load(tmp_path)

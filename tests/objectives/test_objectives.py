@@ -1,0 +1,175 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from captioner.data.batches import make_batch
+from captioner.decoders.minds_eye import MindsEye
+from captioner.decoders.recurrent import Recurrent
+from captioner.objectives.cross_entropy import CrossEntropy, ScheduledSampling
+from captioner.types import Features, InputError
+
+V, D = 12, 4
+
+
+class Model:
+    def __init__(self, decoder=None):
+        decoder = decoder or Recurrent(V, D, embed_size=5, hidden_size=6, dropout=0.0)
+        self.decoder = decoder.double()
+
+    def encode(self, images):
+        return images
+
+    def start(self, batch):
+        return batch.images, *self.decoder.start(batch.images, len(batch.token_NT))
+
+    def carry(self, state):
+        pass
+
+
+def source(index, draw):
+    return Features(torch.ones(len(index), D).double() * torch.tensor(index)[:, None])
+
+
+BATCH = make_batch(source, [1, 2], None, [[[4, 5, 6, 2], [7, 2]], [[8, 9, 2]]], captions=3)
+
+
+def word_by_word(model, smoothing):
+    """-log p of every word and END, each caption by itself through `step`."""
+    losses = []
+    for image, ids in ((1, [4, 5, 6]), (1, [7]), (2, [8, 9])):
+        memory, state = model.decoder.start(source([image], None), 1)
+        token = 1
+        for target in [*ids, 2]:
+            logits, state = model.decoder.step(torch.tensor([token]), memory, state)
+            q = torch.zeros(V).double()
+            q[2:] = smoothing / (V - 2)
+            q[target] += 1 - smoothing
+            losses.append(-(q[2:] * logits.log_softmax(1)[0, 2:]).sum())
+            token = target
+    return torch.stack(losses).sum()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_it_is_the_sum_over_real_words_and_end(smoothing):
+    model = Model()
+    loss, logs = CrossEntropy(smoothing)(model, BATCH, 0)
+    torch.testing.assert_close(loss, word_by_word(model, smoothing), atol=1e-10, rtol=0)
+    torch.testing.assert_close(logs["nll"], word_by_word(model, 0.0), atol=1e-10, rtol=0)
+    assert logs["count"] == 4 + 2 + 3
+    parameters = list(model.decoder.parameters())
+    (3 * loss).backward()
+    expected = torch.autograd.grad(3 * word_by_word(model, smoothing), parameters)
+    for parameter, gradient in zip(parameters, expected):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-10, rtol=0)
+
+
+def test_without_smoothing_it_is_torchs_cross_entropy_over_what_can_be_said():
+    model = Model()
+    memory, state = model.decoder.start(source([1, 2], None), 6)
+    logits, _, _ = model.decoder(BATCH.token_NT[:, :-1], BATCH.length_N, memory, state)
+    target = torch.tensor([4, 5, 6, 2, 7, 2, 8, 9, 2])
+    torch.testing.assert_close(
+        CrossEntropy()(model, BATCH, 0)[0],
+        F.cross_entropy(logits[:, 2:], target - 2, reduction="sum"),
+    )
+
+
+def test_a_decoders_own_penalty_is_added_and_not_logged_as_nll():
+    losses = {}
+    for weight in (0.0, 0.5, 1.0):
+        torch.manual_seed(0)
+        model = Model(MindsEye(V, D, "RNN", 5, 6, 7, dropout=0.0, reconstruction=weight))
+        loss, logs = CrossEntropy()(model, BATCH, 0)
+        losses[weight] = loss.item() - logs["nll"].item()
+    assert losses[0.0] == 0 < losses[0.5]
+    assert losses[1.0] == pytest.approx(2 * losses[0.5], abs=1e-9)
+
+
+def test_the_first_loss_is_log_of_what_can_be_said():
+    loss, logs = CrossEntropy()(Model(), BATCH, 0)
+    assert abs(loss.item() / logs["count"].item() - math.log(V - 2)) < 0.1
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_a_wrong_option_is_named(value):
+    with pytest.raises(InputError, match=f"objective.smoothing={value}"):
+        CrossEntropy(value)
+
+
+def test_unlikelihood_is_of_each_word_said_before_and_not_now():
+    model = Model()
+    batch = make_batch(source, [1], None, [[[4, 5, 4, 5, 6, 2]]], captions=1)
+    plain, _ = CrossEntropy()(model, batch, 0)
+    loss, logs = CrossEntropy(unlikelihood=0.5)(model, batch, 0)
+    memory, state = model.decoder.start(source([1], None), 1)
+    expected, said = 0.0, []
+    for read, target in zip([1, 4, 5, 4, 5, 6], [4, 5, 4, 5, 6, 2]):
+        logits, state = model.decoder.step(torch.tensor([read]), memory, state)
+        for word in {*said} - {target}:
+            expected -= torch.log(1 - logits.softmax(1)[0, word])
+        said.append(target)
+    torch.testing.assert_close(loss - plain, 0.5 * expected)
+    torch.testing.assert_close(logs["nll"], plain)
+
+
+def test_reading_only_the_true_words_is_cross_entropy():
+    for smoothing in (0.0, 0.2):
+        model = Model()
+        loss, logs = ScheduledSampling(least=1.0, smoothing=smoothing)(model, BATCH, 0)
+        expected, plain = CrossEntropy(smoothing)(model, BATCH, 0)
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(logs["nll"], plain["nll"])
+        assert logs["count"] == plain["count"] == logs["true_share"]
+        parameters = list(model.decoder.parameters())
+        for ours, theirs in zip(*(torch.autograd.grad(x, parameters) for x in (loss, expected))):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_reading_its_own_words_only_is_the_expected_loss_over_them():
+    """Of a caption of two words: the second one's loss, averaged over what may be read first."""
+    model = Model()
+    batch = make_batch(source, [1], None, [[[4, 5]]], captions=1)
+    objective = ScheduledSampling("linear", k=0.0, least=0.0)
+    found = torch.stack([objective(model, batch, 0)[0].detach() for _ in range(4000)]).mean()
+    memory, state = model.decoder.start(source([1], None), 1)
+    first, state = model.decoder.step(torch.tensor([1]), memory, state)
+    expected = -first.log_softmax(1)[0, 4]
+    for word in range(2, V):
+        then, _ = model.decoder.step(torch.tensor([word]), memory, state)
+        expected = expected - first.softmax(1)[0, word] * then.log_softmax(1)[0, 5]
+    assert found.item() == pytest.approx(expected.item(), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "options, step, share",
+    [
+        (("linear", 0.9, 0.01, 0.3), 20, 0.7),
+        (("linear", 0.9, 0.01, 0.3), 100, 0.3),
+        (("exponential", 0.99, 0.0, 0.0), 50, 0.99**50),
+        (("inverse_sigmoid", 100.0, 0.0, 0.0), 300, 100 / (100 + math.exp(3))),
+        (("inverse_sigmoid", 1.0, 0.0, 0.25), 10**6, 0.25),
+    ],
+)
+def test_the_share_of_true_words_falls_as_in_the_paper(options, step, share):
+    assert ScheduledSampling(*options).true_share(step) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"decay": "cosine"}, "objective.decay=cosine: give one of linear, exponential"),
+        ({"decay": "exponential", "k": 2.0}, "objective.k=2.0"),
+        ({"decay": "inverse_sigmoid", "k": 0.5}, "objective.k=0.5"),
+        ({"least": 1.5}, "objective.least=1.5"),
+    ],
+)
+def test_wrong_options_of_scheduled_sampling_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        ScheduledSampling(**options)
+
+
+def test_a_negative_unlikelihood_is_named():
+    with pytest.raises(InputError, match="objective.unlikelihood=-1"):
+        CrossEntropy(unlikelihood=-1.0)

@@ -1,0 +1,148 @@
+"""What captions may and must say, in words: from the model, the command line, and eval.py."""
+
+import json
+
+import pytest
+import torch
+
+import captioner
+import eval as eval_command
+from captioner import images, search, tokenizers
+from captioner.commands.caption import main
+from captioner.data import records
+from captioner.data.batches import Pixels
+from captioner.evaluation import predictions
+from captioner.search.constraints import PLAIN, Wording
+from captioner.types import EOS, PAD, UNK, InputError
+from tests.test_end_to_end import run
+
+
+@pytest.fixture
+def loaded(model_dir):
+    return captioner.load(model_dir).double()
+
+
+@pytest.fixture
+def paths(scenes_dir):
+    return sorted((scenes_dir / "images").iterdir())[:4]
+
+
+def test_by_default_the_unknown_word_is_not_said_nor_nothing(loaded, paths):
+    loaded.decoder.W_hy.bias.data[[UNK, EOS]] = 100.0
+    for strategy in (search.Greedy(), search.Beam(2), search.Sample(), search.StochasticBeam(2)):
+        for result in loaded.caption(paths, strategy):
+            assert result.caption and "<unk>" not in result.caption
+    silent = loaded.caption(paths, wording=Wording(min_length=0))
+    assert {result.caption for result in silent} == {""}
+    assert all("<unk>" in r.caption for r in loaded.caption(paths, wording=Wording(unk=True)))
+
+
+def test_words_and_phrases(loaded, paths):
+    free = [result.caption.split() for result in loaded.caption(paths)]
+    word, phrase = free[0][0], " ".join(free[1][:2])
+    some = Wording(forbid=[word], forbid_in={1: [phrase]}, include_in={2: ["red circle"]})
+    held = [result.caption for result in loaded.caption(paths, wording=some, batch_size=3)]
+    assert all(word not in caption.split() for caption in held)
+    assert f" {phrase} " not in f" {held[1]} "
+    assert "red circle" in held[2] and "red circle" not in " ".join(free[2])
+    begun = loaded.caption(paths, wording=Wording(begin="a red", include=["circle"]))
+    assert all(r.caption.startswith("a red") and "circle" in r.caption for r in begun)
+    short = loaded.caption(paths, wording=Wording(max_length=4, endings=["a", "the", "and"]))
+    for result in short:
+        assert len(result.caption.split()) <= 4 and result.caption.split()[-1] not in ("a", "and")
+    once = loaded.caption(paths, wording=Wording(no_repeated_ngram=1, no_repeat=True))
+    assert all(len(set(r.caption.split())) == len(r.caption.split()) for r in once)
+
+
+@pytest.mark.parametrize(
+    "wording, message",
+    [
+        (Wording(forbid=["zebra"]), "wording.forbid='zebra': the model does not know 'zebra'"),
+        (Wording(include=["a zebra"]), "wording.include='a zebra': the model does not know"),
+        (Wording(include_in={0: [" "]}), "wording.include_in=' ': there is no word in it"),
+        (Wording(endings=["a red"]), "give single words"),
+    ],
+)
+def test_what_it_cannot_say_is_named(loaded, paths, wording, message):
+    with pytest.raises(InputError, match=message):
+        loaded.caption(paths, wording=wording)
+
+
+def test_a_picture_without_a_caption_has_an_error(loaded, paths):
+    everything = [unit for unit in loaded.tokenizer.units if not unit.startswith("<")]
+    results = loaded.caption(paths, wording=Wording(forbid_in={2: everything}))
+    assert [result.error is None for result in results] == [True, True, False, True]
+    assert str(paths[2]) in results[2].error and "forbid(in_image)" in results[2].error
+    assert results[2].caption is None and results[2].said == ()
+
+
+def test_the_best_and_their_tokens(loaded, paths):
+    results = loaded.caption(paths, search.Beam(4, n=3), tokens=True)
+    for result in results:
+        assert len(result.said) == 3 and result.said[0].caption == result.caption
+        assert len({said.caption for said in result.said}) == 3
+        for said in result.said:
+            words = [word for word, _ in said.tokens if word != "<eos>"]
+            assert loaded.tokenizer.join(words) == said.caption
+            assert abs(sum(log_prob for _, log_prob in said.tokens) - said.log_prob) < 1e-5
+    assert loaded.caption(paths)[0].said[0].tokens is None
+
+
+def test_a_trace_is_one_forward_over_what_was_said(loaded, paths):
+    pixels = torch.stack([loaded.encoder.preprocess(images.read(p)) for p in paths])
+    captions = loaded.generate(pixels, search.Beam(3, n=2))
+    log_prob_BKT, kept = loaded.trace(pixels, captions, ["h0"])
+    assert log_prob_BKT.shape == captions.token_BKT.shape
+    torch.testing.assert_close(log_prob_BKT.sum(2), captions.log_prob_BK, atol=1e-9, rtol=0)
+    assert (log_prob_BKT[captions.token_BKT == PAD] == 0).all()
+    assert kept["h0"].shape[:3] == captions.token_BKT.shape
+
+
+def test_on_the_command_line(model_dir, paths, capsys):
+    command = ["--model", str(model_dir), *map(str, paths[:2])]
+    assert main([*command, "--include", "red circle", "--forbid", "blue", "--best", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and all("red circle" in line and "blue" not in line for line in lines)
+    assert main([*command, "--json", "--best", "2", "--tokens"]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        record = json.loads(line)
+        assert [best["caption"] for best in record["best"]][0] == record["caption"]
+        assert record["best"][0]["tokens"] == record["tokens"]
+        total = sum(log_prob for _, log_prob in record["tokens"])
+        assert abs(total - record["best"][0]["log_prob"]) < 1e-4
+    assert main([*command, "--json", "--tokens", "--include", "red " * 40]) == 1
+    printed = capsys.readouterr()
+    assert all("what it must say is not said" in line for line in printed.out.splitlines())
+    with pytest.raises(SystemExit):
+        main([*command, "--beam", "2", "--best", "3"])
+    assert "--best 3 of --beam 2" in capsys.readouterr().err
+    assert main([*command, "--include", "zebra"]) == 2
+    assert "does not know 'zebra'" in capsys.readouterr().err
+
+
+def test_an_evaluation_names_the_images_without_a_caption(loaded, scenes_dir):
+    some = records.read(scenes_dir, "val")[:5]
+    source = Pixels([record.image for record in some], loaded.encoder.preprocess)
+    wording = Wording(max_length=1, include_in={1: ["a red"], 3: ["a red"]})
+    with pytest.raises(InputError) as error:
+        predictions.predict(loaded, some, source, search.Beam(3), 2, wording=wording)
+    lines = str(error.value).splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [str(some[i].id) for i in (1, 3)]
+    assert len(predictions.predict(loaded, some, source, search.Beam(3), 2, wording=PLAIN)) == 5
+
+
+def test_in_eval(model_dir, scenes_dir, tmp_path):
+    run(
+        eval_command, f"model={model_dir}", f"data.root={scenes_dir}", "split=val",
+        "wording.max_length=3", "wording.include=[red]", "+wording.forbid_in={0:[a]}",
+        f"run_dir={tmp_path}", f"data.cache={tmp_path}/cache",
+    )  # fmt: skip
+    said = json.loads((tmp_path / "predictions.json").read_text())
+    assert all("red" in p["caption"].split() and len(p["caption"].split()) <= 3 for p in said)
+    assert "a" not in said[0]["caption"].split()
+
+
+def test_no_wording_needs_the_tokenizer_to_change():
+    tokenizer = tokenizers.Word(["a", "dog", "runs"], 9)
+    assert [rule.__name__ for rule in PLAIN.rules(tokenizer)] == ["forbid(3)", "min_length(1)"]
+    assert PLAIN.progress(tokenizer) is None

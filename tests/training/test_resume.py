@@ -1,0 +1,419 @@
+"""A run that is cut off and goes on ends exactly as one that was not."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import train as train_command
+from captioner.data.batches import CaptionData
+from captioner.experiment import config
+from captioner.models import loading
+from captioner.training import checkpoints
+from captioner.training.caption_training import Training
+from captioner.types import InputError
+from tests.helpers import mishaps
+from tests.test_end_to_end import run, scores_in
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
+
+# A trainable encoder that sees crops, a moving average, dropout, a learning rate that changes at
+# every step.
+OPTIONS = [
+    "encoder=timm", "encoder.name=resnet10t", "encoder.pretrained=false", "encoder.image_size=32",
+    "encoder.train=all", "encoder_lr=0.01", "ema=0.9", "+data.augment.min_area=0.5",
+    "decoder.dropout=0.5", "decoder.embed_size=16", "decoder.hidden_size=16",
+    "tokenizer.min_count=1", "search=greedy",
+    "data.batch_size=4", "trainer.max_epochs=3", "trainer.log_every_n_steps=1",
+    "trainer.accelerator=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def options(scenes_dir, tmp_path_factory):
+    return [f"data.root={scenes_dir}", f"data.cache={tmp_path_factory.mktemp('cache')}", *OPTIONS]
+
+
+def in_process(*options, mishap=None):
+    """train.py in this process -> its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        if mishap:
+            mishaps.install(mishap, patch.setattr)
+        try:
+            run(train_command, *options)
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
+def in_processes(
+    tmp_path,
+    *options,
+    mishap=None,
+    start=(sys.executable,),
+    script=ROOT / "train.py",
+    new_group=False,
+):
+    """train.py as a user starts it -> its exit code, and what it printed."""
+    env = mishaps.environment(tmp_path, mishap)
+    command = [*start, script, *options]
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=150, start_new_session=new_group
+    )
+    return done.returncode, done.stderr
+
+
+def different(a, b, at=""):
+    """Where two nested structures of tensors and numbers differ."""
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) else [at]
+    if isinstance(a, dict):
+        keys = [] if a.keys() == b.keys() else [at]
+        return keys + [x for k in a.keys() & b.keys() for x in different(a[k], b[k], f"{at}/{k}")]
+    if isinstance(a, list | tuple):
+        pairs = enumerate(zip(a, b, strict=True))
+        return [x for i, pair in pairs for x in different(*pair, f"{at}/{i}")]
+    return [] if a == b else [at]
+
+
+def assert_equal_runs(whole, other):
+    a, b = (checkpoints.load(checkpoints.newest(run / "checkpoints")) for run in (whole, other))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "CaptionData"):
+        assert different(a[part], b[part]) == []
+    assert a["global_step"] == b["global_step"]
+    for name in ("metrics.csv", "predictions.json", "model/model.safetensors"):
+        assert (whole / name).read_bytes() == (other / name).read_bytes(), name
+    assert scores_in(whole) == scores_in(other)
+
+
+DDP = ["trainer.devices=2", "trainer.strategy=ddp"]
+
+
+@pytest.fixture(scope="module")
+def whole(options, tmp_path_factory):
+    """(processes, workers) -> the directory of a run that was left alone."""
+    made = {}
+
+    def make(processes, workers):
+        if (processes, workers) not in made:
+            folder = tmp_path_factory.mktemp("whole")
+            extra = [*options, f"data.workers={workers}", f"run_dir={folder / 'run'}"]
+            if processes == 1:
+                assert in_process(*extra) == 0
+            else:
+                assert in_processes(folder, *extra, *DDP)[0] == 0
+            made[processes, workers] = folder / "run"
+        return made[processes, workers]
+
+    return make
+
+
+PLACES = {
+    "first epoch": "SIGTERM:{}:0:1",
+    "later epoch": "SIGINT:{}:1:1",
+    "validation": "val-SIGTERM:{}:1:0",
+    "last step": "SIGTERM:{}:2:{last}",
+    "kill -9": "SIGKILL:{}:2:1",
+}
+FAST = [(1, 0, "first epoch"), (1, 2, "later epoch"), (1, 0, "validation"), (2, 0, "later epoch")]
+CASES = [
+    pytest.param(*case, marks=() if case in FAST else pytest.mark.slow, id="-".join(map(str, case)))
+    for case in ((p, w, where) for p in (1, 2) for w in (0, 2) for where in PLACES)
+]
+
+
+@pytest.mark.parametrize("processes, workers, where", CASES)
+def test_a_run_that_goes_on_ends_as_if_it_had_not_stopped(
+    options, whole, tmp_path, processes, workers, where
+):
+    """torch.equal on weights, optimiser and schedule; the same metrics.csv, model, predictions."""
+    other = tmp_path / "run"
+    last = -(-20 // (4 * processes)) - 1
+    mishap = PLACES[where].format(processes - 1, last=last)  # one process hears of it
+    signum = signal.Signals[mishap.split(":")[0].removeprefix("val-")]
+    extra = [*options, f"data.workers={workers}", f"run_dir={other}"]
+    if processes == 1 and signum != signal.SIGKILL:
+        code = in_process(*extra, mishap=mishap)
+    else:
+        ddp = DDP if processes == 2 else []
+        code, _ = in_processes(tmp_path, *extra, *ddp, mishap=mishap)
+    assert code != 0 if signum == signal.SIGKILL else code == 128 + signum
+    assert not (other / "scores.json").exists()
+    if processes == 1:
+        assert in_process(f"resume={other}") == 0
+    else:
+        assert in_processes(tmp_path, f"resume={other}")[0] == 0
+    assert_equal_runs(whole(processes, workers), other)
+
+
+def test_interrupted_twice_it_still_ends_the_same(options, whole, tmp_path):
+    run_dir = f"run_dir={tmp_path / 'run'}"
+    resume = f"resume={tmp_path / 'run'}"
+    assert in_process(*options, "data.workers=0", run_dir, mishap="SIGTERM:0:0:3") == 143
+    assert in_process(resume, mishap="val-SIGINT:0:0:0") == 130
+    assert in_process(resume, mishap="SIGTERM:0:1:0") == 143
+    assert in_process(resume) == 0
+    assert in_process(resume) == 0  # a run that has ended only writes its scores again
+    assert_equal_runs(whole(1, 0), tmp_path / "run")
+
+
+@pytest.mark.parametrize("interval", [0.4, 0.6])  # after a step; between micro-batches
+def test_with_accumulated_gradients_and_validation_inside_the_epoch(options, tmp_path, interval):
+    extra = ["trainer.accumulate_grad_batches=2", f"+trainer.val_check_interval={interval}"]
+    extra += ["data.workers=0", "trainer.max_epochs=2"]
+    assert in_process(*options, *extra, f"run_dir={tmp_path / 'whole'}") == 0
+    for number, mishap in enumerate(["SIGTERM:0:0:2", "val-SIGTERM:0:0:0", "SIGTERM:0:1:0"]):
+        other = tmp_path / str(number)
+        assert in_process(*options, *extra, f"run_dir={other}", mishap=mishap) == 143
+        assert in_process(f"resume={other}") == 0
+        assert_equal_runs(tmp_path / "whole", other)
+
+
+def test_early_stopping_is_remembered(options, tmp_path):
+    """Cut off between the last epoch and the final scores, the run does not train on."""
+    blind = [x for x in options if not x.startswith(("encoder", "+data"))]
+    extra = ["patience=1", "trainer.max_epochs=9", "data.workers=0", "encoder=blind"]
+    assert in_process(*blind, *extra, "optimizer.lr=0", f"run_dir={tmp_path}") == 0
+    (tmp_path / "scores.json").unlink()
+    before = (tmp_path / "metrics.csv").read_bytes()
+    assert in_process(f"resume={tmp_path}") == 0
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+    assert (tmp_path / "scores.json").exists()
+
+
+def test_an_epoch_may_end_without_a_validation(options, tmp_path):
+    extra = [*options, "data.workers=0", "+trainer.max_steps=7"]
+    assert in_process(*extra, f"run_dir={tmp_path / 'whole'}") == 0
+    assert in_process(*extra, f"run_dir={tmp_path / 'cut'}", mishap="SIGTERM:0:1:0") == 143
+    assert in_process(f"resume={tmp_path / 'cut'}") == 0
+    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_stops_all_at_one_step(options, whole, tmp_path):
+    """As Ctrl-C in a terminal, and SLURM, send it."""
+    extra = [*options, *DDP, "data.workers=2", f"run_dir={tmp_path / 'run'}"]
+    code, said = in_processes(tmp_path, *extra, mishap="group-SIGINT:0:0:1", new_group=True)
+    assert code == 130 and said.count("SIGINT: saving") == 2
+    assert in_processes(tmp_path, f"resume={tmp_path / 'run'}")[0] == 0
+    assert_equal_runs(whole(2, 2), tmp_path / "run")
+
+
+@pytest.mark.parametrize("moment", ["val_dataloader", "on_train_end"])
+def test_a_signal_before_the_first_step_or_after_the_last_counts(options, tmp_path, moment):
+    kind = Training if moment == "on_train_end" else CaptionData
+    hook = getattr(kind, moment)
+
+    def signalled(self, *args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return hook(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, moment, signalled)
+        assert in_process(*options, "data.workers=0", f"run_dir={tmp_path}") == 143
+    assert checkpoints.newest(tmp_path / "checkpoints")
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_what_cannot_go_on_says_so(options, whole, tmp_path, capsys):
+    def error(*options):
+        assert in_process(*options) == 2
+        return capsys.readouterr().err
+
+    assert "there is no run to go on with" in error(f"resume={tmp_path}")
+    other = tmp_path / "run"
+    shutil.copytree(whole(1, 0), other)
+    assert f"go on with it by resume={other}" in error(*options, f"run_dir={other}")
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("limit: null", "limit: 10"))
+    assert "training captions have changed" in error(f"resume={other}")
+    (other / "config.yaml").write_text("a: [")
+    assert "not the configuration of a run" in error(f"resume={other}")
+    (other / "config.yaml").write_text(config)
+    for path in (other / "checkpoints").glob("*.ckpt"):
+        path.write_bytes(path.read_bytes()[:-9])
+    assert "no checkpoint is whole" in error(f"resume={other}")
+
+
+def test_resume_takes_no_other_options(whole, tmp_path):
+    code, said = in_processes(tmp_path, f"resume={whole(1, 0)}", "trainer.max_epochs=9")
+    assert code == 2 and "leave out trainer.max_epochs=9" in said
+
+
+# Checkpoint files
+
+
+def test_the_newest_whole_checkpoint_is_found(tmp_path, capsys):
+    assert checkpoints.newest(tmp_path) is None
+    for number in range(4):
+        checkpoints.save(tmp_path, {"number": number})
+    assert len(list(tmp_path.glob("*.ckpt"))) == checkpoints.KEEP
+    path = checkpoints.newest(tmp_path)
+    assert checkpoints.load(path) == {"number": 3}
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert checkpoints.load(checkpoints.newest(tmp_path)) == {"number": 2}
+    assert "checksum is wrong" in capsys.readouterr().err
+    checkpoints.newest(tmp_path).unlink()
+    with pytest.raises(InputError, match="no checkpoint is whole"):
+        checkpoints.newest(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match="manifest"):
+        checkpoints.newest(tmp_path)
+
+
+def test_a_checkpoint_executes_nothing(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    path = checkpoints.save(tmp_path, {"state": Trap()})
+    with pytest.raises(Exception, match="(?i)weights.only"):
+        checkpoints.load(path)
+    assert not (tmp_path / "executed").exists()
+
+
+SAVER = """
+import sys, torch
+from pathlib import Path
+from captioner import checkpoints
+from captioner.data import CaptionData
+number = 0
+while True:
+    number += 1
+    checkpoints.save(Path(sys.argv[1]), {"number": number, "x": torch.full((200_000,), number)})
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
+    """20 kills; what was reported as saved is never lost, and the next process goes on."""
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        before = checkpoints.newest(tmp_path)
+        with subprocess.Popen(
+            [sys.executable, "-c", SAVER, tmp_path], stdout=subprocess.PIPE, text=True
+        ) as saver:
+            reported = [saver.stdout.readline()]
+            time.sleep(0.3 * torch.rand((), generator=rng).item())
+            saver.kill()
+            reported += saver.stdout.readlines()
+        state = checkpoints.load(checkpoints.newest(tmp_path))
+        assert (state["x"] == state["number"]).all()
+        last = max(int(line) for line in reported if line.endswith("\n"))
+        assert state["number"] in (last, last + 1)
+        assert checkpoints.newest(tmp_path) != before
+
+
+# Several processes
+
+
+def test_a_run_of_several_processes_can_go_on_only_with_as_many(whole, tmp_path, capsys):
+    other = tmp_path / "run"
+    shutil.copytree(whole(2, 0), other)
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("devices: 2", "devices: 1"))
+    assert in_process(f"resume={other}") == 2
+    assert "the run had 2 processes, now there are 1" in capsys.readouterr().err
+
+
+def test_training_is_the_module_that_is_patched():
+    """Or the mishaps above would not happen."""
+    assert Training.training_step is mishaps.STEP
+
+
+# Phases: runs of one curriculum
+
+PHASES = [
+    "phases=[{name:words,trainer:{max_epochs:2}},{name:rewards,trainer:{max_epochs:3},"
+    "optimizer:{lr:0.001},data:{batch_size:10},objective:{_target_:"
+    "captioner.objectives.self_critical.SelfCritical,samples:2,max_length:12}}]"
+]
+
+
+@pytest.fixture(scope="module")
+def curriculum(options, tmp_path_factory):
+    """A run of two phases."""
+    folder = tmp_path_factory.mktemp("phases") / "run"
+    assert in_process(*options, *PHASES, f"run_dir={folder}") == 0
+    return folder
+
+
+def test_each_phase_is_a_run_of_its_own_and_the_last_ones_results_the_wholes(curriculum):
+    first, last = curriculum / "1_words", curriculum / "2_rewards"
+    assert config.resumed(last).model.init_from == str(first / "model")
+    assert config.resumed(last).data.batch_size == 10 != config.resumed(first).data.batch_size
+    assert "train/reward" in (last / "metrics.csv").read_text().splitlines()[0]
+    assert (last / "frequencies.npz").exists() and not (first / "frequencies.npz").exists()
+    assert "train/reward" not in (first / "metrics.csv").read_text().splitlines()[0]
+    for name in ("scores.json", "predictions.json", "model/model.safetensors"):
+        assert (curriculum / name).read_bytes() == (last / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "processes, mishap",
+    [
+        (1, "SIGTERM:0:2:1"),
+        pytest.param(1, "SIGTERM:0:1:1", marks=pytest.mark.slow),
+        pytest.param(2, "SIGTERM:1:1:1", marks=pytest.mark.slow),
+        pytest.param(2, "SIGTERM:1:2:0", marks=pytest.mark.slow),
+    ],
+    ids=["second phase", "first phase", "first phase of two", "second phase of two"],
+)
+def test_a_curriculum_goes_on_with_the_unfinished_phase(
+    curriculum, options, tmp_path, processes, mishap
+):
+    """The first phase has no third epoch."""
+    other, first = tmp_path / "run", tmp_path / "run" / "1_words"
+    if processes == 1:
+        whole = curriculum
+        assert in_process(*options, *PHASES, f"run_dir={other}", mishap=mishap) == 143
+    else:
+        whole, rest = tmp_path / "whole", [*options, *PHASES, *DDP]
+        assert in_processes(tmp_path, *rest, f"run_dir={whole}")[0] == 0
+        assert in_processes(tmp_path, *rest, f"run_dir={other}", mishap=mishap)[0] == 143
+    before = first / "scores.json"
+    assert before.exists() == (":2:" in mishap) and not (other / "scores.json").exists()
+    time_of_first = before.stat().st_mtime_ns if before.exists() else None
+    assert in_processes(tmp_path, f"resume={other}")[0] == 0
+    for name in ("1_words", "2_rewards"):
+        assert_equal_runs(whole / name, other / name)
+    assert scores_in(other) == scores_in(whole)
+    assert time_of_first in (None, before.stat().st_mtime_ns)
+
+
+def test_the_cnn_learns_from_a_phase_on(options, tmp_path):
+    """Frozen in the first one, from which the second goes on; and frozen again in the third."""
+    some = [option for option in options if "data.augment" not in option]
+    cnn = "encoder:{train:all},encoder_lr:0.01,data:{augment:{min_area:0.5}}"
+    phases = f"phases=[{{name:a}},{{name:b,{cnn}}},{{name:c}}]"
+    extra = ["encoder.train=none", "trainer.max_epochs=1", phases, f"run_dir={tmp_path}/run"]
+    assert in_process(*some, *extra) == 0
+    a, b, c = (loading.load(folder / "model") for folder in sorted((tmp_path / "run").glob("?_*")))
+    assert a.encoder.weights() != b.encoder.weights() == c.encoder.weights()
+    assert not torch.equal(b.decoder.embed.weight, c.decoder.embed.weight)
+
+
+@pytest.mark.parametrize(
+    "phases, message",
+    [
+        ("[]", "phases=[]: give one or more"),
+        ("[3]", "3 is not a part of a configuration"),
+        ("[{name:a b}]", "name='a b'"),
+        ("[{name:x,optimiser:{lr:1}}]", "phases: x: Key 'optimiser' not in 'TrainConfig'"),
+    ],
+)
+def test_phases_that_are_none_are_named(options, tmp_path, phases, message, capsys):
+    with pytest.raises(SystemExit):
+        run(train_command, *options, f"phases={phases}", f"run_dir={tmp_path / 'run'}")
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
