@@ -15,13 +15,13 @@ from rich.console import Console
 from captioner import distributed, files
 from captioner.commands import frequencies
 from captioner.data import records
+from captioner.errors import InputError
 from captioner.evaluation import predictions, scoring
 from captioner.evaluation.clip import OpenClip
 from captioner.evaluation.scoring import Case
 from captioner.experiment import config, sources
 from captioner.metrics import chair
 from captioner.models import loading
-from captioner.types import InputError
 
 config.register()
 
@@ -33,16 +33,16 @@ def main(cfg: DictConfig) -> float:
     distributed.join()
     if (cfg.model is None) == (cfg.predictions is None):
         raise InputError("give either model=DIR, or predictions=FILE and references=COCO.json")
-    scoring.check(cfg.metrics, cfg.resamples, cfg.seed)
+    scoring.check_metrics(cfg.metrics, cfg.resamples, cfg.seed)
     folder, first = config.run_dir(cfg), distributed.rank() == 0
     some = _records(cfg)
     needs = _needs(cfg, some)
     if cfg.model is None:
-        said = predictions.read(Path(cfg.predictions))
+        said = predictions.read_predictions(Path(cfg.predictions))
     else:
         some, said, needs["model"], needs["source"] = _predict(cfg, some, folder)
         if first:  # before anything else may fail
-            predictions.write(folder, said)
+            predictions.write_predictions(folder, said)
     if not cfg.metrics:
         if first:
             print(f"predictions.json is in {folder}")
@@ -55,10 +55,10 @@ def main(cfg: DictConfig) -> float:
     scores = scoring.evaluate(case, metrics, cfg.resamples, cfg.seed)
     scores["origin"] = scoring.origin(case, **_settings(cfg))
     if cfg.model is None:
-        predictions.write(folder, said)
-    scoring.write(folder, scores)
+        predictions.write_predictions(folder, said)
+    scoring.write_scores(folder, scores)
     title = f"{len(some)} images" + (f" of {cfg.split}" if cfg.references is None else "")
-    Console().print(scoring.table(scores, title))
+    Console().print(scoring.scores_table(scores, title))
     print(f"predictions.json and scores.json are in {folder}")
     return scoring.headline(scores)
 
@@ -85,7 +85,7 @@ def _predict(cfg: DictConfig, some: list[records.Record], folder: Path) -> tuple
     captioner = loading.load(*_folders(cfg), average=cfg.average)
     captioner.to(config.device())
     workers = 0 if captioner.encoder.frozen else cfg.data.workers
-    some, source, bad = sources.make(cfg.data, captioner, some, train=False)
+    some, source, bad = sources.make_source(cfg.data, captioner, some, train=False)
     sources.skip_bad(cfg.data, bad, some)
     wording = config.make_wording(cfg.wording)
     files.make_folder(folder)
@@ -100,7 +100,7 @@ def _needs(cfg: DictConfig, some: list[records.Record]) -> dict[str, Any]:
     if with_data:
         needs["scenes"] = sources.read_scenes(cfg.data, cfg.split)
     if cfg.corpus is not None:
-        needs["frequencies"] = frequencies.read(Path(cfg.corpus), "train")
+        needs["frequencies"] = frequencies.read_frequencies(Path(cfg.corpus), "train")
     if cfg.objects is not None:
         needs["objects"] = chair.read_objects(Path(cfg.objects))
     if cfg.clip.name is not None:

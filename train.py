@@ -25,11 +25,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.multiprocessing import ProcessRaisedException
 
 from captioner import distributed, files
+from captioner.errors import InputError
 from captioner.evaluation import scoring
 from captioner.experiment import caption_task, config, phases, runs, text_task
 from captioner.training import checkpoints
 from captioner.training.loop import Loop
-from captioner.types import InputError
 
 config.register()
 for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
@@ -61,7 +61,7 @@ def main(cfg: DictConfig) -> float:
     there = requeued and (run_dir / "config.yaml").exists()
     again = config.in_sweep() and config.begun(run_dir, cfg)  # a sweep may be given twice
     if again and (run_dir / "scores.json").exists():
-        return scoring.headline({"corpus": runs.read(run_dir)})
+        return scoring.headline({"corpus": runs.read_run(run_dir)})
     if cfg.resume or there or again:
         cfg = config.resumed(run_dir)
     if cfg.phases is None:
@@ -158,7 +158,7 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
             sys.exit(128 + stopped.signum)
         sys.exit(0)  # one exit code for all, that of the first process
     except ProcessRaisedException as error:  # ddp_spawn's
-        _, known, message = str(error).partition("captioner.types.InputError: ")
+        _, known, message = str(error).partition("captioner.errors.InputError: ")
         if not known:
             raise
         raise InputError(message.strip()) from error

@@ -21,7 +21,7 @@ import torch
 import captioner
 from captioner import tokenizers
 from captioner.models import caption_model
-from captioner.prefetch import ahead
+from captioner.prefetch import prefetch
 from captioner.search import Beam, Greedy
 from captioner.types import EOS, Features
 
@@ -34,7 +34,7 @@ def random_model() -> caption_model.CaptionModel:
     encoder = {"_target_": "captioner.encoders.Timm", "weights": "pip"}
     decoder = {"_target_": "captioner.decoders.recurrent.Recurrent"}
     tokenizer = tokenizers.Word([f"w{n}" for n in range(9483)], 30)
-    made = caption_model.build({"encoder": encoder, "decoder": decoder}, tokenizer).eval()
+    made = caption_model.build_captioner({"encoder": encoder, "decoder": decoder}, tokenizer).eval()
     made.decoder.W_hy.weight.data *= 8
     made.decoder.W_hy.bias.data[EOS] = 10.0
     return made
@@ -59,7 +59,7 @@ def main() -> None:
     print(f"{len(paths)} pictures, batches of {BATCH}, {torch.get_num_threads()} threads")
 
     def open_all() -> torch.Tensor:
-        return torch.stack([p for _, p in ahead(some._open, paths, caption_model.READERS)])  # type: ignore
+        return torch.stack([p for _, p in prefetch(some._open, paths, caption_model.READERS)])  # type: ignore
 
     def encode() -> Features:
         with torch.inference_mode():

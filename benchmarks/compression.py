@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--val-share", type=float, default=0.1)
     parser.add_argument("--order", type=int, default=5)
     options = parser.parse_args()
-    model = loading.read(options.model)
+    model = loading.read_model(options.model)
     assert isinstance(model, language_model.LanguageModel) and len(model.tokenizer) < 1 << BITS
     assert options.order * BITS <= 62
     train, val = text.split(text.documents(options.path, options.pattern), options.val_share)

@@ -202,7 +202,7 @@ def main() -> None:
     tokenizer = tokenizers.Char(UNITS, 1)
     decoder = {"_target_": "captioner.decoders.recurrent.Recurrent", "dropout": 0.0}
     sizes = {"embed_size": E, "hidden_size": H, "layers": LAYERS}
-    model = language_model.build({"decoder": decoder | sizes}, tokenizer)
+    model = language_model.build_language_model({"decoder": decoder | sizes}, tokenizer)
     training(model, options.rounds, options.steps)
     model.decoder.W_hy.bias.data[EOS] = -100.0  # so that it goes on
     sampling(model.eval(), options.rounds, options.length)

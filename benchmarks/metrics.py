@@ -116,7 +116,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.references:
         references = {r.id: list(r.captions) for r in records.read_references(options.references)}
-        captions = {p["image_id"]: [p["caption"]] for p in predictions.read(options.predictions)}
+        captions = {
+            p["image_id"]: [p["caption"]] for p in predictions.read_predictions(options.predictions)
+        }
     else:
         drawn = [scenes.scene(0, "train", i) for i in range(6500)]
         references = {i: scenes.captions(s, random.Random(i)) for i, s in enumerate(drawn)}

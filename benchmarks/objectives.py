@@ -48,7 +48,9 @@ def main() -> None:
         drawn = [scenes.scene(0, "train", i) for i in range(6000)]
         texts = [scenes.captions(scene, random.Random(i)) for i, scene in enumerate(drawn)]
         some = [Record(i, Path("x"), tuple(five), "train") for i, five in enumerate(texts)]
-    tokenizer = tokenizers.train((t for r in some for t in r.captions), min_count=3, max_length=30)
+    tokenizer = tokenizers.train_tokenizer(
+        (t for r in some for t in r.captions), min_count=3, max_length=30
+    )
     decoder = Recurrent(len(tokenizer), D, inject="pre")
     model = CaptionModel(Blind(D), decoder, tokenizer, {})
     features = torch.randn(len(some), D)

@@ -19,14 +19,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from captioner import images
-from captioner.data.batches import EvalBatches, Pixels
+from captioner.data.batches import EvalBatches, PixelSource
 from captioner.training.epochs import Loader
 from captioner.types import Batch
 
 BATCH = 16
 
 
-class Crops(Pixels):
+class Crops(PixelSource):
     """What training sees: a crop of each picture, known by its number."""
 
     def __call__(self, index, draw):

@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 from typing import IO
 
-from captioner.types import InputError
+from captioner.errors import InputError
 
 
 def write(path: Path, content: bytes | bytearray | memoryview | str) -> None:

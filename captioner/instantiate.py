@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from captioner.types import InputError
+from captioner.errors import InputError
 
 KINDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
 KINDS |= {type(None): "null"}
 
 
-def make(config: dict[str, Any], package: str, kind: type | Sequence[type], **given: Any) -> Any:
+def instantiate(
+    config: dict[str, Any], package: str, kind: type | Sequence[type], **given: Any
+) -> Any:
     """{"_target_": "captioner.x.Class", option: value} -> the object.
 
     Only a class that `package` or a module in it defines, and that is a `kind`. Raises InputError

@@ -9,7 +9,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def ahead(read: Callable[[A], B], items: Sequence[A], workers: int = 0) -> Iterator[B]:
+def prefetch(read: Callable[[A], B], items: Sequence[A], workers: int = 0) -> Iterator[B]:
     """map(read, items), in order, with up to 2 * workers results ahead; without workers, none.
 
     Threads and not processes: what takes long in reading a picture (the disk, digests, decoding,

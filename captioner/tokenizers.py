@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from captioner.errors import InputError
 from captioner.metrics import tokenize
-from captioner.types import BOS, EOS, PAD, UNK, InputError
+from captioner.types import BOS, EOS, PAD, UNK
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 CLITIC = re.compile(r" ('s|'re|'ve|'ll|'d|'m|n't)\b")
@@ -152,7 +153,7 @@ class Char(Tokenizer):
 KINDS: dict[str, type[Tokenizer]] = {"word": Word, "char": Char}
 
 
-def train(captions: Iterable[str], kind: str = "word", **options: int) -> Tokenizer:
+def train_tokenizer(captions: Iterable[str], kind: str = "word", **options: int) -> Tokenizer:
     """A tokenizer of this kind. Raises InputError for a kind or an option that there is not."""
     if kind not in KINDS:
         raise InputError(f"tokenizer.kind={kind}: give one of {', '.join(KINDS)}")
@@ -164,7 +165,7 @@ def train(captions: Iterable[str], kind: str = "word", **options: int) -> Tokeni
     return KINDS[kind].train(captions, **options)
 
 
-def load(path: Path) -> Tokenizer:
+def load_tokenizer(path: Path) -> Tokenizer:
     """Reads what `to_json` wrote. Raises InputError naming the file and what is wrong in it."""
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))

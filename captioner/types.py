@@ -29,23 +29,6 @@ Memory = dict[str, Tensor]
 """What stays the same for an image: tensors whose first dimension is the image."""
 
 
-class InputError(ValueError):
-    """Something the user gave is wrong. The message names the file or value and the way out.
-
-    The commands print the message without a traceback and exit with code 2.
-    """
-
-
-class Unavailable(InputError):
-    """A metric cannot be had here. The message says what to install or give, or what failed."""
-
-
-def shown(name: object) -> str:
-    """A path for a message or an output line: quoted where it is empty or would break the line."""
-    text = str(name)
-    return text if text and text.isprintable() else repr(text)
-
-
 class Features(NamedTuple):
     """What an encoder makes of B pictures.
 
@@ -66,12 +49,12 @@ class Features(NamedTuple):
         return Features(pooled_BD.to(device, dtype), grid_BRD, mask_BR)
 
 
-class Many(tuple):
+class PerMember(tuple):
     """An entry for each member of an ensemble: pixels, or Features."""
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Many":
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "PerMember":
         """The same on another device, or in another floating point type."""
-        return Many(entry.to(device, dtype) for entry in self)
+        return PerMember(entry.to(device, dtype) for entry in self)
 
 
 class TextBatch(NamedTuple):
@@ -96,7 +79,7 @@ class Batch(NamedTuple):
     index_B: which records these are.
     """
 
-    images: Tensor | Features | Many
+    images: Tensor | Features | PerMember
     token_NT: Tensor
     length_N: Tensor
     index_B: Tensor

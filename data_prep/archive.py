@@ -20,7 +20,7 @@ from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
-from captioner.types import InputError
+from captioner.errors import InputError
 from data_prep import disk
 
 MAX_ENTRIES = 500_000

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from captioner.types import InputError
+from captioner.errors import InputError
 
 
 def verify(path: Path, size: int | None, sha256: str | None, way_out: str) -> None:

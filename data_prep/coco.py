@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from captioner.data import records
-from captioner.types import InputError
+from captioner.errors import InputError
 from data_prep import archive, disk, download, manifest, ready
 
 HOST = "http://images.cocodataset.org"

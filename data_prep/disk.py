@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from captioner.types import InputError
+from captioner.errors import InputError
 
 
 @contextmanager

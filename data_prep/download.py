@@ -20,7 +20,7 @@ import urllib3
 from tqdm import tqdm
 
 from captioner import files
-from captioner.types import InputError
+from captioner.errors import InputError
 from data_prep import checksum, disk
 
 CHUNK = 2**16

@@ -201,7 +201,7 @@ def _broken(paths: list[Path]) -> list[str]:
     lines = []
     for path in tqdm(paths, "opening", unit=" pictures", disable=None):
         try:
-            images.read(path)
+            images.read_image(path)
         except images.ImageError as error:
             lines.append(f"    {error}")
     return lines

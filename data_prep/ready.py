@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from captioner.data import records
-from captioner.types import InputError
+from captioner.errors import InputError
 from data_prep import disk
 
 
@@ -37,7 +37,7 @@ def report(data: str, root: Path, annotations: str, splits: list[str]) -> None:
 
     Raises InputError where records.read does: a picture is missing, or a caption file is broken.
     """
-    found = records.read(root, captions=annotations)
+    found = records.read_records(root, captions=annotations)
     pictures = Counter(record.split for record in found)
     captions = Counter(record.split for record in found for _ in record.captions)
     for split in splits:

@@ -12,7 +12,7 @@ import sys
 import time
 
 from captioner import scenes
-from captioner.types import InputError
+from captioner.errors import InputError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"\r{done}/{total} pictures, {rate:.0f}/s", end=end, file=sys.stderr, flush=True)
 
     try:
-        scenes.write(**vars(given), progress=show)
+        scenes.write_scenes(**vars(given), progress=show)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

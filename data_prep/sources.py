@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from captioner.types import InputError
+from captioner.errors import InputError
 from data_prep import archive, disk
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")

@@ -26,7 +26,7 @@ def main(out: str, model_dir: str, *paths: str) -> None:
             raise SystemExit(said.error)
         x = GAP + number % 4 * (SIDE + GAP)
         y = GAP + number // 4 * (SIDE + TEXT + GAP)
-        picture = images.read(said.path)
+        picture = images.read_image(said.path)
         picture.thumbnail((SIDE, SIDE))
         left, top = (SIDE - picture.width) // 2, (SIDE - picture.height) // 2
         sheet.paste(picture, (x + left, y + top))

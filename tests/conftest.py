@@ -41,7 +41,7 @@ def scenes_dir(tmp_path_factory) -> Path:
     from captioner import scenes
 
     folder = tmp_path_factory.mktemp("scenes")
-    scenes.write(folder, train=20, val=8, test=4)
+    scenes.write_scenes(folder, train=20, val=8, test=4)
     return folder
 
 
@@ -52,8 +52,10 @@ def model_dir(tmp_path_factory, scenes_dir) -> Path:
     from captioner.data import records
     from captioner.models import caption_model
 
-    some = records.read(scenes_dir, "train")
-    tokenizer = tokenizers.train(caption for record in some for caption in record.captions)
+    some = records.read_records(scenes_dir, "train")
+    tokenizer = tokenizers.train_tokenizer(
+        caption for record in some for caption in record.captions
+    )
     torch.manual_seed(1)
     config = {
         "encoder": {"_target_": "captioner.encoders.Timm", "weights": "pip"},
@@ -64,5 +66,5 @@ def model_dir(tmp_path_factory, scenes_dir) -> Path:
         },
     }
     folder = tmp_path_factory.mktemp("model")
-    caption_model.build(config, tokenizer).save(folder)
+    caption_model.build_captioner(config, tokenizer).save(folder)
     return folder

@@ -106,8 +106,10 @@ def good(tmp_path_factory) -> Path:
             PHOTO.resize((8, 8 + i)).save(f"data/images/{letter}.png")
         write("data/captions_train.json", coco("abc"))
         write("data/captions_val.json", coco("de"))
-        tokenizer = tokenizers.train(WORDS.values())
-        caption_model.build({"encoder": BLIND, "decoder": DECODER}, tokenizer).save("model")
+        tokenizer = tokenizers.train_tokenizer(WORDS.values())
+        caption_model.build_captioner({"encoder": BLIND, "decoder": DECODER}, tokenizer).save(
+            "model"
+        )
         Path("model/model.safetensors").chmod(0o644)
     folder.chmod(0o755)
     return folder

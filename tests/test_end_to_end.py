@@ -99,7 +99,7 @@ def test_the_model_keeps_the_statistics_of_its_training_pictures(trained, option
     cfg = config.resumed(trained[0])
     loaded = loading.load(trained[0] / "model")
     some = sources.read_records(cfg.data, "train")
-    _, source, _ = sources.make(cfg.data, loaded, some, train=True)
+    _, source, _ = sources.make_source(cfg.data, loaded, some, train=True)
     v_BD = source(range(len(some)), None).pooled_BD
     standard = loaded.decoder.standard
     torch.testing.assert_close(standard.mean_D, v_BD.mean(0))
@@ -254,7 +254,7 @@ def test_pictures_without_captions_are_captioned_and_not_scored(trained, scenes_
 
 def test_captions_from_paths_are_the_evaluations(trained, scenes_dir):
     """The same picture gives the same words by the cache (float16) and from its file."""
-    some = records.read(scenes_dir, "val")
+    some = records.read_records(scenes_dir, "val")
     said = captioner.load(trained[0] / "model").caption([r.image for r in some])
     predicted = json.loads((trained[0] / "predictions.json").read_text())
     same = sum(c.caption == p["caption"] for c, p in zip(said, predicted))

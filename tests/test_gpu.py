@@ -126,7 +126,7 @@ def test_one_process_of_a_group_is_one_process(options, tmp_path):
 
 
 def test_features_of_the_gpu_are_those_of_the_cpu(scenes_dir, tmp_path):
-    paths = [record.image for record in records.read(scenes_dir, "train")]
+    paths = [record.image for record in records.read_records(scenes_dir, "train")]
     encoder, found = Timm("resnet10t", image_size=64), {}
     for device in ("cpu", "cuda"):
         features = cache.FeatureCache(tmp_path / device, encoder.to(device))

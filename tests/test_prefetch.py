@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from captioner.prefetch import ahead
+from captioner.prefetch import prefetch
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -14,8 +14,8 @@ def test_it_is_map(workers):
         time.sleep(0.01 * (n % 3 == 0))  # later ones are done before
         return n * n
 
-    assert list(ahead(read, range(20), workers)) == [n * n for n in range(20)]
-    assert list(ahead(read, [], workers)) == []
+    assert list(prefetch(read, range(20), workers)) == [n * n for n in range(20)]
+    assert list(prefetch(read, [], workers)) == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -25,8 +25,8 @@ def test_an_error_comes_in_its_place(workers):
 
     got = []
     with pytest.raises(ZeroDivisionError):
-        got.extend(ahead(read, range(10), workers))
-    results = ahead(read, range(10), workers)
+        got.extend(prefetch(read, range(10), workers))
+    results = prefetch(read, range(10), workers)
     assert [next(results) for _ in range(5)] == [10 / (n - 5) for n in range(5)]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -34,7 +34,7 @@ def test_an_error_comes_in_its_place(workers):
 
 def test_it_reads_so_far_ahead_and_no_further():
     read, workers = [], 2
-    results = ahead(read.append, range(100), workers)
+    results = prefetch(read.append, range(100), workers)
     for taken in range(1, 4):
         next(results)
         deadline = time.monotonic() + 10
@@ -47,12 +47,12 @@ def test_it_reads_so_far_ahead_and_no_further():
 def test_the_readers_work_side_by_side():
     """Each waits for the other; alone, one would wait for ever."""
     both = threading.Barrier(2, timeout=20)
-    assert sorted(ahead(lambda _: both.wait(), range(2), workers=2)) == [0, 1]
+    assert sorted(prefetch(lambda _: both.wait(), range(2), workers=2)) == [0, 1]
 
 
 def test_nothing_goes_on_when_no_more_is_wanted():
     before = threading.active_count()
-    results = ahead(lambda n: n, range(100), workers=3)
+    results = prefetch(lambda n: n, range(100), workers=3)
     assert next(results) == 0 and threading.active_count() > before
     results.close()
     assert threading.active_count() == before

@@ -3,15 +3,16 @@ import json
 import pytest
 
 from captioner import tokenizers
+from captioner.errors import InputError
 from captioner.metrics.tokenize import tokenize
 from captioner.tokenizers import Char, Word
-from captioner.types import BOS, EOS, PAD, UNK, InputError
+from captioner.types import BOS, EOS, PAD, UNK
 
 CAPTIONS = ["A dog runs.", "A dog doesn't run!", "The man's dog runs -- fast"]
 
 
 def test_words_are_lower_case_and_split_as_the_metrics_split_them():
-    word = tokenizers.train(CAPTIONS)
+    word = tokenizers.train_tokenizer(CAPTIONS)
     assert word.units[:4] == ["<pad>", "<bos>", "<eos>", "<unk>"]
     assert word.units[4:6] == ["dog", "a"]  # most frequent first
     assert {"does", "n't", "'s"} <= set(word.units)
@@ -19,7 +20,7 @@ def test_words_are_lower_case_and_split_as_the_metrics_split_them():
 
 
 def test_rare_words_are_unknown_and_long_captions_are_cut():
-    word = tokenizers.train(CAPTIONS, min_count=2, max_length=3)
+    word = tokenizers.train_tokenizer(CAPTIONS, min_count=2, max_length=3)
     assert set(word.units[4:]) == {"a", "dog", "runs"}
     unk, dog, runs = UNK, word.ids["dog"], word.ids["runs"]
     assert word.encode("the dog runs and runs") == [unk, dog, runs, unk, runs]
@@ -29,7 +30,7 @@ def test_rare_words_are_unknown_and_long_captions_are_cut():
 
 @pytest.mark.parametrize("kind", ["word", "char"])
 def test_decode_turns_encode_back(kind):
-    tokenizer = tokenizers.train(CAPTIONS, kind)
+    tokenizer = tokenizers.train_tokenizer(CAPTIONS, kind)
     for caption in CAPTIONS:
         ids = tokenizer.encode(caption)
         text = tokenizer.decode([BOS, *ids, EOS, 5, PAD])
@@ -41,10 +42,10 @@ def test_decode_turns_encode_back(kind):
 
 @pytest.mark.parametrize("kind", ["word", "char"])
 def test_saved_and_loaded_it_is_the_same(tmp_path, kind):
-    tokenizer = tokenizers.train([*CAPTIONS, "Été ☀\u2028"], kind, max_length=7)
+    tokenizer = tokenizers.train_tokenizer([*CAPTIONS, "Été ☀\u2028"], kind, max_length=7)
     path = tmp_path / "tokenizer.json"
     path.write_text(tokenizer.to_json(), encoding="utf-8")
-    loaded = tokenizers.load(path)
+    loaded = tokenizers.load_tokenizer(path)
     assert type(loaded) is type(tokenizer)
     assert loaded.units == tokenizer.units and loaded.max_length == 7
 
@@ -73,18 +74,18 @@ def test_a_broken_file_is_named(tmp_path, text, message):
     path = tmp_path / "tokenizer.json"
     path.write_text(text)
     with pytest.raises(InputError, match=message) as error:
-        tokenizers.load(path)
+        tokenizers.load_tokenizer(path)
     assert "tokenizer.json" in str(error.value)
 
 
 def test_a_vocabulary_without_words_says_what_to_do():
     with pytest.raises(InputError, match="tokenizer.min_count"):
-        tokenizers.train(CAPTIONS, min_count=9)
+        tokenizers.train_tokenizer(CAPTIONS, min_count=9)
     with pytest.raises(InputError, match="tokenizer.kind=bpe"):
-        tokenizers.train(CAPTIONS, "bpe")
+        tokenizers.train_tokenizer(CAPTIONS, "bpe")
     for wrong in ({"min_count": 0}, {"max_length": "9"}, {"min_counts": 1}):
         with pytest.raises(InputError, match=f"tokenizer.{next(iter(wrong))}"):
-            tokenizers.train(CAPTIONS, **wrong)
+            tokenizers.train_tokenizer(CAPTIONS, **wrong)
 
 
 @pytest.mark.parametrize("kind", [Word, Char])

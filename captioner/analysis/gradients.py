@@ -25,10 +25,11 @@ from captioner.data import batches, records, text
 from captioner.decoders import cells
 from captioner.decoders.base import Decoder, real_positions
 from captioner.encoders import CNN
+from captioner.errors import InputError
 from captioner.models import caption_model, loading
 from captioner.models.language_model import LanguageModel
 from captioner.tokenizers import Tokenizer
-from captioner.types import Features, InputError, State
+from captioner.types import Features, State
 
 
 def flow(
@@ -122,7 +123,7 @@ Some = tuple[Features | None, Tensor, Tensor]
 def captions(captioner: caption_model.CaptionModel, some: Sequence[records.Record]) -> Some:
     """The first caption of each of these pictures."""
     assert isinstance(captioner.encoder, CNN)
-    source = batches.Pixels([record.image for record in some], captioner.encoder.preprocess)
+    source = batches.PixelSource([record.image for record in some], captioner.encoder.preprocess)
     first = [[captioner.tokenizer.targets(record.captions[0])] for record in some]
     batch = batches.make_batch(source, range(len(some)), None, first, captions=1)
     with torch.no_grad():
@@ -234,10 +235,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _read(options: argparse.Namespace) -> tuple[Decoder, Features | None, Tensor, Tensor]:
     """The decoder, and what it is to read."""
-    made, rows = loading.read(options.model), max(1, options.limit)
+    made, rows = loading.read_model(options.model), max(1, options.limit)
     if isinstance(made, LanguageModel):
         return made.decoder, *chunks(text.documents(str(options.data)), made.tokenizer, rows)
-    some = [r for r in records.read(options.data, options.split) if r.captions]
+    some = [r for r in records.read_records(options.data, options.split) if r.captions]
     if not some:
         raise InputError(f"{options.data}: no captions in the split {options.split}")
     return made.eval().decoder, *captions(made, some[:rows])

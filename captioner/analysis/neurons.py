@@ -26,13 +26,14 @@ from captioner.analysis.neurons_page import Found, Reading
 from captioner.data import batches, records, text
 from captioner.decoders.recurrent import Recurrent
 from captioner.encoders import CNN
+from captioner.errors import InputError
 from captioner.metrics.chair import mentions
 from captioner.metrics.tokenize import token_strings
 from captioner.models import loading
 from captioner.models.caption_model import CaptionModel
 from captioner.models.language_model import LanguageModel
 from captioner.search import Beam
-from captioner.types import BOS, PAD, InputError
+from captioner.types import BOS, PAD
 
 LENGTH = 2000  # characters of a document that are read at once
 WARM = 1000  # those before them that are read too, and not looked at
@@ -94,7 +95,7 @@ def read_captions(model: CaptionModel, some: Sequence[records.Record]) -> list[R
             often[name] = often.get(name, 0) + 1
     objects = [n for n, count in often.items() if LEAST <= count <= len(some) - LEAST]
     assert isinstance(model.encoder, CNN)
-    source = batches.Pixels([record.image for record in some], model.encoder.preprocess)
+    source = batches.PixelSource([record.image for record in some], model.encoder.preprocess)
     readings = []
     for at in range(0, len(some), 32):
         batch = range(len(some))[at : at + 32]
@@ -253,13 +254,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.limit < 2 * FEW:
             raise InputError(f"--limit {options.limit}: give {2 * FEW} or more")
-        model = loading.read(options.model)
+        model = loading.read_model(options.model)
         if isinstance(model, LanguageModel):
             some = text.documents(options.data, options.pattern)
             held_out = text.split(some, options.val_share)[1] if options.val_share else some
             readings = read_texts(model, held_out, options.limit)
         else:
-            pictures = [r for r in records.read(Path(options.data), options.split) if r.captions]
+            pictures = [
+                r for r in records.read_records(Path(options.data), options.split) if r.captions
+            ]
             readings = read_captions(model, pictures[: options.limit])
         found = search(readings, labels(model))
         if not found:

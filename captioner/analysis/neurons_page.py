@@ -161,7 +161,7 @@ def _run(level: int, chunk: str) -> str:
 
 
 def _thumbnail(path: Path) -> str:
-    picture = images.read(path)
+    picture = images.read_image(path)
     picture.thumbnail((160, 160))
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=80)

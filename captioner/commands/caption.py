@@ -13,11 +13,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from captioner.errors import InputError, printable
 from captioner.models.caption_model import Caption
 from captioner.models.loading import PRETRAINED, is_model, load
 from captioner.search import Beam, Consensus, Strategy
-from captioner.search.constraints import Wording
-from captioner.types import InputError, shown
+from captioner.search.constraints import Constraints
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         paths = [_expand(path) for path in given]
         model, strategy = load(*models), _strategy(options)
-        wording = Wording(include=options.include, forbid=options.forbid)
+        wording = Constraints(include=options.include, forbid=options.forbid)
         results = model.caption_stream(
             chain.from_iterable(paths), strategy, options.batch, wording, options.tokens
         )
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(json.dumps(_record(result, options), ensure_ascii=False), flush=True)
             else:
                 for said in result.said:
-                    print(f"{shown(result.path)}: {said.caption}", flush=True)
+                    print(f"{printable(result.path)}: {said.caption}", flush=True)
     except InputError as error:
         print(f"caption: {error}", file=sys.stderr)
         return 2

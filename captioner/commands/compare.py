@@ -12,12 +12,12 @@ from rich.table import Table
 
 from captioner.commands import frequencies
 from captioner.data import records
+from captioner.errors import InputError
 from captioner.evaluation import predictions
 from captioner.evaluation.scoring import Case
 from captioner.metrics import bootstrap, score
 from captioner.metrics.bootstrap import Difference
 from captioner.metrics.statistics import as_text
-from captioner.types import InputError
 
 
 def compare(
@@ -63,10 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         bootstrap.check(options.resamples, options.seed)
-        corpus = frequencies.read(options.corpus, "train") if options.corpus else None
+        corpus = frequencies.read_frequencies(options.corpus, "train") if options.corpus else None
         some = records.read_references(options.refs, options.split)
         a, b = (
-            Case(some, predictions.read(path), official=options.official, frequencies=corpus)
+            Case(
+                some,
+                predictions.read_predictions(path),
+                official=options.official,
+                frequencies=corpus,
+            )
             for path in (options.a, options.b)
         )
         found = compare(a, b, options.metrics, options.resamples, options.seed)

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from captioner.encoders import CNN
-from captioner.instantiate import make
+from captioner.errors import InputError, printable
+from captioner.instantiate import instantiate
 from captioner.models import loading
-from captioner.types import InputError, shown
 
 
 def export(model: Path, folder: Path) -> bool:
@@ -24,11 +24,11 @@ def export(model: Path, folder: Path) -> bool:
     for name, tensor in captioner.state_dict().items():
         if tensor.is_floating_point() and tensor.abs().max() > limit:
             raise InputError(
-                f"{shown(model)}: {name} holds numbers beyond {limit:g}, float16's end"
+                f"{printable(model)}: {name} holds numbers beyond {limit:g}, float16's end"
             )
     options = captioner.config["encoder"]
     whole = options.get("weights") != "pip" or (
-        make(options, "captioner.encoders", CNN).weights() != captioner.encoder.weights()
+        instantiate(options, "captioner.encoders", CNN).weights() != captioner.encoder.weights()
     )
     captioner.save(folder, torch.float16, encoder=whole)
     return whole

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from captioner.data import records
+from captioner.errors import InputError
 from captioner.metrics import score
 from captioner.metrics.cider import DocumentFrequencies
 from captioner.metrics.ngrams import References
-from captioner.types import InputError
 
 
-def read(path: Path, split: str | None = None) -> DocumentFrequencies:
+def read_frequencies(path: Path, split: str | None = None) -> DocumentFrequencies:
     """Those of a saved table, or of a caption file in any form that records.py reads.
 
     split: only the images of it, of a caption file that holds several. Each caption is tokenized
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.table.suffix != ".npz":
             raise InputError(f"{options.table}: give a name that ends in .npz")
-        frequencies = read(options.captions, options.split)
+        frequencies = read_frequencies(options.captions, options.split)
         frequencies.save(options.table)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
+from captioner.errors import InputError, printable
 from captioner.models import loading
 from captioner.models.language_model import LanguageModel
 from captioner.search import Beam, Greedy, Sample, Strategy
-from captioner.types import InputError, shown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,9 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--beam", type=int, metavar="K", help="beam search of this width")
     options = parser.parse_args(argv)
     try:
-        model = loading.read(options.model)
+        model = loading.read_model(options.model)
         if not isinstance(model, LanguageModel):
-            raise InputError(f"{shown(options.model)}: a captioner: caption lets it say something")
+            raise InputError(
+                f"{printable(options.model)}: a captioner: caption lets it say something"
+            )
         if torch.cuda.is_available():
             model.cuda()
         texts = model.go_on(options.prompt, _strategy(options))

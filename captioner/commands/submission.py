@@ -14,14 +14,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from captioner import files
+from captioner.errors import InputError
 from captioner.evaluation import predictions
 from captioner.evaluation.predictions import Prediction
-from captioner.types import InputError
 
 SPLITS = {"val2014", "test2014"}
 
 
-def make(
+def write_submission(
     path: Path, name: str, splits: Mapping[str, tuple[Sequence[Prediction], Collection[int]]]
 ) -> None:
     """Writes the zip. splits: by name, the predictions and the ids of all images of the split.
@@ -84,10 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not set(given) <= SPLITS or len(set(given)) < len(given):
             raise InputError(f"--split {', '.join(given)}: give each of val2014, test2014 once")
         splits = {
-            split: (predictions.read(Path(said)), image_ids(Path(images)))
+            split: (predictions.read_predictions(Path(said)), image_ids(Path(images)))
             for split, said, images in options.split
         }
-        make(options.zip, options.name, splits)
+        write_submission(options.zip, options.name, splits)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -18,7 +18,7 @@ from captioner.data.cache import FeatureCache
 from captioner.data.records import Record
 from captioner.tokenizers import Tokenizer
 from captioner.training.epochs import EpochData
-from captioner.types import BOS, EOS, PAD, Batch, Features, Many
+from captioner.types import BOS, EOS, PAD, Batch, Features, PerMember
 
 
 class Source(Protocol):
@@ -30,10 +30,10 @@ class Source(Protocol):
 
     def __call__(
         self, index: Sequence[int], draw: Sequence[int] | None
-    ) -> Tensor | Features | Many: ...
+    ) -> Tensor | Features | PerMember: ...
 
 
-class Pixels:
+class PixelSource:
     """Opens the pictures: for an encoder that trains."""
 
     def __init__(
@@ -48,13 +48,13 @@ class Pixels:
         augment = None if draw is None else self.augment
         return images.stack(
             [
-                images.view(images.read(self.paths[i]), self.preprocess, augment, seed)
+                images.view(images.read_image(self.paths[i]), self.preprocess, augment, seed)
                 for i, seed in zip(index, draw or [0] * len(index))
             ]
         )
 
 
-class Cached:
+class FeatureSource:
     """Looks features up: for a frozen encoder."""
 
     def __init__(self, cache: FeatureCache, paths: Sequence[Path], workers: int = 1):
@@ -66,14 +66,14 @@ class Cached:
         return self.cache[rows_BV[np.arange(len(rows_BV)), view]]
 
 
-class Together:
+class EnsembleSource:
     """For an ensemble: the same pictures as each of its members wants them."""
 
     def __init__(self, members: Sequence[Source]):
         self.members = members
 
-    def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> Many:
-        return Many(member(index, draw) for member in self.members)
+    def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> PerMember:
+        return PerMember(member(index, draw) for member in self.members)
 
 
 def image_vectors(source: Source, pictures: int, most: int = 2000) -> Tensor:

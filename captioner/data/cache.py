@@ -28,8 +28,9 @@ import torch
 
 from captioner import distributed, files, images
 from captioner.encoders import CNN
+from captioner.errors import InputError
 from captioner.images.integrity import BadPictures, Item, Pictures, Whole, digest_of, rounds
-from captioner.types import Features, InputError
+from captioner.types import Features
 
 
 class FeatureCache:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from captioner.types import InputError
+from captioner.errors import InputError
 
 ANNOTATION_FOLDERS = ("", "annotations", "Flickr8k_text")
 """Where a root is searched for caption files and split lists."""
@@ -66,7 +66,7 @@ class _Entry(NamedTuple):
     where: str
 
 
-def read(
+def read_records(
     root: Path | str,
     split: str | None = None,
     captions: Path | str | None = None,

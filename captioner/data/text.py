@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from captioner import files
+from captioner.errors import InputError
 from captioner.tokenizers import Tokenizer
-from captioner.types import BOS, EOS, PAD, InputError, TextBatch
+from captioner.types import BOS, EOS, PAD, TextBatch
 
 PIECE = 1 << 20
 """Bytes of text that are held at once."""

@@ -18,7 +18,8 @@ from captioner.decoders.base import WordDecoder, add_image, check_sizes, linear,
 from captioner.decoders.cells import Product, product
 from captioner.decoders.regions import Regions, View
 from captioner.decoders.scan import Entries, defer, pack, scan
-from captioner.types import Features, InputError, Memory, State
+from captioner.errors import InputError
+from captioner.types import Features, Memory, State
 
 
 class Attention(WordDecoder):
@@ -133,7 +134,7 @@ class SoftAttention(Attention):
         super().__init__(vocab_size, feature_size, embed_size, embed_size, dropout)
         if doubly_stochastic < 0:
             raise InputError(f"decoder.doubly_stochastic={doubly_stochastic}: give 0 or more")
-        self.cell = cells.make(cell, embed_size, hidden_size)
+        self.cell = cells.make_cell(cell, embed_size, hidden_size)
         self.entries = self.cell.entries
         self.regions = Regions(feature_size, attention_size, score)
         self.W_init = linear(feature_size, len(self.entries) * hidden_size)
@@ -208,7 +209,7 @@ class AdaptiveAttention(Attention):
     ):
         check_sizes(embed_size=embed_size, hidden_size=hidden_size, attention_size=attention_size)
         super().__init__(vocab_size, feature_size, embed_size, hidden_size, dropout)
-        self.cell = cells.make(cell, embed_size, hidden_size)
+        self.cell = cells.make_cell(cell, embed_size, hidden_size)
         self.entries = self.cell.entries
         self.regions = Regions(hidden_size, attention_size, score)
         self.W_a = linear(feature_size, hidden_size)
@@ -273,8 +274,8 @@ class UpDown(Attention):
     ):
         check_sizes(embed_size=embed_size, hidden_size=hidden_size, attention_size=attention_size)
         super().__init__(vocab_size, feature_size, embed_size, hidden_size, dropout)
-        self.first = cells.make(cell, embed_size, hidden_size)
-        self.second = cells.make(cell, hidden_size, hidden_size)
+        self.first = cells.make_cell(cell, embed_size, hidden_size)
+        self.second = cells.make_cell(cell, hidden_size, hidden_size)
         self.entries = [f"{name}{layer}" for layer in (1, 2) for name in self.first.entries]
         self.regions = Regions(feature_size, attention_size, score)
         G = self.G = len(self.first.b)

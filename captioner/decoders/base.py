@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from captioner.types import BOS, PAD, Features, InputError, Memory, State
+from captioner.errors import InputError
+from captioner.types import BOS, PAD, Features, Memory, State
 
 
 class Decoder(nn.Module, ABC):
@@ -83,7 +84,7 @@ class WordDecoder(Decoder):
         self.vocab_size = vocab_size
         self.dropout = nn.Dropout(dropout)
         self.embed = nn.Embedding(vocab_size, embed_size)
-        self.standard = Standard(feature_size)
+        self.standard = Standardization(feature_size)
         self.W_hy = linear(output_size, vocab_size)
         self.W_hy.weight.data *= 0.4  # so that the first loss is log(V - 2)
         never_V = torch.zeros(vocab_size)
@@ -106,7 +107,7 @@ class WordDecoder(Decoder):
         return _VocabularyProduct.apply(*operands)
 
 
-class Standard(nn.Module):
+class Standardization(nn.Module):
     """v -> (v - mean) / std: (.., D) -> (.., D). Before `fit` it is v itself.
 
     All pictures share much of a CNN's v, and CNNs differ in its size. These are constants, so W_ih

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from captioner.types import InputError
+from captioner.errors import InputError
 
 Product = Callable[[Tensor, Tensor], Tensor]
 """(pre, h) -> pre + W h, W being a block of rows of W_hh."""
@@ -234,7 +234,7 @@ class MUT3(Cell):
         return (h + z * (n - h),), (z, r)
 
 
-def make(name: str, input_size: int, hidden_size: int) -> Cell:
+def make_cell(name: str, input_size: int, hidden_size: int) -> Cell:
     """The cell of this name. Raises InputError where there is none."""
     if name not in CELLS:
         raise InputError(f"decoder.cell={name}: give one of {', '.join(CELLS)}")

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from captioner.decoders.base import Decoder
-from captioner.types import InputError, Many, Memory, State
+from captioner.errors import InputError
+from captioner.types import Memory, PerMember, State
 
 AVERAGES = ("log_prob", "prob")
 
@@ -33,7 +34,7 @@ class Ensemble(Decoder):
         self.average, self.vocab_size = average, members[0].vocab_size
         self.uses_grid = tuple(m.uses_grid for m in members)  # type: ignore[assignment]
 
-    def start(self, features: Many | None, rows: int) -> tuple[Memory, State]:  # type: ignore[override]
+    def start(self, features: PerMember | None, rows: int) -> tuple[Memory, State]:  # type: ignore[override]
         memory: Memory = {}
         state: State = {}
         for k, member in enumerate(self.members):

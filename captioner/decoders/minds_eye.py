@@ -8,7 +8,8 @@ from torch import Tensor
 from captioner.decoders import cells
 from captioner.decoders.base import WordDecoder, add_image, check_sizes, linear, real_positions
 from captioner.decoders.scan import pack, scan_cell
-from captioner.types import Features, InputError, Memory, State
+from captioner.errors import InputError
+from captioner.types import Features, Memory, State
 
 
 class MindsEye(WordDecoder):
@@ -38,8 +39,8 @@ class MindsEye(WordDecoder):
         super().__init__(vocab_size, feature_size, embed_size, hidden_size + memory_size, dropout)
         if reconstruction < 0:
             raise InputError(f"decoder.reconstruction={reconstruction}: give 0 or more")
-        self.s = cells.make(cell, embed_size, hidden_size)
-        self.u = cells.make(cell, embed_size, memory_size)
+        self.s = cells.make_cell(cell, embed_size, hidden_size)
+        self.u = cells.make_cell(cell, embed_size, memory_size)
         self.W_ih = linear(feature_size, len(self.s.b), bias=False)
         self.reconstruction = reconstruction
         if reconstruction:

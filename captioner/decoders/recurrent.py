@@ -24,7 +24,8 @@ from captioner.decoders.base import (
     to_rows,
 )
 from captioner.decoders.scan import pack, scan_cell
-from captioner.types import Features, InputError, Memory, State
+from captioner.errors import InputError
+from captioner.types import Features, Memory, State
 
 INJECT = ("par", "first", "pre", "init", "merge")
 
@@ -97,7 +98,7 @@ class Recurrent(WordDecoder):
         self.residual, self.hidden_size = residual, hidden_size
         sizes = [embed_size] + [hidden_size] * (len(names) - 1)
         self.cells = nn.ModuleList(  # type: ignore[assignment]
-            cells.make(name, size, hidden_size) for name, size in zip(names, sizes)
+            cells.make_cell(name, size, hidden_size) for name, size in zip(names, sizes)
         )
         self.entries = [
             f"{name}{layer}" for layer, cell in enumerate(self.cells) for name in cell.entries

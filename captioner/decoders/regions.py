@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from captioner.decoders.base import linear, to_rows
-from captioner.types import Features, InputError, Memory
+from captioner.errors import InputError
+from captioner.types import Features, Memory
 
 SCORES = ("additive", "dot")
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from captioner.decoders.base import WordDecoder, check_sizes, linear, real_positions
-from captioner.types import Features, InputError, Memory, State
+from captioner.errors import InputError
+from captioner.types import Features, Memory, State
 
 
 class Layer(nn.Module):

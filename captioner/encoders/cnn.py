@@ -21,8 +21,9 @@ from torch.nn.utils import get_total_norm
 
 from captioner.encoders import weight_files
 from captioner.encoders.fusion import folded
+from captioner.errors import InputError
 from captioner.images import Preprocess
-from captioner.types import Features, InputError, Many
+from captioner.types import Features, PerMember
 
 
 class CNN(nn.Module):
@@ -135,13 +136,13 @@ class Encoders(nn.Module):
         self.members: Sequence[CNN] = nn.ModuleList(members)  # type: ignore[assignment]
         self.frozen = all(member.frozen for member in members)
 
-    def preprocess(self, picture: Image) -> Many:
+    def preprocess(self, picture: Image) -> PerMember:
         """An RGB picture as each member wants it."""
-        return Many(member.preprocess(picture) for member in self.members)
+        return PerMember(member.preprocess(picture) for member in self.members)
 
-    def forward(self, pixels: Many, grid: Sequence[bool]) -> Many:
+    def forward(self, pixels: PerMember, grid: Sequence[bool]) -> PerMember:
         """Each member's pixels -> each member's Features; those from a cache are handed on."""
-        return Many(
+        return PerMember(
             x if isinstance(x, Features) else member(x, g)
             for member, x, g in zip(self.members, pixels, grid)
         )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from captioner import images
-from captioner.types import InputError, Unavailable
+from captioner.errors import InputError, Unavailable
 
 PREFIX = "A photo depicts "
 """Before each caption, as in the paper."""
@@ -56,7 +56,7 @@ class OpenClip:
 
     def images(self, paths: Sequence[Path]) -> np.ndarray:
         """(B, D). Raises InputError naming a picture that cannot be read."""
-        pixels = torch.stack([self.transform(images.read(path)) for path in paths])
+        pixels = torch.stack([self.transform(images.read_image(path)) for path in paths])
         with torch.inference_mode():
             return self.model.encode_image(pixels.to(self.device)).float().cpu().numpy()
 

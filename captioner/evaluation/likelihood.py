@@ -12,12 +12,13 @@ from captioner import distributed
 from captioner.data.batches import EvalBatches, Source
 from captioner.data.records import Record
 from captioner.decoders.base import real_positions
-from captioner.metrics.statistics import Sums, shares
+from captioner.errors import InputError
+from captioner.metrics.statistics import Statistics, shares
 from captioner.metrics.tokenize import tokenize
 from captioner.models.caption_model import CaptionModel
 from captioner.search.engine import LogSoftmax
 from captioner.training.epochs import Loader
-from captioner.types import BOS, EOS, PAD, UNK, Features, InputError, Many
+from captioner.types import BOS, EOS, PAD, UNK, Features, PerMember
 
 RANKS = (1, 5, 10)
 ROWS = 256  # of a product of images and captions
@@ -29,7 +30,7 @@ def perplexity(
     source: Source,
     batch_size: int = 32,
     workers: int = 0,
-) -> Sums:
+) -> Statistics:
     """Perplexity a word, and bits a character, of all captions of B images.
 
     Comparable across tokenizers, since what divides does not depend on them: the words that the
@@ -62,12 +63,12 @@ def perplexity(
         nats, words, characters = np.moveaxis(sums_XS, -1, 0)
         return np.stack([np.exp(nats / words), nats / characters / math.log(2)], axis=-1)
 
-    return Sums(("perplexity", "bits_per_character"), sums_BS, of)
+    return Statistics(("perplexity", "bits_per_character"), sums_BS, of)
 
 
 def retrieval(
     model: CaptionModel, records: Sequence[Record], source: Source
-) -> tuple[Sums, dict[str, float]]:
+) -> tuple[Statistics, dict[str, float]]:
     """How well a caption finds its picture: the images are ranked by log p(caption | image).
 
     The first caption of each of B images is asked for, among all B: R@1, R@5, R@10 are the shares
@@ -106,7 +107,7 @@ def retrieval(
 
 
 def _log_prob(
-    model: CaptionModel, images: Tensor | Features | Many, token_NT: Tensor, length_N: Tensor
+    model: CaptionModel, images: Tensor | Features | PerMember, token_NT: Tensor, length_N: Tensor
 ) -> Tensor:
     """(N,) of captions, END included, N / B of each image; on the CPU, in float64."""
     with torch.inference_mode():

@@ -11,11 +11,12 @@ from tqdm import tqdm
 from captioner import distributed, files
 from captioner.data.batches import EvalBatches, Source
 from captioner.data.records import Record
+from captioner.errors import InputError
 from captioner.models.caption_model import CaptionModel
 from captioner.search import Strategy
-from captioner.search.constraints import PLAIN, Wording
+from captioner.search.constraints import UNCONSTRAINED, Constraints
 from captioner.training.epochs import Loader
-from captioner.types import EOS, InputError
+from captioner.types import EOS
 
 Prediction = dict[str, Any]
 """{"image_id": .., "caption": ..}, the official COCO results format. Besides, where there are such:
@@ -29,7 +30,7 @@ def predict(
     strategy: Strategy,
     batch_size: int = 64,
     workers: int = 0,
-    wording: Wording = PLAIN,
+    wording: Constraints = UNCONSTRAINED,
 ) -> list[Prediction]:
     """One caption for every record, in their order, with a progress bar on stderr.
 
@@ -67,7 +68,7 @@ def predict(
     return [said[number] for number in range(len(records))]
 
 
-def read(path: Path) -> list[Prediction]:
+def read_predictions(path: Path) -> list[Prediction]:
     """A file in the official COCO results format. Raises InputError naming file and entry."""
     try:
         predictions = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -101,7 +102,7 @@ def read(path: Path) -> list[Prediction]:
     return predictions
 
 
-def write(folder: Path, predictions: Sequence[Prediction]) -> None:
+def write_predictions(folder: Path, predictions: Sequence[Prediction]) -> None:
     """predictions.json."""
     files.make_folder(folder)
     files.write(folder / "predictions.json", json.dumps(predictions, ensure_ascii=False, indent=1))

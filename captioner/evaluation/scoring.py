@@ -20,6 +20,7 @@ from rich.table import Table
 from captioner import files
 from captioner.data.batches import Source
 from captioner.data.records import Record
+from captioner.errors import InputError, Unavailable
 from captioner.evaluation import likelihood
 from captioner.evaluation.clip import Embedder
 from captioner.evaluation.predictions import Prediction
@@ -28,10 +29,9 @@ from captioner.metrics.chair import chair
 from captioner.metrics.cider import DocumentFrequencies
 from captioner.metrics.clipscore import clip_score
 from captioner.metrics.language import language, sameness, variety
-from captioner.metrics.statistics import Sums, as_text
+from captioner.metrics.statistics import Statistics, as_text
 from captioner.models.caption_model import CaptionModel
 from captioner.scenes import Scene, truth
-from captioner.types import InputError, Unavailable
 
 RESAMPLES = 1000
 
@@ -40,7 +40,7 @@ class Result(NamedTuple):
     """sums: metrics that are sums over images. whole: those of all captions together, which have no
     interval. unavailable: what cannot be had of it, and why."""
 
-    sums: list[Sums]
+    sums: list[Statistics]
     whole: Mapping[str, float] = {}
     unavailable: Mapping[str, str] = {}
 
@@ -193,7 +193,7 @@ SHARED = ("perplexity", "retrieval")
 """Those in whose work several processes take a share: all of them must ask."""
 
 
-def check(metrics: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> None:
+def check_metrics(metrics: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> None:
     """Raises InputError for a metric that there is not, or too few resamples."""
     if unknown := [name for name in metrics if name not in METRICS]:
         raise InputError(f"metrics={list(unknown)}: give some of {', '.join(METRICS)}")
@@ -209,8 +209,8 @@ def evaluate(
     {"corpus": {metric: value}, "intervals": {metric: [low, high]}, "unavailable": {name: what it
     needs}, "per_image": {id: {metric: value}}}; what has no value is None.
     """
-    check(metrics, resamples, seed)
-    sums: list[Sums] = []
+    check_metrics(metrics, resamples, seed)
+    sums: list[Statistics] = []
     whole: dict[str, float] = {}
     unavailable: dict[str, str] = {}
     results: dict[str, Result] = {}
@@ -273,7 +273,7 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
 
 
-def table(scores: Mapping[str, Any], title: str) -> Table:
+def scores_table(scores: Mapping[str, Any], title: str) -> Table:
     """For a terminal: a line for each metric, x 100 where it is a share or a score."""
     found = Table(box=box.SIMPLE, pad_edge=False, title=title, title_justify="left")
     for name in ("metric", "value", "95 % interval"):
@@ -294,7 +294,7 @@ def headline(scores: Mapping[str, Any]) -> float:
     return float(next((value for value in values if value is not None), math.nan))
 
 
-def write(folder: Path, scores: Mapping[str, Any]) -> None:
+def write_scores(folder: Path, scores: Mapping[str, Any]) -> None:
     """scores.json."""
     files.make_folder(folder)
     files.write(folder / "scores.json", json.dumps(scores, ensure_ascii=False, indent=1))

@@ -9,26 +9,28 @@ from rich.console import Console
 from captioner import files, instantiate, tokenizers
 from captioner.data.batches import CaptionData, image_vectors
 from captioner.decoders.base import WordDecoder
+from captioner.errors import InputError
 from captioner.evaluation import predictions, scoring
 from captioner.evaluation.scoring import Case
 from captioner.experiment import config, sources
 from captioner.metrics.score import USUAL
 from captioner.models import caption_model, loading
 from captioner.objectives.base import Objective
-from captioner.training.caption_training import Training
-from captioner.types import InputError
+from captioner.training.caption_training import CaptionTraining
 
 MONITOR, MODE = "val/CIDEr", "max"
 
 
 def make(
     cfg: DictConfig, trainer: pl.Trainer, run_dir: Path
-) -> tuple[Training, CaptionData, list[str]]:
+) -> tuple[CaptionTraining, CaptionData, list[str]]:
     """The model and its data, and what is wrong with the pictures that are left out.
 
     Every picture is opened, and seen by a frozen encoder, if it was not before.
     """
-    objective = instantiate.make(config.plain(cfg.objective), "captioner.objectives", Objective)
+    objective = instantiate.instantiate(
+        config.plain(cfg.objective), "captioner.objectives", Objective
+    )
     strategy = config.make_strategy(cfg.search)
     optimizer = config.make_optimizer(cfg.optimizer, trainer.precision)
     train = sources.read_records(cfg.data, cfg.data.train_split)
@@ -39,7 +41,7 @@ def make(
             f"{len(both)} pictures are in {cfg.data.train_split} and in {cfg.data.val_split}, such "
             f"as {min(both)}: the validation would mean nothing; take them out of one"
         )
-    tokenizer = tokenizers.train(
+    tokenizer = tokenizers.train_tokenizer(
         (caption for record in train for caption in record.captions),
         **config.plain(cfg.tokenizer),
     )
@@ -49,10 +51,10 @@ def make(
     old = loading.load(cfg.model.init_from) if cfg.model.init_from else None
     if old is not None and begin is not None:
         raise InputError("model.init_from and decoder.init_from: give one of them")
-    written = loading.read(begin) if begin is not None else None
+    written = loading.read_model(begin) if begin is not None else None
     if (known := old or written) is not None:
         tokenizer = known.tokenizer.grown(tokenizer)
-    captioner = caption_model.build(
+    captioner = caption_model.build_captioner(
         {"encoder": config.plain(cfg.encoder), "decoder": decoder}, tokenizer
     )
     if old is not None:
@@ -60,8 +62,8 @@ def make(
     if begin is not None and written is not None:
         loading.start_decoder(captioner.decoder, written, begin)
     captioner.encoder.to(trainer.strategy.root_device)  # where features are computed
-    train, train_source, bad = sources.make(cfg.data, captioner, train, train=True)
-    val, val_source, bad_val = sources.make(cfg.data, captioner, val, train=False)
+    train, train_source, bad = sources.make_source(cfg.data, captioner, train, train=True)
+    val, val_source, bad_val = sources.make_source(cfg.data, captioner, val, train=False)
     bad += bad_val
     sources.skip_bad(cfg.data, bad, train, val)
     if -(-len(train) // cfg.data.batch_size) < trainer.world_size:
@@ -83,7 +85,7 @@ def make(
         seed=cfg.seed,
     )
     objective.begin(train)
-    training = Training(
+    training = CaptionTraining(
         captioner,
         objective,
         strategy,
@@ -102,14 +104,18 @@ def make(
 
 
 def evaluate(
-    cfg: DictConfig, trainer: pl.Trainer, training: Training, data: CaptionData, run_dir: Path
+    cfg: DictConfig,
+    trainer: pl.Trainer,
+    training: CaptionTraining,
+    data: CaptionData,
+    run_dir: Path,
 ) -> float:
     """Scores the best model on the validation split; the processes share the pictures."""
     captioner = loading.load(run_dir / "model").to(trainer.strategy.root_device)
     val, source = training.val_records, data.sources["val"]
     said = predictions.predict(captioner, val, source, training.strategy, workers=data.workers)
     if trainer.is_global_zero:
-        predictions.write(run_dir, said)
+        predictions.write_predictions(run_dir, said)
     shown = sources.read_scenes(cfg.data, cfg.data.val_split)
     case = Case(val, said, scenes=shown)
     scores = scoring.evaluate(case, [*USUAL, *(["scenes"] if shown else [])])
@@ -124,8 +130,8 @@ def evaluate(
             seed=0,
             model={str(run_dir / "model"): files.digest(weights)},
         )
-        scoring.write(run_dir, scores)
-        Console().print(scoring.table(scores, f"{len(val)} images of {cfg.data.val_split}"))
+        scoring.write_scores(run_dir, scores)
+        Console().print(scoring.scores_table(scores, f"{len(val)} images of {cfg.data.val_split}"))
         print(
             f"everything is in {run_dir}; caption pictures with\n"
             f"  caption --model {run_dir / 'model'} PATH ..."

@@ -27,12 +27,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from captioner import files, instantiate, search
+from captioner.errors import InputError
 from captioner.evaluation.scoring import RESAMPLES
 from captioner.experiment import runs
 from captioner.metrics.score import USUAL
-from captioner.search.constraints import Wording
+from captioner.search.constraints import Constraints
 from captioner.training.adagrad import Adagrad
-from captioner.types import InputError
 
 
 @dataclass
@@ -151,7 +151,7 @@ class EvalConfig:
 
     data: Any = MISSING
     search: dict[str, Any] = MISSING
-    wording: Wording = field(default_factory=Wording)
+    wording: Constraints = field(default_factory=Constraints)
     model: Any = None
     average: str = "log_prob"
     split: str = "val"
@@ -233,7 +233,7 @@ class SweepTable(Callback):
             return
         folder = Path(config.hydra.sweep.dir)
         ended = sorted(folder.glob("*/scores.json"), key=lambda path: (len(str(path)), path))
-        if found := {path.parent.name: runs.read(path.parent) for path in ended}:
+        if found := {path.parent.name: runs.read_run(path.parent) for path in ended}:
             files.write(folder / "runs.md", runs.markdown(found))
             files.write(folder / "runs.csv", runs.as_csv(found))
 
@@ -371,9 +371,9 @@ def decoder_options(config: DictConfig) -> tuple[dict[str, Any], str | None]:
 
 def make_strategy(config: DictConfig) -> search.Strategy:
     """The search that `conf/search` describes."""
-    return instantiate.make(plain(config), "captioner.search", search.STRATEGIES)
+    return instantiate.instantiate(plain(config), "captioner.search", search.STRATEGIES)
 
 
-def make_wording(config: DictConfig) -> Wording:
+def make_wording(config: DictConfig) -> Constraints:
     """What captions may and must say, as the key `wording` says it."""
     return OmegaConf.to_object(config)  # type: ignore[return-value]

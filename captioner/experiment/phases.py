@@ -14,10 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import distributed as torch_distributed
 
 from captioner import distributed, files
+from captioner.errors import InputError
 from captioner.evaluation import scoring
 from captioner.experiment import config
 from captioner.models import directory
-from captioner.types import InputError
 
 
 def run(cfg: DictConfig, run_dir: Path, train: Callable[[DictConfig, Path], float]) -> float:

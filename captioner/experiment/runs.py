@@ -15,8 +15,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from captioner.errors import InputError
 from captioner.metrics.statistics import as_text
-from captioner.types import InputError
 
 PLACES = ("run_dir", "resume", "data.cache", "data.root")
 """What differs between runs without making a difference."""
@@ -32,12 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=("text", "markdown", "csv"), default="text")
     options = parser.parse_args(argv)
     try:
-        runs = {folder: read(Path(folder)) for folder in options.folders}
+        runs = {folder: read_run(Path(folder)) for folder in options.folders}
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.format == "text":
-        Console(width=1000).print(table(runs))  # no figure is cut off
+        Console(width=1000).print(runs_table(runs))  # no figure is cut off
     else:
         print({"markdown": markdown, "csv": as_csv}[options.format](runs), end="")
     return 0
@@ -47,7 +47,7 @@ Run = Mapping[str, Any]
 """Corpus scores (1 = 100), `perplexity`, `parameters`, `seconds`, and `config`, by dotted names."""
 
 
-def read(folder: Path) -> Run:
+def read_run(folder: Path) -> Run:
     """A run, or an evaluation, which has scores only. Raises InputError naming the file."""
     path = folder / "scores.json"
     try:
@@ -90,7 +90,7 @@ def columns(runs: Mapping[str, Run]) -> tuple[list[str], list[list[str]]]:
     return ["run", *keys, *results], rows
 
 
-def table(runs: Mapping[str, Run]) -> Table:
+def runs_table(runs: Mapping[str, Run]) -> Table:
     """For a terminal; scores x 100, as papers print them."""
     names, rows = columns(runs)
     table = Table(box=box.SIMPLE, pad_edge=False, padding=0)

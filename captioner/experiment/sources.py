@@ -10,18 +10,18 @@ from captioner import distributed, images, instantiate, scenes
 from captioner.data import batches, records
 from captioner.data.cache import FeatureCache
 from captioner.encoders import CNN, Encoders
+from captioner.errors import InputError
 from captioner.experiment.config import cache_folder, plain
 from captioner.images import integrity
 from captioner.images.integrity import BadPictures
 from captioner.models.caption_model import CaptionModel
-from captioner.types import InputError
 
 
 def read_records(config: DictConfig, split: str, bare: bool = False) -> list[records.Record]:
     """The records of a split, cut to data.limit; with those without captions, if `bare`."""
     if config.limit is not None and config.limit < 1:
         raise InputError(f"data.limit={config.limit}: give 1 or more, or null for all")
-    found = records.read(
+    found = records.read_records(
         Path(config.root),
         split,
         captions=config.annotations and Path(config.annotations),
@@ -53,7 +53,7 @@ def read_scenes(config: DictConfig, split: str) -> dict[int, scenes.Scene] | Non
     )
 
 
-def make(
+def make_source(
     config: DictConfig, captioner: CaptionModel, some: Sequence[records.Record], train: bool
 ) -> tuple[list[records.Record], batches.Source, list[str]]:
     """Where the pictures of these records come from: the cache of a frozen encoder, or files.
@@ -65,7 +65,7 @@ def make(
         return list(some), _source(config, captioner, some, train), []
     except BadPictures as bad:
         good = [record for i, record in enumerate(some) if i not in bad.errors]
-        source: batches.Source = batches.Pixels([], images.Preprocess())
+        source: batches.Source = batches.PixelSource([], images.Preprocess())
         if good and config.skip_bad:
             source = _source(config, captioner, good, train)
         return good, source, list(bad.errors.values())
@@ -90,7 +90,9 @@ def _source(
     paths = [record.image for record in some]
     if isinstance(encoder, Encoders):
         members = zip(encoder.members, uses_grid)  # type: ignore[call-overload]
-        return batches.Together([_of_one(config, e, grid, paths, train) for e, grid in members])
+        return batches.EnsembleSource(
+            [_of_one(config, e, grid, paths, train) for e, grid in members]
+        )
     return _of_one(config, encoder, uses_grid, paths, train)
 
 
@@ -101,12 +103,12 @@ def _of_one(
     augment = None
     if config.augment is not None:
         options = {"_target_": "captioner.images.Augment", **plain(config.augment)}
-        augment = instantiate.make(options, "captioner.images", images.Augment)
+        augment = instantiate.instantiate(options, "captioner.images", images.Augment)
     if not encoder.frozen:
         if config.views != 1:
             raise InputError("data.views is for frozen encoders; this one sees each picture anew")
-        integrity.check(paths, folder, config.workers)
-        return batches.Pixels(paths, encoder.preprocess, augment if train else None)
+        integrity.check_images(paths, folder, config.workers)
+        return batches.PixelSource(paths, encoder.preprocess, augment if train else None)
     views, augment = (config.views, augment) if train else (1, None)
     cache = FeatureCache(folder, encoder, grid, views, augment)
-    return batches.Cached(cache, paths, config.workers)
+    return batches.FeatureSource(cache, paths, config.workers)

@@ -7,12 +7,12 @@ from omegaconf import DictConfig
 
 from captioner import distributed, files, instantiate, tokenizers
 from captioner.data import text
+from captioner.errors import InputError
 from captioner.evaluation import scoring
 from captioner.experiment import config
 from captioner.models import language_model, loading
 from captioner.objectives.base import Objective
 from captioner.training.language_training import LanguageTraining, TextData, bits
-from captioner.types import InputError
 
 MONITOR, MODE = "val/bits", "min"
 
@@ -21,15 +21,17 @@ def make(
     cfg: DictConfig, trainer: pl.Trainer, run_dir: Path
 ) -> tuple[LanguageTraining, TextData, list[str]]:
     """The model and its texts; nothing of them is left out."""
-    objective = instantiate.make(config.plain(cfg.objective), "captioner.objectives", Objective)
+    objective = instantiate.instantiate(
+        config.plain(cfg.objective), "captioner.objectives", Objective
+    )
     if objective.rewarded:
         raise InputError("objective: rewards are of captions; a language model has cross_entropy")
     strategy = config.make_strategy(cfg.search)
     optimizer = config.make_optimizer(cfg.optimizer, trainer.precision)
     train, val = text.split(text.documents(cfg.data.path, cfg.data.pattern), cfg.data.val_share)
     pieces = (piece for document in train for piece in document.pieces())
-    old = loading.read(cfg.model.init_from) if cfg.model.init_from else None
-    tokenizer = tokenizers.train(pieces, **config.plain(cfg.tokenizer))
+    old = loading.read_model(cfg.model.init_from) if cfg.model.init_from else None
+    tokenizer = tokenizers.train_tokenizer(pieces, **config.plain(cfg.tokenizer))
     if old is not None:
         tokenizer = old.tokenizer.grown(tokenizer)
     decoder, begin = config.decoder_options(cfg.decoder)
@@ -37,7 +39,7 @@ def make(
         raise InputError(
             "decoder.init_from is for captioners; a language model has model.init_from"
         )
-    model = language_model.build({"decoder": decoder}, tokenizer)
+    model = language_model.build_language_model({"decoder": decoder}, tokenizer)
     if old is not None:
         loading.start_from(model, old, cfg.model.init_from)
     folder = config.cache_folder(cfg.data.cache, "text")
@@ -85,7 +87,7 @@ def evaluate(
     run_dir: Path,
 ) -> float:
     """Bits of the best model on the validation text."""
-    model = loading.read(run_dir / "model")
+    model = loading.read_model(run_dir / "model")
     assert isinstance(model, language_model.LanguageModel)
     model.to(trainer.strategy.root_device)
     found = bits(model, data.val, data.batch_size, data.bptt)
@@ -95,7 +97,7 @@ def evaluate(
             "data": config.plain(cfg.data),
             "model": {str(run_dir / "model"): files.digest(run_dir / "model/model.safetensors")},
         }
-        scoring.write(run_dir, {"corpus": {f"bits_per_{unit}": found}, "origin": origin})
+        scoring.write_scores(run_dir, {"corpus": {f"bits_per_{unit}": found}, "origin": origin})
         print(
             f"{found:.4f} bits a {unit} of {data.val.units} held out; {run_dir / 'samples.txt'} "
             f"shows how it wrote; let it write with\n"

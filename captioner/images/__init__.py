@@ -11,7 +11,7 @@ from captioner.images.decode import Augment as Augment
 from captioner.images.decode import ImageError as ImageError
 from captioner.images.decode import Preprocess as Preprocess
 from captioner.images.decode import decode as decode
-from captioner.images.decode import read as read
 from captioner.images.decode import read_bytes as read_bytes
+from captioner.images.decode import read_image as read_image
 from captioner.images.decode import stack as stack
 from captioner.images.decode import view as view

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from captioner.types import InputError, shown
+from captioner.errors import InputError, printable
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 """What Pillow may try. Phones' MPO files are JPEGs whose first picture is the photograph."""
@@ -63,7 +63,7 @@ class ImageError(InputError):
     """One picture cannot be used. The message is one line: the file and the reason."""
 
 
-def read(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture in a file or in bytes, as `decode` gives it. Raises ImageError."""
     if isinstance(source, bytes):
         return decode(source, max_pixels=max_pixels)
@@ -190,7 +190,7 @@ def _check_png(data: bytes, width: int, height: int) -> None:
 
 
 def _message(name: Path | str, reason: str) -> str:
-    return f"{shown(name)}: {' '.join(reason.split())}"
+    return f"{printable(name)}: {' '.join(reason.split())}"
 
 
 @dataclass(frozen=True)

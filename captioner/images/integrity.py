@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captioner import distributed, files, images
-from captioner.prefetch import ahead
-from captioner.types import InputError
+from captioner.errors import InputError
+from captioner.prefetch import prefetch
 
 
 class BadPictures(InputError):
@@ -28,7 +28,7 @@ class BadPictures(InputError):
         )
 
 
-def check(paths: Sequence[Path], folder: str | Path, workers: int = 1) -> None:
+def check_images(paths: Sequence[Path], folder: str | Path, workers: int = 1) -> None:
     """Opens all pictures that FOLDER/hashes.jsonl does not know as whole, and remembers those that
     are. Raises BadPictures with all that are not."""
     whole = Whole(Path(folder))
@@ -149,7 +149,7 @@ def rounds(
         return {i: pictures[i] for i in mine[start : start + batch_size]}
 
     with tqdm(total=len(todo), desc=title, unit=" images", disable=rank > 0) as progress:
-        for items in ahead(read, starts, workers):
+        for items in prefetch(read, starts, workers):
             yield items
             progress.update(min(batch_size * world, len(todo) - progress.n))
 

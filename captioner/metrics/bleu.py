@@ -3,13 +3,13 @@
 import numpy as np
 
 from captioner.metrics.ngrams import ORDERS, Matches
-from captioner.metrics.statistics import Sums
+from captioner.metrics.statistics import Statistics
 
 TINY, SMALL = 1e-15, 1e-9  # the official guards against dividing by zero: they show in small scores
 NAMES = tuple(f"Bleu_{n}" for n in range(1, ORDERS + 1))
 
 
-def bleu(matches: Matches) -> Sums:
+def bleu(matches: Matches) -> Statistics:
     """BLEU-1..4, in 0..1.
 
     BLEU-n = exp(min(0, 1 - r / c)) (p_1 ... p_n)^(1/n) with p_k the share of the caption's k-grams
@@ -24,7 +24,7 @@ def bleu(matches: Matches) -> Sums:
     correct_N4 = rows.per_order(clipped_M, matches.row_M)
     possible_N4 = rows.per_order(rows.count_M)
     closest_N = _closest(matches)
-    return Sums(
+    return Statistics(
         NAMES, np.column_stack([correct_N4, possible_N4, rows.length_N, closest_N]), formula
     )
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from captioner.metrics.statistics import Sums
-from captioner.types import InputError
+from captioner.errors import InputError
+from captioner.metrics.statistics import Statistics
 
 INSIDE = 95.0  # per cent of the resamples, inside an interval
 
@@ -28,7 +28,7 @@ class Difference(NamedTuple):
 
 
 def intervals(
-    scores: Sequence[Sums], resamples: int = 1000, seed: int = 0
+    scores: Sequence[Statistics], resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """The 95 % percentile interval of each metric (Efron and Tibshirani 1993, chapter 13).
 
@@ -43,7 +43,7 @@ def intervals(
 
 
 def compare(
-    a: Sequence[Sums], b: Sequence[Sums], resamples: int = 10_000, seed: int = 0
+    a: Sequence[Statistics], b: Sequence[Statistics], resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Difference]:
     """Each metric of two systems over the same images in the same order.
 
@@ -76,7 +76,7 @@ def compare(
     return found
 
 
-def _resampled(scores: Sequence[Sums], resamples: int, seed: int) -> list[np.ndarray]:
+def _resampled(scores: Sequence[Statistics], resamples: int, seed: int) -> list[np.ndarray]:
     """(R, S) of each metric."""
     images = len(scores[0].image_BS)
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from captioner.metrics.statistics import Sums, shares
-from captioner.types import InputError
+from captioner.errors import InputError
+from captioner.metrics.statistics import Statistics, shares
 
 # A category and its names, common misspellings too. The plural is made of the last word, or stands
 # after a slash. Left out is what often means something else: plant, bag, board, screen, computer,
@@ -246,7 +246,7 @@ def chair(
     references: Sequence[Sequence[str]],
     captions: Sequence[str],
     objects_B: Sequence[frozenset[str]],
-) -> Sums:
+) -> Statistics:
     """CHAIR_i and CHAIR_s of B images, 0 to 1, lower is better.
 
     references, captions: token strings, several and one per image.

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from captioner import files
+from captioner.errors import InputError
 from captioner.metrics.ngrams import ORDERS, Matches, Numbers, References
 from captioner.metrics.tokenize import VERSION
-from captioner.types import InputError
 
 SIGMA = 6.0  # of the penalty for a different length, in words
 BROKEN = (ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from captioner.metrics.statistics import Sums, shares
+from captioner.metrics.statistics import Statistics, shares
 
 WEIGHT = 2.5  # stretches the cosines, which hardly exceed 0.4, to about 0..1
 
 
 def clip_score(
     image_BD: np.ndarray, caption_BD: np.ndarray, reference_RD: np.ndarray, image_R: np.ndarray
-) -> Sums:
+) -> Statistics:
     """CLIPScore and RefCLIPScore, the means of B images.
 
     image_R: which image each of the references is of; every image has one.

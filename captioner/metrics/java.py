@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from captioner.types import InputError, Unavailable
+from captioner.errors import InputError, Unavailable
 
 # The jars read numbers and change case as the locale does it: "0,85" in German, I to ı in Turkish.
 LOCALE = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")

@@ -10,7 +10,7 @@ import numpy as np
 
 from captioner.metrics.bleu import formula
 from captioner.metrics.ngrams import LOW, NOTHING, ORDERS, Rows, count, distinct, keyed
-from captioner.metrics.statistics import Sums, shares
+from captioner.metrics.statistics import Statistics, shares
 
 UNKNOWN = frozenset({"<unk>", "unk", "<unknown>"})
 DANGLING = frozenset(
@@ -25,7 +25,7 @@ def language(
     captions: Sequence[str],
     training: Collection[str] | None = None,
     finished: Sequence[bool] | None = None,
-) -> Sums:
+) -> Statistics:
     """Metrics of B captions, token strings, that are shares or means over them.
 
     words: the mean number. bad_endings: the share that ends with one of DANGLING (or is empty).
@@ -72,7 +72,7 @@ def variety(captions: Sequence[str]) -> dict[str, float]:
     }
 
 
-def sameness(captions: Sequence[Sequence[str]]) -> list[Sums]:
+def sameness(captions: Sequence[Sequence[str]]) -> list[Statistics]:
     """Of several captions, token strings, of each image: mBLEU, div_1, div_2.
 
     mBLEU: BLEU-4 of every caption against the others of its image (Shetty et al. 2017), counts
@@ -92,7 +92,7 @@ def sameness(captions: Sequence[Sequence[str]]) -> list[Sums]:
         for columns in (all_N4[:, :2], sums_NS)
     )
     div_B2 = different_B4[:, :2] / np.maximum(all_B2, 1)
-    mbleu = Sums(("mBLEU",), sums_BS, lambda sums_XS: formula(sums_XS)[..., -1:])
+    mbleu = Statistics(("mBLEU",), sums_BS, lambda sums_XS: formula(sums_XS)[..., -1:])
     return [mbleu, shares(["div_1", "div_2"], div_B2, np.ones_like(div_B2))]
 
 

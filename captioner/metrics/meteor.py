@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from captioner.errors import Unavailable
 from captioner.metrics import java
-from captioner.metrics.statistics import Sums
-from captioner.types import Unavailable
+from captioner.metrics.statistics import Statistics
 
 # Of METEOR 1.5 for English.
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
@@ -17,7 +17,7 @@ STATISTICS = 23
 
 def meteor(
     references: Sequence[Sequence[str]], captions: Sequence[str], timeout: float | None = None
-) -> Sums:
+) -> Statistics:
     """METEOR, in 0..1, exactly summable over images.
 
     With P and R the weighted shares of matched words in caption and reference, ch the chunks and m
@@ -40,7 +40,7 @@ def meteor(
         raise Unavailable(
             f"METEOR: {len(answers)} answers for {len(captions)} captions: {wrong[:3]}"
         )
-    return Sums(("METEOR",), _weighted(np.array(counts, float)), _meteor)
+    return Statistics(("METEOR",), _weighted(np.array(counts, float)), _meteor)
 
 
 def _question(references: Sequence[str], caption: str) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from captioner.types import InputError
+from captioner.errors import InputError
 
 ORDERS = 4
 LOW = 40

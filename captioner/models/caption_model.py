@@ -12,18 +12,19 @@ from torch import Tensor
 from captioner import images, search, tokenizers
 from captioner.decoders.base import Decoder
 from captioner.encoders import CNN, Encoders
-from captioner.instantiate import make
+from captioner.errors import InputError, printable
+from captioner.instantiate import instantiate
 from captioner.models.directory import Model
-from captioner.prefetch import ahead
-from captioner.search.constraints import PLAIN, Wording
+from captioner.prefetch import prefetch
+from captioner.search.constraints import UNCONSTRAINED, Constraints
 from captioner.search.engine import LogSoftmax
-from captioner.types import BOS, PAD, Batch, Features, InputError, Many, Memory, State, shown
+from captioner.types import BOS, PAD, Batch, Features, Memory, PerMember, State
 
 READERS = 4
 """Threads that open the pictures of a batch."""
 
 
-class Said(NamedTuple):
+class Hypothesis(NamedTuple):
     """A caption, what it was ranked by, its log-probability, and on request those of its tokens."""
 
     caption: str
@@ -42,7 +43,7 @@ class Caption(NamedTuple):
     caption: str | None
     score: float | None
     error: str | None = None
-    said: Sequence[Said] = ()
+    said: Sequence[Hypothesis] = ()
 
 
 class CaptionModel(Model):
@@ -70,7 +71,7 @@ class CaptionModel(Model):
     def carry(self, state: State) -> None:
         """Called with the state after a training batch's captions: no other one begins with it."""
 
-    def encode(self, images: Tensor | Features | Many) -> Features:
+    def encode(self, images: Tensor | Features | PerMember) -> Features:
         """Pixels (B, 3, S, S) -> Features; features from a cache are handed on.
 
         Either is brought to the model's device and floating point type first.
@@ -83,10 +84,10 @@ class CaptionModel(Model):
 
     def generate(
         self,
-        images: Tensor | Features | Many,
+        images: Tensor | Features | PerMember,
         strategy: search.Strategy,
         numbers: Sequence[int] | None = None,
-        wording: Wording = PLAIN,
+        wording: Constraints = UNCONSTRAINED,
     ) -> search.Captions:
         """Captions of B images as ids; by default without the unknown word, of one word at least.
 
@@ -107,7 +108,7 @@ class CaptionModel(Model):
 
     def trace(
         self,
-        images: Tensor | Features | Many,
+        images: Tensor | Features | PerMember,
         captions: search.Captions,
         keep: Sequence[str] = (),
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -130,7 +131,7 @@ class CaptionModel(Model):
 
     def texts(
         self, captions: search.Captions, log_prob_BKT: Tensor | None = None
-    ) -> list[list[Said]]:
+    ) -> list[list[Hypothesis]]:
         """What was found for each image, best first; nothing for one with an error.
 
         log_prob_BKT: of the tokens (see `trace`), to be handed on.
@@ -139,10 +140,10 @@ class CaptionModel(Model):
         scores, log_probs = captions.score_BK.tolist(), captions.log_prob_BK.tolist()
         own = None if log_prob_BKT is None else log_prob_BKT.tolist()
 
-        def said(b: int, k: int) -> Said:
+        def said(b: int, k: int) -> Hypothesis:
             ids = [i for i in token_BKT[b][k] if i != PAD]
             tokens = own and list(zip((self.tokenizer.units[i] for i in ids), own[b][k]))
-            return Said(self.tokenizer.decode(ids), scores[b][k], log_probs[b][k], tokens)
+            return Hypothesis(self.tokenizer.decode(ids), scores[b][k], log_probs[b][k], tokens)
 
         return [
             [said(b, k) for k, score in enumerate(row) if score > -torch.inf]
@@ -154,7 +155,7 @@ class CaptionModel(Model):
         paths: Iterable[str | Path],
         strategy: search.Strategy | None = None,
         batch_size: int = 16,
-        wording: Wording = PLAIN,
+        wording: Constraints = UNCONSTRAINED,
         tokens: bool = False,
     ) -> list[Caption]:
         """One Caption for each path, in their order; a bad picture gives one with `error` set."""
@@ -165,7 +166,7 @@ class CaptionModel(Model):
         paths: Iterable[str | Path],
         strategy: search.Strategy | None = None,
         batch_size: int = 16,
-        wording: Wording = PLAIN,
+        wording: Constraints = UNCONSTRAINED,
         tokens: bool = False,
     ) -> Iterator[Caption]:
         """The same one by one, as they are made, for any number of paths.
@@ -178,10 +179,10 @@ class CaptionModel(Model):
             raise InputError(f"batch_size={batch_size}: give 1 or more")
         todo, begun = map(str, paths), 0
         while paths_now := list(islice(todo, batch_size)):  # no more: they may come slowly
-            batch = list(ahead(self._open, paths_now, READERS))
+            batch = list(prefetch(self._open, paths_now, READERS))
             good = {n: p for n, (_, p) in enumerate(batch, begun) if not isinstance(p, InputError)}
             begun += len(batch)
-            results: Iterator[tuple[list[Said], str | None]] = iter(())
+            results: Iterator[tuple[list[Hypothesis], str | None]] = iter(())
             if good:
                 with torch.inference_mode():
                     features = self.encode(_stack(list(good.values())))
@@ -196,11 +197,11 @@ class CaptionModel(Model):
                 if error is None:
                     yield Caption(path, said[0].caption, said[0].score, None, said)
                 else:
-                    yield Caption(path, None, None, f"{shown(path)}: {error}")
+                    yield Caption(path, None, None, f"{printable(path)}: {error}")
 
-    def _open(self, path: str) -> tuple[str, Tensor | Many | InputError]:
+    def _open(self, path: str) -> tuple[str, Tensor | PerMember | InputError]:
         try:
-            return path, self.encoder.preprocess(images.read(path))
+            return path, self.encoder.preprocess(images.read_image(path))
         except InputError as error:
             return path, error
 
@@ -227,14 +228,14 @@ def as_read(said_NT: Tensor) -> tuple[Tensor, Tensor]:
     return read_NT.masked_fill(said_NT == PAD, PAD), (said_NT != PAD).sum(1)
 
 
-def build(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> CaptionModel:
+def build_captioner(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> CaptionModel:
     """{"encoder": {"_target_": .., ..}, "decoder": {..}} -> a model with fresh decoder weights.
 
     Raises InputError for a class outside captioner.encoders and captioner.decoders, and for an
     option that the class does not have.
     """
-    encoder = make(config["encoder"], "captioner.encoders", CNN)
-    decoder = make(
+    encoder = instantiate(config["encoder"], "captioner.encoders", CNN)
+    decoder = instantiate(
         config["decoder"],
         "captioner.decoders",
         Decoder,
@@ -244,12 +245,12 @@ def build(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> CaptionMod
     return CaptionModel(encoder, decoder, tokenizer, config)
 
 
-def _count(features: Features | Many) -> int:
-    one = features[0] if isinstance(features, Many) else features
+def _count(features: Features | PerMember) -> int:
+    one = features[0] if isinstance(features, PerMember) else features
     return len(one.pooled_BD)
 
 
 def _stack(pixels: Sequence[Any]) -> Any:
-    if isinstance(pixels[0], Many):
-        return Many(images.stack(entries) for entries in zip(*pixels))
+    if isinstance(pixels[0], PerMember):
+        return PerMember(images.stack(entries) for entries in zip(*pixels))
     return images.stack(pixels)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from captioner import tokenizers
 from captioner.decoders.recurrent import Recurrent
-from captioner.instantiate import make
+from captioner.errors import InputError
+from captioner.instantiate import instantiate
 from captioner.models.directory import Model
 from captioner.search.base import Strategy
 from captioner.search.rules import forbid
-from captioner.types import BOS, UNK, InputError, Memory, State, TextBatch
+from captioner.types import BOS, UNK, Memory, State, TextBatch
 
 ALPHABET = 1000
 """Tokens at most."""
@@ -99,7 +100,7 @@ def _for_one_row(decoder: Recurrent) -> Recurrent:
     return decoder
 
 
-def build(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> LanguageModel:
+def build_language_model(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> LanguageModel:
     """{"decoder": {"_target_": .., ..}} -> a language model with fresh weights.
 
     Raises InputError for a decoder that is no Recurrent, and for an option that it does not have.
@@ -107,7 +108,7 @@ def build(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> LanguageMo
     target = str(config["decoder"].get("_target_"))
     if target.startswith("captioner.decoders.") and not target.endswith(".Recurrent"):
         raise InputError(f"decoder._target_={target}: a language model takes a Recurrent decoder")
-    decoder = make(
+    decoder = instantiate(
         config["decoder"],
         "captioner.decoders",
         Recurrent,

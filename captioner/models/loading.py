@@ -13,11 +13,11 @@ from captioner import images, tokenizers
 from captioner.decoders.base import Decoder
 from captioner.decoders.ensemble import Ensemble
 from captioner.encoders import CNN, Encoders
+from captioner.errors import InputError, printable
 from captioner.models import language_model
-from captioner.models.caption_model import CaptionModel, build
+from captioner.models.caption_model import CaptionModel, build_captioner
 from captioner.models.directory import FILES, FORMAT, Model
 from captioner.models.language_model import LanguageModel
-from captioner.types import InputError, shown
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """The model that comes with the installation; its README.md says what it is."""
@@ -33,18 +33,18 @@ def load(*folders: str | Path, average: str = "log_prob") -> CaptionModel:
     folders = folders or (PRETRAINED,)
     members = []
     for folder in folders:
-        member = read(folder)
+        member = read_model(folder)
         if not isinstance(member, CaptionModel):
             raise InputError(
-                f"{shown(folder)}: a language model, it sees no pictures: python -m "
+                f"{printable(folder)}: a language model, it sees no pictures: python -m "
                 "captioner.commands.sample lets it write, decoder.init_from= starts a captioner "
                 "from it"
             )
         members.append(member)
         if members[-1].tokenizer.digest() != members[0].tokenizer.digest():
             raise InputError(
-                f"{shown(folder)}: its tokenizer.json is not that of {shown(folders[0])}: an "
-                "ensemble needs one"
+                f"{printable(folder)}: its tokenizer.json is not that of {printable(folders[0])}: "
+                "an ensemble needs one"
             )
     if len(members) == 1:
         return members[0]
@@ -53,13 +53,13 @@ def load(*folders: str | Path, average: str = "log_prob") -> CaptionModel:
     return CaptionModel(encoder, decoder, members[0].tokenizer, {}).eval()
 
 
-def read(folder: str | Path) -> CaptionModel | LanguageModel:
+def read_model(folder: str | Path) -> CaptionModel | LanguageModel:
     """Reads one model directory, of whichever kind it is (see `load`)."""
     try:
         return _load(Path(folder))
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"{shown(error.filename or folder)}: {reason}") from error
+        raise InputError(f"{printable(error.filename or folder)}: {reason}") from error
 
 
 def start_decoder(decoder: Decoder, old: Model, folder: str | Path) -> None:
@@ -70,7 +70,7 @@ def start_decoder(decoder: Decoder, old: Model, folder: str | Path) -> None:
     """
     if not isinstance(old, LanguageModel):
         raise InputError(
-            f"decoder.init_from={shown(folder)}: not a language model: model.init_from"
+            f"decoder.init_from={printable(folder)}: not a language model: model.init_from"
         )
     taken, given = decoder.state_dict(), old.decoder.state_dict()
     wrong = []
@@ -87,7 +87,7 @@ def start_decoder(decoder: Decoder, old: Model, folder: str | Path) -> None:
             taken[key] = torch.cat([there.to(here), here[len(there) :]])
     if wrong:
         raise InputError(
-            f"decoder.init_from={shown(folder)}: another decoder: {'; '.join(wrong[:3])}; "
+            f"decoder.init_from={printable(folder)}: another decoder: {'; '.join(wrong[:3])}; "
             f"give it the same options: {json.dumps(old.config['decoder'])}"
         )
     decoder.load_state_dict(taken)
@@ -112,7 +112,7 @@ def start_from(model: Model, old: Model, folder: str | Path) -> None:
     if wrong:
         given_options = json.dumps({k: old.config.get(k) for k in ("encoder", "decoder")})
         raise InputError(
-            f"model.init_from={shown(folder)}: another model: {'; '.join(sorted(wrong)[:3])}"
+            f"model.init_from={printable(folder)}: another model: {'; '.join(sorted(wrong)[:3])}"
             f"; give it the same encoder and decoder: {given_options}"
         )
     model.load_state_dict(taken)
@@ -127,7 +127,7 @@ def _load(folder: Path) -> CaptionModel | LanguageModel:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(
-            f"{shown(folder)}: not a model directory, it has no {' and no '.join(missing)}; "
+            f"{printable(folder)}: not a model directory, it has no {' and no '.join(missing)}; "
             "give the folder model/ of a run"
         )
     path = folder / "config.json"
@@ -148,9 +148,9 @@ def _load(folder: Path) -> CaptionModel | LanguageModel:
         raise InputError(
             f"{path}: the encoder's weights are not here, and not pip's: copy it again"
         )
-    tokenizer = tokenizers.load(folder / FILES[1])
+    tokenizer = tokenizers.load_tokenizer(folder / FILES[1])
     try:
-        model = build({"encoder": encoder, "decoder": config["decoder"]}, tokenizer)
+        model = build_captioner({"encoder": encoder, "decoder": config["decoder"]}, tokenizer)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     assert isinstance(model.encoder, CNN)
@@ -159,8 +159,8 @@ def _load(folder: Path) -> CaptionModel | LanguageModel:
     if "encoder" in marks:
         if model.encoder.weights() != marks["encoder"]:
             raise InputError(
-                f"{shown(folder)}: made for other weights of the encoder than the installed ones: "
-                "use the version of captioner that brought it"
+                f"{printable(folder)}: made for other weights of the encoder than the installed "
+                "ones: use the version of captioner that brought it"
             )
         own = model.state_dict()
         tensors |= {key: own[key] for key in own if key.startswith("encoder.")}
@@ -169,9 +169,9 @@ def _load(folder: Path) -> CaptionModel | LanguageModel:
 
 
 def _load_language(folder: Path, config: dict[str, Any]) -> LanguageModel:
-    tokenizer = tokenizers.load(folder / FILES[1])
+    tokenizer = tokenizers.load_tokenizer(folder / FILES[1])
     try:
-        model = language_model.build({"decoder": config["decoder"]}, tokenizer)
+        model = language_model.build_language_model({"decoder": config["decoder"]}, tokenizer)
     except InputError as error:
         raise InputError(f"{folder / FILES[0]}: {error}") from error
     weights = folder / FILES[2]

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from captioner.decoders.base import real_positions
+from captioner.errors import InputError
 from captioner.models.caption_model import CaptionModel
 from captioner.objectives.base import Logs, Objective, at_least_float32
-from captioner.types import BOS, Batch, InputError
+from captioner.types import BOS, Batch
 
 
 class CrossEntropy(Objective):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from captioner.data.records import Record
 from captioner.decoders.base import Decoder, real_positions
+from captioner.errors import InputError
 from captioner.metrics.rewards import Reward, Rewards
 from captioner.metrics.tokenize import token_strings
 from captioner.models.caption_model import CaptionModel, as_read
@@ -16,7 +17,7 @@ from captioner.objectives.base import Logs, Objective, at_least_float32
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.search import Greedy, Sample, Strategy
 from captioner.search.engine import Captions
-from captioner.types import EOS, Batch, Features, InputError
+from captioner.types import EOS, Batch, Features
 
 
 class SelfCritical(Objective):

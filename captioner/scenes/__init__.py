@@ -30,4 +30,4 @@ from captioner.scenes.grammar import render as render
 from captioner.scenes.grammar import scene as scene
 from captioner.scenes.grammar import true_of as true_of
 from captioner.scenes.grammar import truth as truth
-from captioner.scenes.grammar import write as write
+from captioner.scenes.grammar import write_scenes as write_scenes

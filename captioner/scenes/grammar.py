@@ -36,8 +36,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from captioner.metrics.statistics import Sums, shares
-from captioner.types import InputError
+from captioner.errors import InputError
+from captioner.metrics.statistics import Statistics, shares
 
 SIDE = 224  # pixels
 SPLITS = ("train", "val", "test")
@@ -322,7 +322,7 @@ KINDS = ("colour", "shape", "size")
 ATTRIBUTES = (*KINDS, "number", "place", "relation", "arrangement", "background")
 
 
-def truth(captions: Sequence[str], scenes: Sequence[Scene]) -> Sums:
+def truth(captions: Sequence[str], scenes: Sequence[Scene]) -> Statistics:
     """How much of what captions say is true of their scenes: shares of captions, 0 to 1.
 
     scene_accuracy: captions true in all they say (the head of this file says what makes them so).
@@ -425,7 +425,7 @@ def _holds(claim: tuple[str, str], groups: Sequence[tuple[Thing, ...]], scene: S
     return value == "" or NUMBERS[value] == len(scene.things)
 
 
-def write(
+def write_scenes(
     folder: str | Path,
     train: int = 2400,
     val: int = 300,

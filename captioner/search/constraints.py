@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from captioner.errors import InputError
 from captioner.search import rules
 from captioner.search.rules import Include, Rule
 from captioner.tokenizers import Tokenizer
-from captioner.types import UNK, InputError
+from captioner.types import UNK
 
 
 @dataclass
-class Wording:
+class Constraints:
     """Rules for any strategy (captioner/search/rules.py), and what beam search must say.
 
     min_length, max_length: in words. no_repeat: no word twice in a row. no_repeated_ngram: n, of n
@@ -66,7 +67,7 @@ class Wording:
         return Include(*_phrases("include", self.include, tokenizer), in_image=own)
 
 
-PLAIN = Wording()
+UNCONSTRAINED = Constraints()
 """Anything but the unknown word, and nothing at all."""
 
 

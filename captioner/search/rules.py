@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from captioner.types import EOS, PAD, InputError
+from captioner.errors import InputError
+from captioner.types import EOS, PAD
 
 Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
 Phrase = int | Sequence[int]

@@ -22,7 +22,7 @@ from captioner.types import EOS, Batch
 PICTURES = 8  # of the validation set, shown on TensorBoard
 
 
-class Training(Loop):
+class CaptionTraining(Loop):
     """Trains a CaptionModel with an objective; validates by captions and their CIDEr.
 
     train, val: the records behind the batches' index_B. encoder_lr: the learning rate of a
@@ -101,7 +101,7 @@ class Training(Loop):
                 board, tag = logger.experiment, f"val/{record.id}"
                 board.add_text(tag, "\n".join(lines), self.global_step)
                 if not self.shown:
-                    picture = images.read(record.image)
+                    picture = images.read_image(record.image)
                     picture.thumbnail((448, 448))
                     board.add_image(tag, np.asarray(picture), dataformats="HWC")
             self.shown = True

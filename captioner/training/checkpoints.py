@@ -24,7 +24,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from captioner import distributed, files
-from captioner.types import InputError
+from captioner.errors import InputError
 
 KEEP = 2
 MANIFEST = "manifest.json"

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import pytorch_lightning as pl
 
-from captioner.prefetch import ahead
-from captioner.types import InputError
+from captioner.errors import InputError
+from captioner.prefetch import prefetch
 
 
 class Batches(Protocol):
@@ -26,7 +26,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         numbers = range(self.start, len(self.batches))
-        return ahead(self.batches.__getitem__, numbers, self.workers)
+        return prefetch(self.batches.__getitem__, numbers, self.workers)
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from captioner import distributed
+from captioner.errors import InputError
 from captioner.objectives.base import Objective
-from captioner.types import InputError
 
 SCHEDULES = ("cosine", "constant")
 CLIPPING = (None, "norm", "value")

@@ -8,7 +8,7 @@ import torch
 
 from captioner.analysis import gradients
 from captioner.decoders.attention import SoftAttention
-from captioner.decoders.cells import LSTM, make
+from captioner.decoders.cells import LSTM, make_cell
 from captioner.decoders.recurrent import Recurrent
 from captioner.decoders.transformer import Transformer
 from tests.helpers.laws import LENGTH_N, D, N, V, features, tokens
@@ -125,7 +125,7 @@ def test_the_command_writes_json_and_a_figure(model_dir, scenes_dir, tmp_path, c
         dict.fromkeys((f"cells.0.{g}" for g in "ifog"), 1.0), abs=1e-5
     )
     assert list(found["gates"]["gates0"]) == list(LSTM.gates)
-    assert len(found["gates"]["gates0"]["f"]["open"]) == make("LSTM", 16, 16).hidden_size
+    assert len(found["gates"]["gates0"]["f"]["open"]) == make_cell("LSTM", 16, 16).hidden_size
     assert (out / "gradients.png").read_bytes().startswith(b"\x89PNG")
     assert gradients.main([str(tmp_path), str(scenes_dir)]) == 2
     assert "not a model directory" in capsys.readouterr().err

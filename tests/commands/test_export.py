@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 from captioner import encoders
 from captioner.commands import export
+from captioner.errors import InputError
 from captioner.models import loading
-from captioner.models.caption_model import build
-from captioner.types import InputError
+from captioner.models.caption_model import build_captioner
 from tests.objectives.test_self_critical import WORDS
 
 PIP = {
@@ -29,7 +29,7 @@ DECODER = {
 @pytest.fixture
 def folder(tmp_path):
     torch.manual_seed(0)
-    build({"encoder": PIP, "decoder": DECODER}, WORDS).save(tmp_path / "model")
+    build_captioner({"encoder": PIP, "decoder": DECODER}, WORDS).save(tmp_path / "model")
     return tmp_path
 
 

@@ -8,7 +8,7 @@ from captioner import images
 from captioner.data import records
 from captioner.data.batches import (
     EvalBatches,
-    Pixels,
+    PixelSource,
     TrainBatches,
     image_vectors,
     make_batch,
@@ -137,10 +137,10 @@ def test_evaluation_counts_every_picture_once(world, images):
 
 
 def test_pixels_are_views_seeded_by_the_draw(scenes_dir):
-    some = records.read(scenes_dir, "val")[:3]
+    some = records.read_records(scenes_dir, "val")[:3]
     preprocess = images.Preprocess(32)
-    source = Pixels([r.image for r in some], preprocess, images.Augment())
-    plain = torch.stack([preprocess(images.read(r.image)) for r in some])
+    source = PixelSource([r.image for r in some], preprocess, images.Augment())
+    plain = torch.stack([preprocess(images.read_image(r.image)) for r in some])
     assert torch.equal(source([0, 1, 2], None), plain)
     drawn = source([0, 1, 2], [7, 8, 9])
     assert torch.equal(drawn, source([0, 1, 2], [7, 8, 9]))

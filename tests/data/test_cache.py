@@ -11,7 +11,7 @@ from PIL import Image
 from captioner import images
 from captioner.data.cache import FeatureCache
 from captioner.encoders import Blind, Timm
-from captioner.types import InputError
+from captioner.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def rows(cache, paths):
 def test_cached_features_are_the_encoders(tmp_path, encoder, pictures, grid):
     cache = FeatureCache(tmp_path / "cache", encoder, grid)
     features = cache[rows(cache, pictures)[:, 0]]
-    pixels = torch.stack([encoder.preprocess(images.read(path)) for path in pictures])
+    pixels = torch.stack([encoder.preprocess(images.read_image(path)) for path in pictures])
     with torch.no_grad():
         truth = encoder(pixels, grid)
     torch.testing.assert_close(features.pooled_BD, truth.pooled_BD, atol=2e-3, rtol=2e-3)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from captioner.data import records
-from captioner.types import InputError
+from captioner.errors import InputError
 
 DATA = Path(os.environ.get("CAPTIONER_DATA", Path(__file__).parents[2] / "../shared/data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA} (CAPTIONER_DATA)")
@@ -71,7 +71,7 @@ def plain(found: list[records.Record]) -> list[tuple]:
 
 def message(*args, **options) -> str:
     with pytest.raises(InputError) as caught:
-        records.read(*args, **options)
+        records.read_records(*args, **options)
     return str(caught.value)
 
 
@@ -128,12 +128,12 @@ def test_every_source_gives_the_same_records(tmp_path, source):
     root = write(tmp_path, SOURCES[source], folder)
     expected = [(name, split, captions) for _, name, split, captions in IMAGES]
     for split in ("train", "val", "test"):
-        found = records.read(root, split)
+        found = records.read_records(root, split)
         assert plain(found) == [image for image in expected if image[1] == split]
         assert all(record.image.parent == root / folder for record in found)
-    assert plain(records.read(root, "dev")) == plain(records.read(str(root), "val"))
-    assert sorted(plain(records.read(root))) == sorted(expected)
-    ids = [record.id for record in records.read(root, "train")]
+    assert plain(records.read_records(root, "dev")) == plain(records.read_records(str(root), "val"))
+    assert sorted(plain(records.read_records(root))) == sorted(expected)
+    ids = [record.id for record in records.read_records(root, "train")]
     assert ids == ([7, 3] if source.startswith(("coco", "karpathy")) else ["a.jpg", "b.jpg"])
 
 
@@ -144,9 +144,14 @@ def test_a_byte_order_mark_and_windows_lines_are_accepted(tmp_path):
             name: b"\xef\xbb\xbf" + (json.dumps(text) if isinstance(text, dict) else text).encode()
             for name, text in files.items()
         }
-        assert plain(records.read(write(root, marked), "test"))[0][2] == ["A cow .", "A cow ."]
+        assert plain(records.read_records(write(root, marked), "test"))[0][2] == [
+            "A cow .",
+            "A cow .",
+        ]
     windows = {name: text.replace("\n", "\r\n") for name, text in SOURCES["tokens"].items()}
-    assert plain(records.read(write(tmp_path, windows), "val")) == [("c.jpg", "val", ["A cat ."])]
+    assert plain(records.read_records(write(tmp_path, windows), "val")) == [
+        ("c.jpg", "val", ["A cat ."])
+    ]
 
 
 def test_what_comes_first_when_a_root_holds_several(tmp_path):
@@ -161,8 +166,8 @@ def test_what_comes_first_when_a_root_holds_several(tmp_path):
             "coco": {"captions_train.json": coco(*one)},
         }[source]
         root = write(tmp_path, files)
-        assert records.read(root, "train")[0].captions == (source,)
-        assert records.read(root, "train", captions="captions.csv")[0].captions == ("csv",)
+        assert records.read_records(root, "train")[0].captions == (source,)
+        assert records.read_records(root, "train", captions="captions.csv")[0].captions == ("csv",)
 
 
 def test_years_are_chosen_by_a_pattern_and_folders_by_name(tmp_path):
@@ -173,12 +178,12 @@ def test_years_are_chosen_by_a_pattern_and_folders_by_name(tmp_path):
     }
     root = write(tmp_path, files)
     assert "choose one by captions=" in message(root, "val")
-    (record,) = records.read(root, "val", captions="annotations/captions_*2014.json")
+    (record,) = records.read_records(root, "val", captions="annotations/captions_*2014.json")
     assert record.captions == ("val 2014",)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "a.jpg").touch()
     pattern = root / "annotations/captions_*2014.json"
-    (record,) = records.read(root, "val", captions=pattern, images="elsewhere")
+    (record,) = records.read_records(root, "val", captions=pattern, images="elsewhere")
     assert record.image == root / "elsewhere" / "a.jpg"
 
 
@@ -186,11 +191,11 @@ def test_karpathy_restval_folders_and_coco_ids(tmp_path):
     data = karpathy(*[(key, name, split, texts) for key, name, split, texts in IMAGES])
     data["images"][1] |= {"split": "restval", "filepath": "val2014", "cocoid": 333}
     root = write(tmp_path, {"dataset_coco.json": data}, "val2014")
-    train = records.read(root, "train")
+    train = records.read_records(root, "train")
     assert [record.split for record in train] == ["train", "train"]
     assert [record.id for record in train] == [7, 333]
     assert train[1].image == root / "val2014" / "b.jpg"
-    assert [record.split for record in records.read(root, "restval")] == ["restval"]
+    assert [record.split for record in records.read_records(root, "restval")] == ["restval"]
     data["images"][0]["filepath"] = "/etc"
     assert "'/etc/a.jpg' is not a path inside" in message(
         write(tmp_path, {"dataset_coco.json": data}), "train"
@@ -199,11 +204,11 @@ def test_karpathy_restval_folders_and_coco_ids(tmp_path):
 
 def test_a_coco_file_without_a_split_in_its_name_serves_any(tmp_path):
     root = write(tmp_path, {"captions.json": coco(*IMAGES)})
-    assert Counter(record.split for record in records.read(root, "val")) == {"val": 4}
-    assert Counter(record.split for record in records.read(root)) == {"all": 4}
+    assert Counter(record.split for record in records.read_records(root, "val")) == {"val": 4}
+    assert Counter(record.split for record in records.read_records(root)) == {"all": 4}
     assert [r.id for r in records.read_references(root / "captions.json")] == [7, 3, 5, 9]
     write(tmp_path, {"captions_val.json": coco(IMAGES[2])})  # but not beside files that name one
-    assert [record.id for record in records.read(root)] == [5]
+    assert [record.id for record in records.read_records(root)] == [5]
     assert "no caption file of split 'train'" in message(root, "train")
 
 
@@ -211,7 +216,7 @@ def test_images_without_captions_are_read_where_they_are_wanted(tmp_path):
     """COCO's image_info files have no annotations at all."""
     info = {"images": coco(*IMAGES[:2])["images"]}
     root = write(tmp_path, {"image_info_test2014.json": info})
-    found = records.read(root, "test", captions="image_info_test2014.json", bare=True)
+    found = records.read_records(root, "test", captions="image_info_test2014.json", bare=True)
     assert [(r.id, r.image.name, r.captions) for r in found] == [(7, "a.jpg", ()), (3, "b.jpg", ())]
     lacking = message(root, "test", captions="image_info_test2014.json")
     assert "2 of 2 images have no caption" in lacking
@@ -225,7 +230,7 @@ def test_no_split_is_ever_made_up(tmp_path):
     root = write(tmp_path, {"captions.csv": table(["image", "caption"], [("a.jpg", "A dog .")])})
     error = message(root, "train")
     assert "captions.csv" in error and "add a split column" in error and "train.csv" in error
-    assert [record.split for record in records.read(root)] == ["all"]
+    assert [record.split for record in records.read_records(root)] == ["all"]
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -392,8 +397,8 @@ def test_symlinks_inside_and_an_image_folder_that_is_one_are_fine(tmp_path):
     (root / "images" / "link.jpg").symlink_to("b.jpg")
     for name, content in files.items():
         (root / name).write_text(json.dumps(content))
-    assert [r.image.name for r in records.read(root, "train")] == ["a.jpg", "link.jpg"]
-    assert len(records.read(root, "train", captions="dataset_x.json")) == 1
+    assert [r.image.name for r in records.read_records(root, "train")] == ["a.jpg", "link.jpg"]
+    assert len(records.read_records(root, "train", captions="dataset_x.json")) == 1
 
 
 def test_a_name_in_two_folders_is_not_guessed(tmp_path):
@@ -401,7 +406,7 @@ def test_a_name_in_two_folders_is_not_guessed(tmp_path):
     root = write(write(tmp_path, files, "train2017"), files, "val2017")
     error = message(root, "train")
     assert "images[0]: 'a.jpg' is in" in error and "choose by images=" in error
-    assert len(records.read(root, "train", images="val2017")) == 1
+    assert len(records.read_records(root, "train", images="val2017")) == 1
 
 
 # The real data
@@ -410,19 +415,19 @@ def test_a_name_in_two_folders_is_not_guessed(tmp_path):
 @needs_data
 def test_flickr8k_has_its_official_splits_in_both_files():
     root = DATA / "flickr8k"
-    train, val = records.read(root, "train"), records.read(root, "val")
+    train, val = records.read_records(root, "train"), records.read_records(root, "val")
     assert (len(train), len(val)) == (6000, 1000)
     assert {len(record.captions) for record in train + val} == {5}
     assert all(record.image.is_file() for record in val)
     assert not {record.id for record in train} & {record.id for record in val}
     for split, expected in (("train", train), ("val", val)):
-        assert records.read(root, split, captions="dataset_flickr8k.json") == expected
+        assert records.read_records(root, split, captions="dataset_flickr8k.json") == expected
     error = message(root, "test")
     assert "captions_train.json" in error and "captions_val.json" in error
 
 
 @needs_data
 def test_coco_sample():
-    found = records.read(DATA / "coco_sample", "val")
+    found = records.read_records(DATA / "coco_sample", "val")
     assert len(found) == 200 and sum(len(record.captions) for record in found) == 1001
     assert found[0].id == 196 and found[0].image.name == "000000000196.jpg"

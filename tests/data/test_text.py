@@ -7,7 +7,8 @@ import pytest
 
 from captioner import tokenizers
 from captioner.data import text
-from captioner.types import BOS, EOS, PAD, InputError
+from captioner.errors import InputError
+from captioner.types import BOS, EOS, PAD
 
 
 def corpus(tmp_path, lengths, kind="char"):
@@ -18,7 +19,7 @@ def corpus(tmp_path, lengths, kind="char"):
         (tmp_path / "texts" / f"{number:03d}.txt").write_text(words)
     some = text.documents(str(tmp_path / "texts"))
     pieces = [piece for document in some for piece in document.pieces()]
-    tokenizer = tokenizers.train(pieces, kind)
+    tokenizer = tokenizers.train_tokenizer(pieces, kind)
     return text.Corpus(some, tokenizer, tmp_path / "cache"), tokenizer, pieces
 
 

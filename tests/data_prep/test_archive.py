@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.types import InputError
+from captioner.errors import InputError
 from data_prep import archive, disk
 
 BYTES = random.Random(0).randbytes(300_000)

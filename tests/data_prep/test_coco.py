@@ -123,7 +123,7 @@ def test_a_year_is_brought_and_read(run, site, tmp_path, year):
     expected = {split: NAMES[split, year] for split in ("train", "val")}
     for line, (split, names) in zip(lines, expected.items(), strict=False):
         assert line == f"{split}: {len(names)} pictures, {5 * len(names)} captions"
-        found = records.read(tmp_path / "coco", split)
+        found = records.read_records(tmp_path / "coco", split)
         assert [record.image.name for record in found] == names
     assert read(lines[-1]) == expected
     assert sorted(path.name for path in (tmp_path / "coco").iterdir()) == sorted(
@@ -142,7 +142,7 @@ def test_karpathys_split_is_brought_and_read(run, site, tmp_path):
     ]
     assert [len(names) for names in read(lines[-1]).values()] == [3, 1]
     for options in ({}, {"captions": "dataset_coco.json"}):
-        assert len(records.read(tmp_path / "coco", "test", **options)) == 2
+        assert len(records.read_records(tmp_path / "coco", "test", **options)) == 2
     assert "/annotations/annotations_trainval2014.zip" not in [path for path, _ in site.asked]
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from captioner.types import InputError
+from captioner.errors import InputError
 from data_prep import disk
 
 

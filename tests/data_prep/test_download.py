@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.types import InputError
+from captioner.errors import InputError
 from data_prep import disk, download
 from tests.helpers.served import Server, answer, cut, etag, stall, status
 

@@ -125,7 +125,7 @@ def check(result: tuple[int, list[str], str], name: str, root: Path) -> None:
     assert lines[:3] == [*LINES, "test: 2 pictures, 10 captions"]
     assert lines[3].startswith(f"python train.py data={name} data.root={root}")
     assert read(lines[3]) == {"train": NAMES[name][:3], "val": NAMES[name][3:4]}
-    assert [r.image.name for r in records.read(root, "test")] == NAMES[name][4:]
+    assert [r.image.name for r in records.read_records(root, "test")] == NAMES[name][4:]
     assert not list(root.rglob("*.part"))
 
 

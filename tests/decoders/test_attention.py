@@ -7,7 +7,8 @@ import torch
 from captioner.decoders.attention import AdaptiveAttention, SoftAttention, UpDown
 from captioner.decoders.cells import CELLS
 from captioner.decoders.regions import SCORES
-from captioner.types import BOS, Features, InputError
+from captioner.errors import InputError
+from captioner.types import BOS, Features
 from tests.decoders.test_cells import equation, s
 from tests.helpers import laws
 from tests.helpers.laws import LENGTH_N, B, C, D, N, R, V, features, tokens

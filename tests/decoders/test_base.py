@@ -2,12 +2,12 @@
 
 import torch
 
-from captioner.decoders.base import Standard
+from captioner.decoders.base import Standardization
 
 
 def test_standardised_vectors_have_mean_0_and_deviation_1():
     v_BD = 3 + torch.tensor([0.0, 2.0, 4.0]).double() * torch.randn(50, 3).double()
-    standard = Standard(3).double()
+    standard = Standardization(3).double()
     assert torch.equal(standard(v_BD), v_BD)
     standard.fit(v_BD)
     seen_BD = standard(v_BD)
@@ -18,6 +18,6 @@ def test_standardised_vectors_have_mean_0_and_deviation_1():
 
 
 def test_vectors_that_never_differ_become_0():
-    standard = Standard(3)
+    standard = Standardization(3)
     standard.fit(torch.full((5, 3), 2.0))
     assert torch.equal(standard(torch.full((1, 3), 2.0)), torch.zeros(1, 3))

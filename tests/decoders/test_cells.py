@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from captioner.decoders.cells import CELLS, LSTM, make
-from captioner.types import InputError
+from captioner.decoders.cells import CELLS, LSTM, make_cell
+from captioner.errors import InputError
 
 N, H = 3, 5
 every_cell = pytest.mark.parametrize("name", CELLS)
@@ -76,7 +76,7 @@ def equation(cell, x, state, image):
 
 def random_cell(name, E=H):
     """With a random bias, so that a forgotten one shows."""
-    cell = make(name, E, H).double()
+    cell = make_cell(name, E, H).double()
     cell.b.data.normal_()
     state = tuple(torch.randn(N, H, dtype=torch.float64) for _ in cell.entries)
     return cell, torch.randn(N, E, dtype=torch.float64), state
@@ -144,7 +144,7 @@ def test_lstm_equals_torch_with_copied_weights():
 
 @every_cell
 def test_weights_start_as_documented(name):
-    cell = make(name, H, H)
+    cell = make_cell(name, H, H)
     for block in cell.W_hh.split(H):
         torch.testing.assert_close(block @ block.T, torch.eye(H), atol=1e-6, rtol=0)
     bias = cell.b.view(len(cell.blocks), H)
@@ -155,7 +155,7 @@ def test_weights_start_as_documented(name):
 
 def test_what_cannot_be_is_named():
     with pytest.raises(InputError, match="decoder.cell=GRUU: give one of RNN, ReLU, LSTM, GRU"):
-        make("GRUU", 4, 5)
+        make_cell("GRUU", 4, 5)
     for name in ("MUT1", "MUT2"):
         with pytest.raises(InputError, match=rf"{name} takes its input as it is.*\(4\).*\(5\)"):
-            make(name, 4, 5)
+            make_cell(name, 4, 5)

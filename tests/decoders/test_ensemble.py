@@ -15,9 +15,10 @@ from captioner.decoders.attention import SoftAttention
 from captioner.decoders.ensemble import AVERAGES, Ensemble
 from captioner.decoders.recurrent import Recurrent
 from captioner.decoders.transformer import Transformer
+from captioner.errors import InputError
 from captioner.models import caption_model
 from captioner.search import Beam
-from captioner.types import InputError, Many
+from captioner.types import PerMember
 from tests.helpers import laws
 from tests.helpers.laws import LENGTH_N, B, D, N, V, features, tokens
 from tests.test_end_to_end import run
@@ -35,7 +36,7 @@ class OnOne(Ensemble):
     """Every member sees the same features, so that the laws can be asked."""
 
     def start(self, features, rows):
-        return super().start(Many([features] * len(self.members)), rows)
+        return super().start(PerMember([features] * len(self.members)), rows)
 
 
 @pytest.mark.parametrize("average", AVERAGES)
@@ -79,17 +80,21 @@ def test_a_member_and_itself_are_that_member():
 @pytest.fixture
 def others(model_dir, scenes_dir, tmp_path):
     """Two more models over the same words: another encoder, size and decoder; and other weights."""
-    tokenizer = tokenizers.load(model_dir / "tokenizer.json")
+    tokenizer = tokenizers.load_tokenizer(model_dir / "tokenizer.json")
     encoder = {"_target_": "captioner.encoders.Timm", "name": "resnet10t", "image_size": 64}
     attention = {"_target_": "captioner.decoders.attention.UpDown", "hidden_size": 16}
-    caption_model.build({"encoder": encoder, "decoder": attention}, tokenizer).save(tmp_path / "b")
+    caption_model.build_captioner({"encoder": encoder, "decoder": attention}, tokenizer).save(
+        tmp_path / "b"
+    )
     recurrent = {"_target_": "captioner.decoders.recurrent.Recurrent", "hidden_size": 16}
-    caption_model.build({"encoder": encoder, "decoder": recurrent}, tokenizer).save(tmp_path / "c")
+    caption_model.build_captioner({"encoder": encoder, "decoder": recurrent}, tokenizer).save(
+        tmp_path / "c"
+    )
     return [tmp_path / "b", tmp_path / "c"]
 
 
 def test_models_with_different_encoders_caption_together(model_dir, others, scenes_dir, capsys):
-    some = [record.image for record in records.read(scenes_dir, "val")]
+    some = [record.image for record in records.read_records(scenes_dir, "val")]
     together = captioner.load(model_dir, *others)
     said = together.caption([*some, "nowhere.png"], batch_size=3)
     assert [c.error is None for c in said] == [True] * len(some) + [False]
@@ -113,7 +118,7 @@ def test_eval_py_takes_a_list(model_dir, others, scenes_dir, tmp_path):
     data = [f"data.root={scenes_dir}", f"data.cache={tmp_path / 'cache'}", "average=prob"]
     run(eval_command, f"model=[{names}]", *data, f"run_dir={tmp_path / 'run'}")
     predicted = json.loads((tmp_path / "run" / "predictions.json").read_text())
-    some = [record.image for record in records.read(scenes_dir, "val")]
+    some = [record.image for record in records.read_records(scenes_dir, "val")]
     said = captioner.load(model_dir, *others, average="prob").caption(some)
     same = sum(p["caption"] == c.caption for p, c in zip(predicted, said))
     assert same >= len(some) - 1  # a near-tie may flip between float16 and float32
@@ -123,9 +128,9 @@ def test_what_cannot_be_an_ensemble_is_named(model_dir, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(model_dir, other)
     config = json.loads((model_dir / "config.json").read_text())
-    words = tokenizers.train(["another tokenizer"] * 9)
+    words = tokenizers.train_tokenizer(["another tokenizer"] * 9)
     config = {key: config[key] for key in ("encoder", "decoder")}
-    caption_model.build(config, words).save(other)
+    caption_model.build_captioner(config, words).save(other)
     with pytest.raises(InputError, match="other: its tokenizer.json is not that of"):
         captioner.load(model_dir, other)
     with pytest.raises(InputError, match="average=mean: give one of log_prob, prob"):

@@ -6,7 +6,8 @@ import torch
 
 from captioner.decoders.cells import CELLS
 from captioner.decoders.minds_eye import MindsEye
-from captioner.types import BOS, InputError
+from captioner.errors import InputError
+from captioner.types import BOS
 from tests.decoders.test_cells import equation
 from tests.helpers import laws
 from tests.helpers.laws import LENGTH_N, B, C, D, N, V, features, tokens

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from captioner.decoders.mrnn import MRNN
-from captioner.types import BOS, InputError
+from captioner.errors import InputError
+from captioner.types import BOS
 from tests.helpers import laws
 from tests.helpers.laws import B, D, V, features
 

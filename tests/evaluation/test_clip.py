@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from captioner.errors import InputError, Unavailable
 from captioner.evaluation import clip
 from captioner.metrics.clipscore import clip_score
-from captioner.types import InputError, Unavailable
 
 
 def test_by_hand():

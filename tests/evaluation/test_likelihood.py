@@ -12,10 +12,11 @@ from captioner.data.records import Record
 from captioner.decoders.ensemble import Ensemble
 from captioner.decoders.recurrent import Recurrent
 from captioner.encoders import Blind, Encoders
+from captioner.errors import InputError
 from captioner.evaluation import likelihood
 from captioner.models.caption_model import CaptionModel
 from captioner.tokenizers import Char, Tokenizer, Word
-from captioner.types import BOS, EOS, UNK, Features, InputError, Many
+from captioner.types import BOS, EOS, UNK, Features, PerMember
 
 TEXTS = [("A dog runs.", "dogs run"), ("a cat sits on grass",), ("the red dog",), ("a cat runs",)]
 RECORDS = [Record(i, Path("x"), texts, "val") for i, texts in enumerate(TEXTS)]
@@ -131,7 +132,7 @@ def test_ensembles_are_measured_as_one_model():
     both = CaptionModel(encoder, Ensemble([m.decoder for m in members]), words(), {}).double()
 
     def twice(index, draw):
-        return Many([source(index, draw)] * 2)
+        return PerMember([source(index, draw)] * 2)
 
     alone = likelihood.perplexity(members[0], RECORDS, source).corpus()["perplexity"]
     found = likelihood.perplexity(both, RECORDS, twice).corpus()["perplexity"]

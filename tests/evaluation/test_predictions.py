@@ -8,9 +8,10 @@ import torch
 import captioner
 from captioner import search
 from captioner.data import records
-from captioner.data.batches import Pixels
+from captioner.data.batches import PixelSource
+from captioner.errors import InputError
 from captioner.evaluation import predictions
-from captioner.types import EOS, InputError
+from captioner.types import EOS
 
 GOOD = [
     {"image_id": 1, "caption": "a dog runs on grass"},
@@ -38,18 +39,18 @@ def test_a_broken_file_is_named(tmp_path, text, message):
     path = tmp_path / "predictions.json"
     path.write_text(text)
     with pytest.raises(InputError, match=message) as error:
-        predictions.read(path)
+        predictions.read_predictions(path)
     assert str(path) in str(error.value)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="none.json"):
-        predictions.read(tmp_path / "none.json")
+        predictions.read_predictions(tmp_path / "none.json")
 
 
 def test_written_and_read_again(tmp_path):
-    predictions.write(tmp_path, GOOD)
-    assert predictions.read(tmp_path / "predictions.json") == GOOD
+    predictions.write_predictions(tmp_path, GOOD)
+    assert predictions.read_predictions(tmp_path / "predictions.json") == GOOD
     assert [p.name for p in tmp_path.iterdir()] == ["predictions.json"]
 
 
@@ -57,8 +58,8 @@ def test_written_and_read_again(tmp_path):
 def said(model_dir, scenes_dir):
     """predict(strategy, ..) of an untrained model that says END, or does not, as it is told."""
     model = captioner.load(model_dir).double()
-    some = records.read(scenes_dir, "val")[:5]
-    source = Pixels([record.image for record in some], model.encoder.preprocess)
+    some = records.read_records(scenes_dir, "val")[:5]
+    source = PixelSource([record.image for record in some], model.encoder.preprocess)
 
     def predict(strategy, end=0.0, **options):
         with torch.no_grad():

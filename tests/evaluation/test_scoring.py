@@ -10,11 +10,11 @@ from rich.console import Console
 
 from captioner import scenes
 from captioner.data.records import Record
+from captioner.errors import InputError
 from captioner.evaluation import scoring
 from captioner.evaluation.scoring import Case
 from captioner.experiment import runs
 from captioner.metrics.score import score
-from captioner.types import InputError
 
 RECORDS = [
     Record(1, Path("a"), ("a dog runs on grass", "the dog runs"), "val"),
@@ -129,7 +129,7 @@ def test_what_lacks_something_is_unavailable_and_not_0(metric, what):
     assert list(scores["unavailable"]) == [metric] and what in scores["unavailable"][metric]
     console = Console(width=200)
     with console.capture() as capture:
-        console.print(scoring.table(scores, "t"))
+        console.print(scoring.scores_table(scores, "t"))
     assert f"unavailable: {scores['unavailable'][metric][:20]}" in capture.get()
 
 
@@ -158,7 +158,7 @@ def test_one_image_has_no_interval():
 @pytest.mark.parametrize("options", [{"resamples": 50}, {"resamples": -5}, {"seed": -1}])
 def test_resamples_and_seed_are_checked_first(options):
     with pytest.raises(InputError, match="|".join(options)):
-        scoring.check(["bleu"], **options)
+        scoring.check_metrics(["bleu"], **options)
 
 
 def test_objects_must_be_those_of_all_images():
@@ -206,7 +206,7 @@ def test_the_headline_is_cider_or_the_first_that_has_a_value():
 
 def test_scores_json_is_json(tmp_path):
     scores = scoring.evaluate(Case(RECORDS, GOOD), ["language", "chair"])
-    scoring.write(tmp_path, scores)
+    scoring.write_scores(tmp_path, scores)
 
     def refuse(constant):
         raise AssertionError(constant)
@@ -218,7 +218,7 @@ def test_scores_json_is_json(tmp_path):
 def test_the_table_prints_scores_times_100():
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(runs.table({"a": {"CIDEr": 0.4812}, "b": {"CIDEr": 1, "x": 0.5}}))
+        console.print(runs.runs_table({"a": {"CIDEr": 0.4812}, "b": {"CIDEr": 1, "x": 0.5}}))
     text = capture.get()
     assert "48.1" in text and "100.0" in text and "50.0" in text and "-" in text
 

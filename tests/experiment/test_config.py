@@ -13,10 +13,11 @@ from captioner import instantiate, tokenizers
 from captioner.decoders import cells
 from captioner.decoders.minds_eye import MindsEye
 from captioner.decoders.mrnn import MRNN
+from captioner.errors import InputError
 from captioner.experiment import config
 from captioner.models import caption_model, language_model
 from captioner.objectives.base import Objective
-from captioner.types import Features, InputError
+from captioner.types import Features
 
 CONF = Path(__file__).parents[2] / "conf"
 CHOICES = [
@@ -54,11 +55,13 @@ def test_every_choice_composes_and_is_made(group, choice, monkeypatch, tmp_path)
     assert leaves(plain) <= 75, "a composed run should fit on a screen"
     if plain["encoder"].get("pretrained"):
         plain["encoder"]["pretrained"] = False  # no downloads here
-    tokenizer = tokenizers.train(["a dog"], **plain["tokenizer"] | {"min_count": 1})
+    tokenizer = tokenizers.train_tokenizer(["a dog"], **plain["tokenizer"] | {"min_count": 1})
     decoder, _ = config.decoder_options(cfg.decoder)
-    made = caption_model.build({"encoder": plain["encoder"], "decoder": decoder}, tokenizer)
+    made = caption_model.build_captioner(
+        {"encoder": plain["encoder"], "decoder": decoder}, tokenizer
+    )
     strategy = config.make_strategy(cfg.search)
-    objective = instantiate.make(plain["objective"], "captioner.objectives", Objective)
+    objective = instantiate.instantiate(plain["objective"], "captioner.objectives", Objective)
     optimizer = config.make_optimizer(cfg.optimizer)(made.decoder.parameters())
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert isinstance(objective, Objective)
@@ -71,9 +74,9 @@ def test_every_choice_for_text_composes_and_is_made(group, choice):
     cfg = composed("data=text", "encoder=none", f"{group}={choice}", "data.path=x")
     plain = config.plain(cfg)
     assert leaves(plain) <= 75, "a composed run should fit on a screen"
-    tokenizer = tokenizers.train(["a dog"], **plain["tokenizer"] | {"min_count": 1})
+    tokenizer = tokenizers.train_tokenizer(["a dog"], **plain["tokenizer"] | {"min_count": 1})
     decoder, _ = config.decoder_options(cfg.decoder)
-    made = language_model.build({"decoder": decoder}, tokenizer)
+    made = language_model.build_language_model({"decoder": decoder}, tokenizer)
     strategy = config.make_strategy(cfg.search)
     assert config.make_optimizer(cfg.optimizer)(made.decoder.parameters())
     assert len(made.eval().go_on("", strategy)) == getattr(strategy, "n", 1)
@@ -90,7 +93,7 @@ def test_every_choice_for_text_composes_and_is_made(group, choice):
     ],
 )
 def test_what_the_page_on_objectives_says_is_made(overrides):
-    instantiate.make(
+    instantiate.instantiate(
         config.plain(composed(*overrides).objective), "captioner.objectives", Objective
     )
 
@@ -109,9 +112,11 @@ def test_the_papers_are_made_for_coco_too(name):
     cfg = composed(f"experiment={name}", "data=coco", "data.root=x", "encoder=resnet101")
     plain = config.plain(cfg)
     plain["encoder"]["pretrained"] = False
-    tokenizer = tokenizers.train(["a dog"] * 3)
+    tokenizer = tokenizers.train_tokenizer(["a dog"] * 3)
     decoder, _ = config.decoder_options(cfg.decoder)
-    made = caption_model.build({"encoder": plain["encoder"], "decoder": decoder}, tokenizer)
+    made = caption_model.build_captioner(
+        {"encoder": plain["encoder"], "decoder": decoder}, tokenizer
+    )
     assert made.encoder.size == 2048
     assert PAPERS[name](made.decoder)
     found = made.eval().generate(Features(torch.rand(2, 2048)), config.make_strategy(cfg.search))

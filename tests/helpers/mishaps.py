@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from captioner.training.caption_training import Training
+from captioner.training.caption_training import CaptionTraining
 from captioner.training.language_training import LanguageTraining
 from captioner.training.loop import Loop
 
 STEP = Loop.training_step
-VALIDATIONS = {kind: kind.validation_step for kind in (Training, LanguageTraining)}
+VALIDATIONS = {kind: kind.validation_step for kind in (CaptionTraining, LanguageTraining)}
 
 
 def act(kind: str, loss):

@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageFile
 
 from captioner import images
+from captioner.errors import InputError
 from captioner.images import Augment, ImageError, Preprocess
-from captioner.types import InputError
 
 RAMP = np.add.outer(np.arange(40), np.arange(60))
 PHOTO = Image.fromarray(np.stack([RAMP * 2, 255 - RAMP, RAMP[::-1]], axis=-1).astype(np.uint8))
@@ -181,16 +181,16 @@ def test_bad_bytes_are_a_named_error_without_decoding(data, reason, monkeypatch)
 
 def test_the_cap_is_the_callers():
     data = encode(PHOTO)
-    assert images.read(data, max_pixels=2400).size == (60, 40)
+    assert images.read_image(data, max_pixels=2400).size == (60, 40)
     with pytest.raises(ImageError, match="60 x 40 pixels; 2,399 at most"):
-        images.read(data, max_pixels=2399)
+        images.read_image(data, max_pixels=2399)
 
 
 def test_read_takes_paths_and_names_them_in_errors(tmp_path):
     path = tmp_path / "café 图 😀.png"
     path.write_bytes(encode(PHOTO))
-    assert np.array_equal(images.read(path), PHOTO) and np.array_equal(
-        images.read(str(path)), PHOTO
+    assert np.array_equal(images.read_image(path), PHOTO) and np.array_equal(
+        images.read_image(str(path)), PHOTO
     )
     os.mkfifo(tmp_path / "fifo.jpg")  # reading it would wait for a writer
     (tmp_path / "empty.jpg").touch()
@@ -207,7 +207,7 @@ def test_read_takes_paths_and_names_them_in_errors(tmp_path):
         "page.jpg": "begins with b'<html>'",
     }.items():
         with pytest.raises(ImageError, match=reason) as caught:
-            images.read(tmp_path / name)
+            images.read_image(tmp_path / name)
         printed = str(tmp_path / name)
         assert str(caught.value).startswith(printed if printed.isprintable() else repr(printed))
         assert len(str(caught.value).splitlines()) == 1
@@ -218,14 +218,14 @@ def test_permission_denied_is_a_named_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "a.png").chmod(0)
     with pytest.raises(ImageError, match="Permission denied"):
-        images.read(tmp_path / "a.png")
+        images.read_image(tmp_path / "a.png")
 
 
 def test_a_giant_file_is_refused_unread(tmp_path):
     with (tmp_path / "giant.tif").open("wb") as file:
         file.truncate(images.MAX_BYTES + 1)  # sparse: takes no space
     with pytest.raises(ImageError, match=r"giant.tif: 536,870,913 bytes"):
-        images.read(tmp_path / "giant.tif")
+        images.read_image(tmp_path / "giant.tif")
 
 
 def test_running_out_of_memory_is_not_the_pictures_fault(monkeypatch):

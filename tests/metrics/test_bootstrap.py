@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
+from captioner.errors import InputError
 from captioner.metrics import bootstrap
 from captioner.metrics.bleu import bleu
 from captioner.metrics.ngrams import References
 from captioner.metrics.statistics import as_text, mean, shares
-from captioner.types import InputError
 
 RNG = np.random.default_rng(0)
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from captioner.errors import InputError
 from captioner.metrics import chair as module
 from captioner.metrics.chair import chair, mentions, phrases, read_objects
-from captioner.types import InputError
 
 COCO = """
 person/people, bicycle, car, motorcycle, airplane, bus/buses, train, truck, boat, traffic light,

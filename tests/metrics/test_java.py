@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from captioner.errors import InputError, Unavailable
 from captioner.metrics import java, meteor, spice
-from captioner.types import InputError, Unavailable
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / os.environ.get("CAPTIONER_DATA", "../shared/data") / "metrics_golden"

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from captioner.errors import InputError
 from captioner.metrics import bleu as bleu_module
 from captioner.metrics import rouge as rouge_module
 from captioner.metrics.cider import Cider, DocumentFrequencies
 from captioner.metrics.ngrams import NOTHING, References
 from captioner.metrics.score import score, tokens
-from captioner.types import InputError
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / os.environ.get("CAPTIONER_DATA", "../shared/data") / "metrics_golden"

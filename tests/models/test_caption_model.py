@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import captioner
 from captioner import images, search
+from captioner.errors import InputError
 from captioner.models import directory, loading
-from captioner.types import InputError
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_captions_come_in_order_and_errors_with_them(model_dir, scenes_dir, tmp_
 def test_captions_do_not_depend_on_the_batch(model_dir, scenes_dir):
     loaded = captioner.load(model_dir).double()  # in which equality is a law
     paths = sorted((scenes_dir / "images").iterdir())[:9]
-    pixels = torch.stack([loaded.encoder.preprocess(images.read(p)) for p in paths]).double()
+    pixels = torch.stack([loaded.encoder.preprocess(images.read_image(p)) for p in paths]).double()
     together = loaded.texts(loaded.generate(pixels, search.Beam(3)))
     alone = [loaded.texts(loaded.generate(p[None], search.Beam(3)))[0] for p in pixels]
     assert [best.caption for best, *_ in together] == [best.caption for best, *_ in alone]

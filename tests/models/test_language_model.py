@@ -13,12 +13,13 @@ from captioner.commands import sample
 from captioner.data import text
 from captioner.decoders import fused
 from captioner.decoders.cells import CELLS
+from captioner.errors import InputError
 from captioner.models import language_model, loading
 from captioner.objectives.cross_entropy import CrossEntropy, ScheduledSampling
 from captioner.search import Beam, Greedy, Sample
 from captioner.training import checkpoints, language_training
 from captioner.training.language_training import LanguageTraining, bits
-from captioner.types import BOS, EOS, UNK, InputError, TextBatch
+from captioner.types import BOS, EOS, UNK, TextBatch
 from tests.training.test_resume import ROOT, different, in_process, in_processes
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
@@ -28,10 +29,10 @@ WORDS = "the cat sat on the mat, the dog sat on the cat\n"
 
 def make(cell="LSTM", layers=2, kind="char", size=7, **options):
     torch.manual_seed(1)
-    tokenizer = tokenizers.train([WORDS], kind)
+    tokenizer = tokenizers.train_tokenizer([WORDS], kind)
     decoder = {"_target_": "captioner.decoders.recurrent.Recurrent", "cell": cell}
     decoder |= {"embed_size": size, "hidden_size": size, "layers": layers, "dropout": 0.0}
-    made = language_model.build({"decoder": decoder | options}, tokenizer)
+    made = language_model.build_language_model({"decoder": decoder | options}, tokenizer)
     made.decoder.double()
     return made
 
@@ -181,7 +182,7 @@ def test_it_goes_on_where_the_prompt_ends():
 def test_a_saved_model_is_the_same_and_no_captioner(tmp_path):
     model = make()
     model.save(tmp_path / "model")
-    again = loading.read(tmp_path / "model")
+    again = loading.read_model(tmp_path / "model")
     again.decoder.double()
     assert again.go_on("the", Greedy(20)) == model.eval().go_on("the", Greedy(20))
     with pytest.raises(InputError, match="a language model, it sees no pictures"):
@@ -189,10 +190,10 @@ def test_a_saved_model_is_the_same_and_no_captioner(tmp_path):
 
 
 def test_a_decoder_that_is_no_recurrent_one_is_named():
-    tokenizer = tokenizers.train([WORDS], "char")
+    tokenizer = tokenizers.train_tokenizer([WORDS], "char")
     other = {"_target_": "captioner.decoders.mrnn.MRNN"}
     with pytest.raises(InputError, match="MRNN: a language model takes a Recurrent"):
-        language_model.build({"decoder": other}, tokenizer)
+        language_model.build_language_model({"decoder": other}, tokenizer)
 
 
 def karpathy(ids, steps, weights, losses, bptt=25, rate=0.1):
@@ -259,7 +260,7 @@ def test_min_char_rnn_is_karpathys_program(tmp_path, monkeypatch):
     command += ["trainer.max_epochs=2", f"data.cache={tmp_path / 'cache'}", "patience=9"]
     assert in_process(*command) == 0
 
-    model = loading.read(tmp_path / "run/model")
+    model = loading.read_model(tmp_path / "run/model")
     train, _ = text.split(text.documents(str(path)), 0.1)
     data = text.Corpus(train, model.tokenizer, tmp_path / "cache")
     streams = text.Streams(data, 1, 25)
@@ -327,7 +328,7 @@ def test_phases_of_text(options, tmp_path):
     phases = "phases=[{name: a}, {name: b, optimizer: {lr: 1e-4}}]"
     run = tmp_path / "run"
     assert in_process(*options, "trainer.max_epochs=1", phases, f"run_dir={run}") == 0
-    assert (run / "scores.json").exists() and loading.read(run / "model")
+    assert (run / "scores.json").exists() and loading.read_model(run / "model")
 
 
 @pytest.mark.parametrize(
@@ -431,7 +432,7 @@ def test_hello():
     units = ["h", "e", "l", "o"]
     tokenizer = tokenizers.Char(units, 10)
     decoder = {"_target_": "captioner.decoders.recurrent.Recurrent", "cell": "RNN", "dropout": 0.0}
-    model = language_model.build(
+    model = language_model.build_language_model(
         {"decoder": decoder | {"hidden_size": 3, "one_hot": True}}, tokenizer
     ).decoder.double()
     W_xh = np.array([[-1, 0, 1, 0], [1, 0, 0, 0], [2, -1, -1, 0]])

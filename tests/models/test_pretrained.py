@@ -28,7 +28,7 @@ def test_it_captions_without_being_asked_which(scenes_dir):
 @pytest.mark.slow
 def test_its_scores_are_those_of_its_card(real_data):
     """The whole of val, from pictures and not from a cache, as `caption` does it."""
-    val = records.read(real_data / "flickr8k", "val")
+    val = records.read_records(real_data / "flickr8k", "val")
     captions = captioner.load().caption([record.image for record in val])
     said = {i: caption.caption for i, caption in enumerate(captions)}
     found = score({i: list(record.captions) for i, record in enumerate(val)}, said)["corpus"]

@@ -7,8 +7,9 @@ from torch.nn import functional as F
 from captioner.data.batches import make_batch
 from captioner.decoders.minds_eye import MindsEye
 from captioner.decoders.recurrent import Recurrent
+from captioner.errors import InputError
 from captioner.objectives.cross_entropy import CrossEntropy, ScheduledSampling
-from captioner.types import Features, InputError
+from captioner.types import Features
 
 V, D = 12, 4
 

@@ -12,6 +12,7 @@ from captioner.data.records import Record
 from captioner.decoders.attention import SoftAttention
 from captioner.decoders.recurrent import Recurrent
 from captioner.decoders.transformer import Transformer
+from captioner.errors import InputError
 from captioner.metrics.cider import Cider, DocumentFrequencies
 from captioner.metrics.ngrams import References
 from captioner.metrics.rewards import Rewards
@@ -20,7 +21,7 @@ from captioner.metrics.tokenize import token_strings
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.objectives.self_critical import SelfCritical
 from captioner.tokenizers import Word
-from captioner.types import EOS, Features, InputError
+from captioner.types import EOS, Features
 from tests.objectives.test_objectives import D, Model, source
 
 WORDS = Word(["a", "dog", "cat", "runs"], 10)

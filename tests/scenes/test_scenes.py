@@ -16,8 +16,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from captioner import scenes
+from captioner.errors import InputError
 from captioner.scenes import Scene, Thing, captions, parse, render, scene, true_of, truth
-from captioner.types import InputError
 
 COMMAND = Path(__file__).parents[2] / "data_prep" / "scenes.py"
 DRAWN = [scene(7, split, i) for split in scenes.SPLITS for i in range(400)]
@@ -315,15 +315,15 @@ def test_anti_aliasing():
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
     for name in ("one", "two"):
-        scenes.write(tmp_path / name, train=6, val=3, test=3, seed=5)
-    scenes.write(tmp_path / "other", train=6, val=3, test=3, seed=6)
+        scenes.write_scenes(tmp_path / name, train=6, val=3, test=3, seed=5)
+    scenes.write_scenes(tmp_path / "other", train=6, val=3, test=3, seed=6)
     one, two, other = (digest(tmp_path / name) for name in ("one", "two", "other"))
     assert one == two and len(one) == 12 + 3
     assert all(one[name] != other[name] for name in one)
 
 
 def test_coco_reads_it_and_scenes_come_back(tmp_path, capsys):
-    scenes.write(tmp_path, train=4, val=3, test=2, seed=1)
+    scenes.write_scenes(tmp_path, train=4, val=3, test=2, seed=1)
     seen: set[int] = set()
     for split, size in (("train", 4), ("val", 3), ("test", 2)):
         path = tmp_path / f"captions_{split}.json"
@@ -348,28 +348,28 @@ def test_a_second_run_does_nothing_and_an_interrupted_one_goes_on(tmp_path):
 
     sizes = {"train": 3, "val": 3, "test": 1}
     with pytest.raises(KeyboardInterrupt):
-        scenes.write(tmp_path / "cut", **sizes, progress=stop)
+        scenes.write_scenes(tmp_path / "cut", **sizes, progress=stop)
     assert sorted(p.name for p in tmp_path.glob("cut/*")) == ["captions_train.json", "images"]
-    scenes.write(tmp_path / "cut", **sizes, progress=lambda *call: calls.append(call))
+    scenes.write_scenes(tmp_path / "cut", **sizes, progress=lambda *call: calls.append(call))
     assert calls == [(i, 7) for i in range(1, 6)] + [(i, 4) for i in range(1, 5)]
-    scenes.write(tmp_path / "whole", **sizes)
+    scenes.write_scenes(tmp_path / "whole", **sizes)
     assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
-    scenes.write(tmp_path / "cut", **sizes, progress=stop)
+    scenes.write_scenes(tmp_path / "cut", **sizes, progress=stop)
     assert len(calls) == 9
 
 
 def test_wrong_folders_and_sizes_are_named(tmp_path):
-    scenes.write(tmp_path / "mine", 1, 1, 1)
+    scenes.write_scenes(tmp_path / "mine", 1, 1, 1)
     (tmp_path / "file").write_text("a file")
     (tmp_path / "empty.json").write_text("{}")
     with pytest.raises(InputError, match="made otherwise"):
-        scenes.write(tmp_path / "mine", 1, 1, 2)
+        scenes.write_scenes(tmp_path / "mine", 1, 1, 2)
     with pytest.raises(InputError, match="something else"):
-        scenes.write(tmp_path)
+        scenes.write_scenes(tmp_path)
     with pytest.raises(InputError, match="cannot write"):
-        scenes.write(tmp_path / "file")
+        scenes.write_scenes(tmp_path / "file")
     with pytest.raises(InputError, match="negative"):
-        scenes.write(tmp_path / "new", train=-1)
+        scenes.write_scenes(tmp_path / "new", train=-1)
     for path, message in (("file", "cannot read"), ("empty.json", "no scenes"), ("no", "cannot")):
         with pytest.raises(InputError, match=message):
             scenes.read_scenes(tmp_path / path)

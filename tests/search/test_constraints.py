@@ -10,10 +10,11 @@ import eval as eval_command
 from captioner import images, search, tokenizers
 from captioner.commands.caption import main
 from captioner.data import records
-from captioner.data.batches import Pixels
+from captioner.data.batches import PixelSource
+from captioner.errors import InputError
 from captioner.evaluation import predictions
-from captioner.search.constraints import PLAIN, Wording
-from captioner.types import EOS, PAD, UNK, InputError
+from captioner.search.constraints import UNCONSTRAINED, Constraints
+from captioner.types import EOS, PAD, UNK
 from tests.test_end_to_end import run
 
 
@@ -32,35 +33,35 @@ def test_by_default_the_unknown_word_is_not_said_nor_nothing(loaded, paths):
     for strategy in (search.Greedy(), search.Beam(2), search.Sample(), search.StochasticBeam(2)):
         for result in loaded.caption(paths, strategy):
             assert result.caption and "<unk>" not in result.caption
-    silent = loaded.caption(paths, wording=Wording(min_length=0))
+    silent = loaded.caption(paths, wording=Constraints(min_length=0))
     assert {result.caption for result in silent} == {""}
-    assert all("<unk>" in r.caption for r in loaded.caption(paths, wording=Wording(unk=True)))
+    assert all("<unk>" in r.caption for r in loaded.caption(paths, wording=Constraints(unk=True)))
 
 
 def test_words_and_phrases(loaded, paths):
     free = [result.caption.split() for result in loaded.caption(paths)]
     word, phrase = free[0][0], " ".join(free[1][:2])
-    some = Wording(forbid=[word], forbid_in={1: [phrase]}, include_in={2: ["red circle"]})
+    some = Constraints(forbid=[word], forbid_in={1: [phrase]}, include_in={2: ["red circle"]})
     held = [result.caption for result in loaded.caption(paths, wording=some, batch_size=3)]
     assert all(word not in caption.split() for caption in held)
     assert f" {phrase} " not in f" {held[1]} "
     assert "red circle" in held[2] and "red circle" not in " ".join(free[2])
-    begun = loaded.caption(paths, wording=Wording(begin="a red", include=["circle"]))
+    begun = loaded.caption(paths, wording=Constraints(begin="a red", include=["circle"]))
     assert all(r.caption.startswith("a red") and "circle" in r.caption for r in begun)
-    short = loaded.caption(paths, wording=Wording(max_length=4, endings=["a", "the", "and"]))
+    short = loaded.caption(paths, wording=Constraints(max_length=4, endings=["a", "the", "and"]))
     for result in short:
         assert len(result.caption.split()) <= 4 and result.caption.split()[-1] not in ("a", "and")
-    once = loaded.caption(paths, wording=Wording(no_repeated_ngram=1, no_repeat=True))
+    once = loaded.caption(paths, wording=Constraints(no_repeated_ngram=1, no_repeat=True))
     assert all(len(set(r.caption.split())) == len(r.caption.split()) for r in once)
 
 
 @pytest.mark.parametrize(
     "wording, message",
     [
-        (Wording(forbid=["zebra"]), "wording.forbid='zebra': the model does not know 'zebra'"),
-        (Wording(include=["a zebra"]), "wording.include='a zebra': the model does not know"),
-        (Wording(include_in={0: [" "]}), "wording.include_in=' ': there is no word in it"),
-        (Wording(endings=["a red"]), "give single words"),
+        (Constraints(forbid=["zebra"]), "wording.forbid='zebra': the model does not know 'zebra'"),
+        (Constraints(include=["a zebra"]), "wording.include='a zebra': the model does not know"),
+        (Constraints(include_in={0: [" "]}), "wording.include_in=' ': there is no word in it"),
+        (Constraints(endings=["a red"]), "give single words"),
     ],
 )
 def test_what_it_cannot_say_is_named(loaded, paths, wording, message):
@@ -70,7 +71,7 @@ def test_what_it_cannot_say_is_named(loaded, paths, wording, message):
 
 def test_a_picture_without_a_caption_has_an_error(loaded, paths):
     everything = [unit for unit in loaded.tokenizer.units if not unit.startswith("<")]
-    results = loaded.caption(paths, wording=Wording(forbid_in={2: everything}))
+    results = loaded.caption(paths, wording=Constraints(forbid_in={2: everything}))
     assert [result.error is None for result in results] == [True, True, False, True]
     assert str(paths[2]) in results[2].error and "forbid(in_image)" in results[2].error
     assert results[2].caption is None and results[2].said == ()
@@ -89,7 +90,7 @@ def test_the_best_and_their_tokens(loaded, paths):
 
 
 def test_a_trace_is_one_forward_over_what_was_said(loaded, paths):
-    pixels = torch.stack([loaded.encoder.preprocess(images.read(p)) for p in paths])
+    pixels = torch.stack([loaded.encoder.preprocess(images.read_image(p)) for p in paths])
     captions = loaded.generate(pixels, search.Beam(3, n=2))
     log_prob_BKT, kept = loaded.trace(pixels, captions, ["h0"])
     assert log_prob_BKT.shape == captions.token_BKT.shape
@@ -121,14 +122,17 @@ def test_on_the_command_line(model_dir, paths, capsys):
 
 
 def test_an_evaluation_names_the_images_without_a_caption(loaded, scenes_dir):
-    some = records.read(scenes_dir, "val")[:5]
-    source = Pixels([record.image for record in some], loaded.encoder.preprocess)
-    wording = Wording(max_length=1, include_in={1: ["a red"], 3: ["a red"]})
+    some = records.read_records(scenes_dir, "val")[:5]
+    source = PixelSource([record.image for record in some], loaded.encoder.preprocess)
+    wording = Constraints(max_length=1, include_in={1: ["a red"], 3: ["a red"]})
     with pytest.raises(InputError) as error:
         predictions.predict(loaded, some, source, search.Beam(3), 2, wording=wording)
     lines = str(error.value).splitlines()
     assert [line.split(":")[0].strip() for line in lines[1:]] == [str(some[i].id) for i in (1, 3)]
-    assert len(predictions.predict(loaded, some, source, search.Beam(3), 2, wording=PLAIN)) == 5
+    assert (
+        len(predictions.predict(loaded, some, source, search.Beam(3), 2, wording=UNCONSTRAINED))
+        == 5
+    )
 
 
 def test_in_eval(model_dir, scenes_dir, tmp_path):
@@ -144,5 +148,8 @@ def test_in_eval(model_dir, scenes_dir, tmp_path):
 
 def test_no_wording_needs_the_tokenizer_to_change():
     tokenizer = tokenizers.Word(["a", "dog", "runs"], 9)
-    assert [rule.__name__ for rule in PLAIN.rules(tokenizer)] == ["forbid(3)", "min_length(1)"]
-    assert PLAIN.progress(tokenizer) is None
+    assert [rule.__name__ for rule in UNCONSTRAINED.rules(tokenizer)] == [
+        "forbid(3)",
+        "min_length(1)",
+    ]
+    assert UNCONSTRAINED.progress(tokenizer) is None

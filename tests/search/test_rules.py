@@ -5,11 +5,12 @@ import itertools
 import pytest
 import torch
 
+from captioner.errors import InputError
 from captioner.search import Beam, Consensus, Greedy, Sample, StochasticBeam
 from captioner.search import rules as on_words
 from captioner.search.engine import Including
 from captioner.search.rules import Include
-from captioner.types import BOS, EOS, UNK, InputError
+from captioner.types import BOS, EOS, UNK
 from tests.helpers.brute import agrees, random_decoder, run, said
 
 V = 6  # unk and two words

@@ -15,10 +15,11 @@ from captioner.decoders.minds_eye import MindsEye
 from captioner.decoders.mrnn import MRNN
 from captioner.decoders.recurrent import INJECT, Recurrent
 from captioner.decoders.transformer import Transformer
+from captioner.errors import InputError
 from captioner.search import SCORES, Beam, Consensus, Greedy, Sample, StochasticBeam
 from captioner.search.engine import top
 from captioner.search.rules import Include, forbid, min_length
-from captioner.types import BOS, EOS, PAD, UNK, Features, InputError, Many
+from captioner.types import BOS, EOS, PAD, UNK, Features, PerMember
 from tests.helpers import brute
 from tests.helpers.brute import GRADES, V, agrees, log_probs, one, random_decoder, run, said
 from tests.helpers.laws import D
@@ -28,7 +29,7 @@ class OnOne(Ensemble):
     """Every member sees the same features."""
 
     def start(self, features, rows):
-        return super().start(Many([features] * len(self.members)), rows)
+        return super().start(PerMember([features] * len(self.members)), rows)
 
 
 DECODERS = {

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from captioner import search
+from captioner.errors import InputError
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.training import loop
-from captioner.training.caption_training import Training
-from captioner.types import InputError
+from captioner.training.caption_training import CaptionTraining
 
 
 class Model(torch.nn.Module):
@@ -21,7 +21,7 @@ class Model(torch.nn.Module):
 
 
 def training(**options):
-    module = Training(
+    module = CaptionTraining(
         Model(),
         CrossEntropy(),
         search.Greedy(),

@@ -105,7 +105,7 @@ def test_torchrun_has_one_run_directory_and_one_cache(options, scenes_dir, tmp_p
     assert done.returncode == 0, done.stderr
     (run_dir,) = (tmp_path / "runs").iterdir()
     said = json.loads((run_dir / "predictions.json").read_text())
-    assert [p["image_id"] for p in said] == [r.id for r in records.read(scenes_dir, "val")]
+    assert [p["image_id"] for p in said] == [r.id for r in records.read_records(scenes_dir, "val")]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "runs"]
     (rows,) = (tmp_path / "cache").glob("*/rows.txt")
     pictures = rows.read_text().splitlines()

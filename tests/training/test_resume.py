@@ -13,11 +13,11 @@ import torch
 
 import train as train_command
 from captioner.data.batches import CaptionData
+from captioner.errors import InputError
 from captioner.experiment import config
 from captioner.models import loading
 from captioner.training import checkpoints
-from captioner.training.caption_training import Training
-from captioner.types import InputError
+from captioner.training.caption_training import CaptionTraining
 from tests.helpers import mishaps
 from tests.test_end_to_end import run, scores_in
 
@@ -208,7 +208,7 @@ def test_a_signal_to_the_whole_group_stops_all_at_one_step(options, whole, tmp_p
 
 @pytest.mark.parametrize("moment", ["val_dataloader", "on_train_end"])
 def test_a_signal_before_the_first_step_or_after_the_last_counts(options, tmp_path, moment):
-    kind = Training if moment == "on_train_end" else CaptionData
+    kind = CaptionTraining if moment == "on_train_end" else CaptionData
     hook = getattr(kind, moment)
 
     def signalled(self, *args):
@@ -328,7 +328,7 @@ def test_a_run_of_several_processes_can_go_on_only_with_as_many(whole, tmp_path,
 
 def test_training_is_the_module_that_is_patched():
     """Or the mishaps above would not happen."""
-    assert Training.training_step is mishaps.STEP
+    assert CaptionTraining.training_step is mishaps.STEP
 
 
 # Phases: runs of one curriculum
