@@ -88,7 +88,7 @@ def test_a_cut_is_noticed_without_a_content_length(server, file):
     assert ranges(server)[1] is not None and file.read_bytes() == DATA
 
 
-@pytest.mark.parametrize("place", ["checksum.verify", "disk.publish"])
+@pytest.mark.parametrize("place", ["data_prep.checksum.verify", "data_prep.disk.publish"])
 def test_interrupted_after_the_last_byte_nothing_is_asked_for_again(
     server, file, monkeypatch, place
 ):
