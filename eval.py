@@ -13,10 +13,9 @@ from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
 from captioner import distributed, files
-from captioner.commands import frequencies
 from captioner.data import records
 from captioner.errors import InputError
-from captioner.evaluation import predictions, scoring
+from captioner.evaluation import frequencies, predictions, scoring
 from captioner.evaluation.clip import OpenClip
 from captioner.evaluation.scoring import Case
 from captioner.experiment import config, sources

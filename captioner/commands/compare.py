@@ -10,10 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from captioner.commands import frequencies
 from captioner.data import records
 from captioner.errors import InputError
-from captioner.evaluation import predictions
+from captioner.evaluation import frequencies, predictions
 from captioner.evaluation.scoring import Case
 from captioner.metrics import bootstrap, score
 from captioner.metrics.bootstrap import Difference

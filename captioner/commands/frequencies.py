@@ -5,24 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from captioner.data import records
 from captioner.errors import InputError
-from captioner.metrics import score
-from captioner.metrics.cider import DocumentFrequencies
-from captioner.metrics.ngrams import References
-
-
-def read_frequencies(path: Path, split: str | None = None) -> DocumentFrequencies:
-    """Those of a saved table, or of a caption file in any form that records.py reads.
-
-    split: only the images of it, of a caption file that holds several. Each caption is tokenized
-    alone. Raises InputError naming the file.
-    """
-    if path.suffix == ".npz":
-        return DocumentFrequencies.load(path)
-    some = records.read_references(path, split)
-    texts = score.tokens([record.captions for record in some], [])
-    return DocumentFrequencies.of(References(texts.references))
+from captioner.evaluation.frequencies import read_frequencies
 
 
 def main(argv: Sequence[str] | None = None) -> int:
