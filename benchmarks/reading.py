@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from captioner import images
 from captioner.data.batches import EvalBatches, PixelSource
-from captioner.training.epochs import Loader
+from captioner.data.loader import Loader
 from captioner.types import Batch
 
 BATCH = 16

@@ -4,7 +4,6 @@ So nothing random needs to be saved: epoch e's batch b is the same in every run,
 workers, and going on in the middle of an epoch is skipping to a batch number.
 """
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,10 +14,7 @@ from torch import Tensor
 
 from captioner import images
 from captioner.data.cache import FeatureCache
-from captioner.data.records import Record
-from captioner.tokenizers import Tokenizer
-from captioner.training.epochs import EpochData
-from captioner.types import BOS, EOS, PAD, Batch, Features, PerMember
+from captioner.types import BOS, PAD, Batch, Features, PerMember
 
 
 class Source(Protocol):
@@ -189,49 +185,3 @@ def make_batch(
         if ids:
             token_NT[row, : len(ids) + 1] = torch.tensor([BOS, *ids])
     return Batch(source(index, draw), token_NT, length_N, torch.tensor(index))
-
-
-class CaptionData(EpochData):
-    """Train and validation loaders over records that are already read.
-
-    batch_size: pictures a step in each process. captions: C, rows per picture. Warns with the
-    number of training captions that are cut to the tokenizer's max_length. `words`: about how many
-    a training batch holds, END included.
-    """
-
-    def __init__(
-        self,
-        train: Sequence[Record],
-        val: Sequence[Record],
-        train_source: Source,
-        val_source: Source,
-        tokenizer: Tokenizer,
-        batch_size: int = 32,
-        captions: int = 5,
-        workers: int = 0,
-        seed: int = 0,
-    ):
-        super().__init__({"pictures": len(train)}, workers)
-        self.sources: dict[str, Source] = {"train": train_source, "val": val_source}
-        self.token_ids = {
-            "train": [[tokenizer.targets(caption) for caption in r.captions] for r in train],
-            "val": [[tokenizer.targets(caption) for caption in r.captions] for r in val],
-        }
-        rows = [ids for image in self.token_ids["train"] for ids in image]
-        if cut := sum(ids[-1] != EOS for ids in rows):
-            limit = f"tokenizer.max_length={tokenizer.max_length}"
-            warnings.warn(f"{cut} of {len(rows)} captions are cut to {limit}", stacklevel=2)
-        self.batch_size, self.captions = batch_size, captions
-        self.seed = seed
-        length = sum(map(len, rows)) / len(rows)
-        self.words = length * batch_size * min(captions, len(rows) / len(train))
-
-    def epoch(self, number: int) -> TrainBatches:
-        return TrainBatches(*self._of("train"), *self.share, seed=self.seed, epoch=number)
-
-    def validation(self) -> EvalBatches:
-        return EvalBatches(*self._of("val"), *self.share)
-
-    def _of(self, split: str) -> tuple[Source, list[list[list[int]]], int, int]:
-        """What the batches of this split are made of."""
-        return self.sources[split], self.token_ids[split], self.batch_size, self.captions

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from captioner import distributed
 from captioner.data.batches import EvalBatches, Source
+from captioner.data.loader import Loader
 from captioner.data.records import Record
 from captioner.decoders.base import real_positions
 from captioner.errors import InputError
@@ -17,7 +18,6 @@ from captioner.metrics.statistics import Statistics, shares
 from captioner.metrics.tokenize import tokenize
 from captioner.models.caption_model import CaptionModel
 from captioner.search.engine import LogSoftmax
-from captioner.training.epochs import Loader
 from captioner.types import BOS, EOS, PAD, UNK, Features, PerMember
 
 RANKS = (1, 5, 10)

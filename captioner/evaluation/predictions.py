@@ -10,12 +10,12 @@ from tqdm import tqdm
 
 from captioner import distributed, files
 from captioner.data.batches import EvalBatches, Source
+from captioner.data.loader import Loader
 from captioner.data.records import Record
 from captioner.errors import InputError
 from captioner.models.caption_model import CaptionModel
 from captioner.search import Strategy
 from captioner.search.constraints import UNCONSTRAINED, Constraints
-from captioner.training.epochs import Loader
 from captioner.types import EOS
 
 Prediction = dict[str, Any]

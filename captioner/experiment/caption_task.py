@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from captioner import files, instantiate, tokenizers
-from captioner.data.batches import CaptionData, image_vectors
+from captioner.data.batches import image_vectors
 from captioner.decoders.base import WordDecoder
 from captioner.errors import InputError
 from captioner.evaluation import predictions, scoring
@@ -17,6 +17,7 @@ from captioner.metrics.score import USUAL
 from captioner.models import caption_model, loading
 from captioner.objectives.base import Objective
 from captioner.training.caption_training import CaptionTraining
+from captioner.training.data import CaptionData
 
 MONITOR, MODE = "val/CIDEr", "max"
 

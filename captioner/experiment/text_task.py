@@ -12,7 +12,8 @@ from captioner.evaluation import scoring
 from captioner.experiment import config
 from captioner.models import language_model, loading
 from captioner.objectives.base import Objective
-from captioner.training.language_training import LanguageTraining, TextData, bits
+from captioner.training.data import TextData
+from captioner.training.language_training import LanguageTraining, bits
 
 MONITOR, MODE = "val/bits", "min"
 

@@ -16,28 +16,11 @@ from captioner.objectives.base import Objective
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.search import Strategy
 from captioner.training.checkpoints import Checkpoints
-from captioner.training.epochs import EpochData
 from captioner.training.loop import Loop
 from captioner.types import EOS, State, TextBatch
 
 STAGE = 100
 """Steps after which it shows first what it writes."""
-
-
-class TextData(EpochData):
-    """batch_size: streams in each process. bptt: tokens of a chunk. `words`: of a batch."""
-
-    def __init__(self, train: Corpus, val: Corpus, batch_size: int, bptt: int, seed: int = 0):
-        super().__init__({"tokens": len(train)}, workers=0)
-        self.train, self.val = train, val
-        self.batch_size, self.bptt, self.seed = batch_size, bptt, seed
-        self.words = batch_size * bptt
-
-    def epoch(self, number: int) -> Streams:
-        return Streams(self.train, self.batch_size, self.bptt, self.seed, number, *self.share)
-
-    def validation(self) -> Streams:
-        return Streams(self.val, self.batch_size, self.bptt, None, 0, *self.share)
 
 
 class LanguageTraining(Loop):

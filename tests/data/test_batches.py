@@ -13,7 +13,7 @@ from captioner.data.batches import (
     image_vectors,
     make_batch,
 )
-from captioner.training.epochs import Loader
+from captioner.data.loader import Loader
 from captioner.types import BOS, EOS, PAD, Features
 
 

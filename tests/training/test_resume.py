@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import train as train_command
-from captioner.data.batches import CaptionData
 from captioner.errors import InputError
 from captioner.experiment import config
 from captioner.models import loading
 from captioner.training import checkpoints
 from captioner.training.caption_training import CaptionTraining
+from captioner.training.data import CaptionData
 from tests.helpers import mishaps
 from tests.test_end_to_end import run, scores_in
 
@@ -284,8 +284,7 @@ def test_a_checkpoint_executes_nothing(tmp_path):
 SAVER = """
 import sys, torch
 from pathlib import Path
-from captioner import checkpoints
-from captioner.data import CaptionData
+from captioner.training import checkpoints
 number = 0
 while True:
     number += 1
