@@ -127,10 +127,10 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
     settings = {name: config.plain(cfg[name]) for name in kept}
     for name in ("corpus", "objects", "training"):
         path = cfg[name]
-        settings[name] = path and {str(path): files.digest(Path(path))}
+        settings[name] = path and {str(path): files.sha256(Path(path))}
     if cfg.model is not None:
         weights = {folder: Path(folder) / "model.safetensors" for folder in _folders(cfg)}
-        settings["model"] = {folder: files.digest(path) for folder, path in weights.items()}
+        settings["model"] = {folder: files.sha256(path) for folder, path in weights.items()}
     return settings
 
 

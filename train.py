@@ -183,11 +183,11 @@ def _write_beginnings(run_dir: Path, cfg: DictConfig, tokenizer, skipped: list[s
         raise InputError(
             f"{path}: the training captions have changed since the run began, or texts"
         )
-    files.write(path, tokenizer.to_json())
+    files.write_atomic(path, tokenizer.to_json())
     if skipped:
-        files.write(run_dir / "skipped.txt", "".join(f"{line}\n" for line in skipped))
+        files.write_atomic(run_dir / "skipped.txt", "".join(f"{line}\n" for line in skipped))
     if not (run_dir / "config.yaml").exists():
-        files.write(run_dir / "config.yaml", config.as_yaml(cfg))
+        files.write_atomic(run_dir / "config.yaml", config.as_yaml(cfg))
 
 
 def _note_run(run_dir: Path, training: Loop, begun: float) -> None:
@@ -196,7 +196,7 @@ def _note_run(run_dir: Path, training: Loop, begun: float) -> None:
     before = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0.0
     seconds = before + time.monotonic() - begun
     parameters = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
-    files.write(path, json.dumps({"parameters": parameters, "seconds": seconds}))
+    files.write_atomic(path, json.dumps({"parameters": parameters, "seconds": seconds}))
 
 
 def _loggers(run_dir: Path, checkpoint: Path | None, monitor: str) -> list[Any]:

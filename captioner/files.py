@@ -1,23 +1,24 @@
-"""Files that are there whole or not at all, and files that only grow."""
+"""Files that are complete or absent, files that only grow, and locks."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
 from pathlib import Path
 from typing import IO
 
-from captioner.errors import InputError
+from captioner.errors import InputError, os_reason
 
 
-def write(path: Path, content: bytes | bytearray | memoryview | str) -> None:
-    """Writes to a temporary name beside `path`, syncs it to the disk, renames it.
+def write_atomic(path: Path, content: bytes | bytearray | memoryview | str) -> None:
+    """Replace a file as a whole: write a temporary file beside it, sync it, rename it.
 
-    Text is written as UTF-8. Raises InputError naming the file where that fails: what lay under the
-    name before lies there still, and nothing else.
+    Text is written as UTF-8. Raises InputError naming the file if that fails; then the old file is
+    still there, and nothing else.
     """
     data = content.encode() if isinstance(content, str) else content
-    # A name of its own, since another run may write the same file of a cache.
+    # A random name, since another run may write the same file of a cache.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -31,13 +32,8 @@ def write(path: Path, content: bytes | bytearray | memoryview | str) -> None:
         raise unwritable(path, error) from error
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def append(path: Path, data: bytes, at: int | None = None) -> None:
-    """Adds to the end of a file, or from byte `at` on, and syncs it."""
+def append_bytes(path: Path, data: bytes, at: int | None = None) -> None:
+    """Write at the end of a file, or from byte `at` on, and sync it. Raises InputError."""
     try:
         with open(path, "ab") as file:
             if at is not None:
@@ -49,23 +45,42 @@ def append(path: Path, data: bytes, at: int | None = None) -> None:
         raise unwritable(path, error) from error
 
 
-def whole_lines(path: Path) -> list[str]:
-    """The lines of a file, less one that is cut off or still being written."""
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def complete_lines(path: Path) -> list[str]:
+    """Return the lines of a file that end in a newline; none if there is no such file."""
     if not path.exists():
         return []
     return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
-def opened(path: Path) -> IO[str]:
-    """A file to write to. Raises InputError."""
+def open_for_writing(path: Path) -> IO[str]:
+    """Open an empty text file. Raises InputError."""
     try:
         return open(path, "w")
     except OSError as error:
         raise unwritable(path, error) from error
 
 
+def try_lock(file: IO[str]) -> bool:
+    """Lock an open file until it is closed. Returns False if another process holds the lock.
+
+    Raises InputError if the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise unwritable(Path(file.name), error) from error
+    return True
+
+
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it, where it is not there. Raises InputError."""
+    """Make a folder and those above it, if missing. Raises InputError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -73,15 +88,14 @@ def make_folder(path: Path) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> InputError:
-    """What to tell a user whose disk is full, or who may not write there."""
+    """Return the error to raise if the disk is full, or if the user may not write there."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return InputError(
-        f"{path}: {error.strerror}: {'free space' if full else 'write elsewhere'}, and run it again"
-    )
+    remedy = "free space" if full else "write elsewhere"
+    return InputError(f"{path}: {os_reason(error)}: {remedy}, and run it again")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename last through a power cut."""
+    """Make a rename survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

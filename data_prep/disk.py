@@ -1,12 +1,12 @@
 """The disk under a data set: room, a lock, and the system's errors."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from captioner import files
 from captioner.errors import InputError
 
 
@@ -33,12 +33,8 @@ def lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{folder}: another process is at work there; wait until it has ended"
-            ) from None
+        if not files.try_lock(file):
+            raise InputError(f"{folder}: another process is at work there; wait until it has ended")
         yield
 
 

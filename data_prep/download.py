@@ -140,7 +140,7 @@ def _request(
         with disk.errors(part), open(part, "r+b" if have else "wb") as file:
             disk.require(part.parent, (total or 0) - have, f"the download of {part.stem}")
             if have == 0:  # only now, with the old bytes gone
-                files.write(_note_path(part), json.dumps(note._asdict()))
+                files.write_atomic(_note_path(part), json.dumps(note._asdict()))
             file.seek(have)
             with tqdm(
                 total=total, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=None

@@ -23,7 +23,7 @@ def write(folder: Path, name: str, sizes: dict[str, int]) -> None:
     """Notes that these files are in place. Raises InputError where that cannot be written."""
     path = _path(folder, name)
     files.make_folder(path.parent)
-    files.write(path, json.dumps(sizes, indent=0))
+    files.write_atomic(path, json.dumps(sizes, indent=0))
 
 
 def _path(folder: Path, name: str) -> Path:

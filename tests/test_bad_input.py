@@ -221,7 +221,7 @@ def cache_rows() -> list[str]:
 def some_cached() -> None:
     """A cache that holds the features of two pictures, of 80,000 bytes each."""
     paths = [Path("data/images", f"{letter}.png") for letter in "ab"]
-    FeatureCache("cache", Blind(40_000)).rows(paths, workers=0)
+    FeatureCache("cache", Blind(40_000)).compute(paths, workers=0)
 
 
 # What must hold

@@ -130,7 +130,7 @@ def test_features_of_the_gpu_are_those_of_the_cpu(scenes_dir, tmp_path):
     encoder, found = Timm("resnet10t", image_size=64), {}
     for device in ("cpu", "cuda"):
         features = cache.FeatureCache(tmp_path / device, encoder.to(device))
-        found[device] = features[features.rows(paths)[:, 0]].pooled_BD
+        found[device] = features[features.compute(paths)[:, 0]].pooled_BD
     torch.testing.assert_close(found["cuda"], found["cpu"], atol=5e-3, rtol=5e-3)
 
 

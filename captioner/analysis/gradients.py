@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         found = inspect(*_read(options))
         files.make_folder(options.out)
-        files.write(options.out / "gradients.json", json.dumps(found, indent=1))
+        files.write_atomic(options.out / "gradients.json", json.dumps(found, indent=1))
         draw(found, options.out / "gradients.png")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{options.data}: too little for any property: give more text, or pictures"
             )
         files.make_folder(options.out.parent)
-        files.write(options.out, neurons_page.page(readings, found))
+        files.write_atomic(options.out, neurons_page.page(readings, found))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

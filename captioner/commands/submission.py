@@ -44,7 +44,7 @@ def write_submission(
                     )
             rows = [{"image_id": entry["image_id"], "caption": entry["caption"]} for entry in said]
             archive.writestr(f"captions_{split}_{name}_results.json", json.dumps(rows))
-    files.write(path, content.getvalue())
+    files.write_atomic(path, content.getvalue())
 
 
 def image_ids(path: Path) -> list[int]:

@@ -51,10 +51,10 @@ class PixelSource:
 
 
 class FeatureSource:
-    """Looks features up: for a frozen encoder."""
+    """Looks features up, for a frozen encoder. row_IV: what FeatureCache.compute returned."""
 
-    def __init__(self, cache: FeatureCache, paths: Sequence[Path], workers: int = 1):
-        self.cache, self.row_IV = cache, cache.rows(paths, workers=workers)
+    def __init__(self, cache: FeatureCache, row_IV: np.ndarray):
+        self.cache, self.row_IV = cache, row_IV
 
     def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> Features:
         rows_BV = self.row_IV[list(index)]

@@ -2,17 +2,16 @@
 
 A cache cannot be stale: its folder is named by a digest of the encoder's weights and preprocessing,
 its rows by a digest of the picture's bytes and by the view. Rows are only ever appended, the data
-before their names, so that an interrupted run goes on where it was. Of the processes of a run, all
-compute and the first one writes.
+before their names, so that an interrupted run continues where it stopped. All processes of a run
+compute features, and the first one writes them.
 
     FOLDER/hashes.jsonl              path, size, modification time -> digest of a picture's bytes
-    FOLDER/DIGEST/encoder.json       what the digest was made of
+    FOLDER/DIGEST/encoder.json       the recipe that DIGEST is the digest of
     FOLDER/DIGEST/rows.txt           line r: digest of the picture's bytes, view
     FOLDER/DIGEST/pooled.f16         row r: D numbers
-    FOLDER/DIGEST/grid.f16           row r: R * D numbers, where a decoder asks for them
+    FOLDER/DIGEST/grid.f16           row r: R * D numbers, if a decoder asks for them
 """
 
-import fcntl
 import json
 import math
 import sys
@@ -20,8 +19,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -29,15 +28,22 @@ import torch
 from captioner import distributed, files, images
 from captioner.encoders import CNN
 from captioner.errors import InputError
-from captioner.images.integrity import BadPictures, Item, Pictures, Whole, digest_of, rounds
+from captioner.images.integrity import (
+    BadPictures,
+    Picture,
+    PictureDigests,
+    PictureReader,
+    digest_of,
+)
 from captioner.types import Features
 
 
 class FeatureCache:
-    """Features of any pictures, by one frozen encoder.
+    """The features of any pictures by one frozen encoder: `compute` them, then look them up by row.
 
-    grid: keep grid_BRD too. views: how many versions of each picture; view 0 is the picture itself,
-    view k > 0 is `augment` of it, seeded by the picture's bytes and k.
+    grid: keep grid_BRD too. views: number of versions of each picture; view 0 is the picture
+    itself, view k > 0 is `augment` of it, seeded by the picture's bytes and k. Raises InputError if
+    the encoder trains, or if views and augment contradict each other.
     """
 
     def __init__(
@@ -54,7 +60,7 @@ class FeatureCache:
             raise InputError(f"data.views={views} needs data.augment: the views would all be equal")
         if views == 1 and augment is not None:
             raise InputError("a frozen encoder sees cached views: give data.views=2 or more")
-        self.encoder, self.grid, self.augment = encoder, grid, augment
+        self.encoder, self.grid, self.augment = encoder.eval(), grid, augment
         self.views = ["0"]  # names of the views
         if augment is not None:
             self.views += [f"{digest_of(asdict(augment))}-{k}" for k in range(1, views)]
@@ -65,81 +71,93 @@ class FeatureCache:
         }
         self.folder = Path(folder) / digest_of(recipe)
         files.make_folder(self.folder)
-        self.whole = Whole(Path(folder))
+        self.digests = PictureDigests(Path(folder))
         if distributed.rank() == 0:
-            files.write(self.folder / "encoder.json", json.dumps(recipe, indent=2))
-        with torch.inference_mode():
-            blank = torch.zeros(1, 3, encoder.preprocess.size, encoder.preprocess.size)
-            example = encoder.eval()(blank.to(_device(encoder)), grid=grid)
-        self.shapes = {"pooled": tuple(example.pooled_BD.shape[1:])}
-        if example.grid_BRD is not None:
-            self.shapes["grid"] = tuple(example.grid_BRD.shape[1:])
-        self._open()
+            files.write_atomic(self.folder / "encoder.json", json.dumps(recipe, indent=2))
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of a row of each file: (D,) and (R, D)."""
+        shapes: dict[str, tuple[int, ...]] = {"pooled": (self.encoder.size,)}
+        if self.grid:  # R is only known from the map of a picture
+            side = self.encoder.preprocess.size
+            with torch.inference_mode():
+                blank = torch.zeros(1, 3, side, side, device=_device(self.encoder))
+                grid_1RD = self.encoder(blank, grid=True).grid_BRD
+            assert grid_1RD is not None
+            shapes["grid"] = tuple(grid_1RD.shape[1:])
+        return shapes
 
     def __getitem__(self, rows: np.ndarray) -> Features:
-        """Rows as `rows` returned them -> float32 Features."""
+        """Return the rows with these numbers, which `compute` gave, as float32 Features."""
         return Features(*(torch.from_numpy(d[rows].astype(np.float32)) for d in self.data.values()))
 
-    def rows(self, paths: Sequence[Path], batch_size: int = 32, workers: int = 1) -> np.ndarray:
-        """(len(paths), views): the rows of these pictures, after computing those that are missing.
+    def compute(self, paths: Sequence[Path], batch_size: int = 32, workers: int = 1) -> np.ndarray:
+        """Compute the features of these pictures that are not in the cache; return all their rows.
 
-        Raises BadPictures with all that cannot be read; the good ones are kept. Raises InputError
-        where the disk is full.
+        The result is (len(paths), views), for `cache[rows]`. workers: threads that read pictures.
+        Raises BadPictures with all that cannot be read; the others are kept. Raises InputError if
+        the disk is full.
         """
-        digests, todo = self._missing(paths)
-        bad: dict[int, str] = {}
-        if any(distributed.gather(len(todo))):
+        self._load()
+        digests, missing = self._missing(paths)
+        errors: dict[int, str] = {}
+        if any(distributed.gather(len(missing))):
             with self._locked():
-                digests, todo = self._missing(paths)  # another run may have been at work
-                bad = self._compute(paths, distributed.gather(todo)[0], batch_size, workers)
-                distributed.gather(None)  # until the first one has written everything
-                self._open()
+                _, missing = self._missing(paths)  # another run may have been at work
+                indices = distributed.gather(missing)[0]
+                errors = self._compute_missing(paths, indices, batch_size, workers)
+                distributed.gather(None)  # wait until the first process has written everything
+                self._load()
             digests, _ = self._missing(paths)
-        if bad:
-            raise BadPictures(bad, len(paths))
+        if errors:
+            raise BadPictures(errors, len(paths))
         try:
             return np.array([[self.index[f"{d} {view}"] for view in self.views] for d in digests])
         except KeyError as error:
             raise InputError(
-                f"{self.folder}: what another process wrote is not there; data.cache must be a "
+                f"{self.folder}: rows that another process wrote are missing; data.cache must be a "
                 "folder that all of them see"
             ) from error
 
     def _missing(self, paths: Sequence[Path]) -> tuple[list[str | None], list[int]]:
-        """The digests that are known, and which pictures lack a row."""
-        digests = [self.whole.digest(path) for path in paths]
-        todo = [
+        """Return the digests, None if unknown, and the indices of pictures that lack a row."""
+        digests = [self.digests.lookup(path) for path in paths]
+        missing = [
             i
             for i, digest in enumerate(digests)
             if digest is None or any(f"{digest} {view}" not in self.index for view in self.views)
         ]
-        return digests, todo
+        return digests, missing
 
-    def _compute(self, paths, todo, batch_size, workers) -> dict[int, str]:
-        """Adds the missing views of paths[i], i in todo. Returns the bad ones, and why."""
-        pictures = Pictures(paths, self.encoder.preprocess, self.augment, self.views, self.index)
-        bad: dict[int, str] = {}
+    def _compute_missing(
+        self, paths: Sequence[Path], indices: Sequence[int], batch_size: int, workers: int
+    ) -> dict[int, str]:
+        """Add the missing views of paths[i], i in indices. Returns the errors of bad pictures."""
+        preprocess, device = self.encoder.preprocess, _device(self.encoder)
+        reader = PictureReader(paths, preprocess, self.augment, self.views, self.index)
+        errors: dict[int, str] = {}
         with torch.inference_mode():
-            for items in rounds(pictures, todo, batch_size, workers, "features") if todo else ():
+            for pictures in reader.rounds(indices, batch_size, workers, "features"):
                 views = [
-                    (f"{item.digest} {view}", picture)
-                    for item in items.values()
-                    if isinstance(item, Item)
-                    for view, picture in zip(item.views, item.pixels)
+                    (f"{picture.digest} {name}", pixels)
+                    for picture in pictures.values()
+                    if isinstance(picture, Picture)
+                    for name, pixels in picture.views.items()
                 ]
-                made = []
+                computed = []
                 for start in range(0, len(views), batch_size):
                     names, pixels = zip(*views[start : start + batch_size])
-                    batch = images.stack(pixels).to(_device(self.encoder))
-                    made.append((names, self._halves(self.encoder(batch, grid=self.grid))))
-                bad |= self.whole.add(paths, items)
-                for part in distributed.gather(made):
-                    for names, halves in part if distributed.rank() == 0 else ():
+                    features = self.encoder(images.stack(pixels).to(device), grid=self.grid)
+                    computed.append((names, self._as_float16(features)))
+                errors |= self.digests.add(paths, pictures)
+                for computed_of_rank in distributed.gather(computed):
+                    for names, halves in computed_of_rank if distributed.rank() == 0 else ():
                         self._append(names, halves)
-        return bad
+        return errors
 
-    def _halves(self, features: Features) -> list[np.ndarray]:
-        """As they are kept: float16, in the order of the files."""
+    def _as_float16(self, features: Features) -> list[np.ndarray]:
+        """Convert features to what is written, in the order of the files."""
         halves = []
         for kind, tensor in zip(self.shapes, features):
             assert tensor is not None
@@ -149,16 +167,21 @@ class FeatureCache:
             halves.append(half.numpy())
         return halves
 
-    def _open(self) -> None:
-        """(Re)reads the index and maps the data."""
-        self.whole.open()
-        self.names = files.whole_lines(self.folder / "rows.txt")
-        for kind, shape in self.shapes.items():  # less what was named but not written
+    def _load(self) -> None:
+        """Read the index (again)."""
+        self.digests.reload()
+        self.names = files.complete_lines(self.folder / "rows.txt")
+        for kind, shape in self.shapes.items():  # drop rows that were named but not written
             file = self.folder / f"{kind}.f16"
             size = file.stat().st_size if file.exists() else 0
             self.names = self.names[: size // (2 * math.prod(shape))]
         self.index = {name: row for row, name in enumerate(self.names)}
-        self.data = {
+        vars(self).pop("data", None)
+
+    @cached_property
+    def data(self) -> dict[str, np.ndarray]:
+        """The files' rows, memory-mapped."""
+        return {
             kind: np.memmap(
                 self.folder / f"{kind}.f16", np.float16, "r", 0, (len(self.names), *shape)
             )
@@ -167,48 +190,35 @@ class FeatureCache:
             for kind, shape in self.shapes.items()
         }
 
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the data out: a spawned process maps it itself."""
+        return {name: value for name, value in vars(self).items() if name != "data"}
+
     def _append(self, names: Sequence[str], halves: Sequence[np.ndarray]) -> None:
-        """Data first, then the names that make it count."""
+        """Write data first, then the names that make it count."""
         for kind, half in zip(self.shapes, halves):
             path = self.folder / f"{kind}.f16"
-            files.append(path, half.tobytes(), at=len(self.names) * half[0].nbytes)
-        files.append(self.folder / "rows.txt", "".join(f"{name}\n" for name in names).encode())
+            files.append_bytes(path, half.tobytes(), at=len(self.names) * half[0].nbytes)
+        lines = "".join(f"{name}\n" for name in names)
+        files.append_bytes(self.folder / "rows.txt", lines.encode())
         self.names += names
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One run at a time computes; another one waits, and then finds the rows there."""
-        with files.opened(self.folder / "lock") as lock:
+        """Keep other runs waiting while this one computes; afterwards they find its rows."""
+        with files.open_for_writing(self.folder / "lock") as file:
             waiting = False
-            while not distributed.gather(distributed.rank() > 0 or _try_lock(lock))[0]:
+            while not distributed.gather(distributed.rank() > 0 or files.try_lock(file))[0]:
                 if not waiting and distributed.rank() == 0:
                     print(f"waiting for another process to fill {self.folder}", file=sys.stderr)
                 waiting = True
                 time.sleep(1)
-            self._open()
-            if distributed.rank() == 0:  # forget rows, and a hash, whose writing was cut off
-                names = "".join(f"{name}\n" for name in self.names)
-                files.write(self.folder / "rows.txt", names)
-                self.whole.mend()
+            self._load()
+            if distributed.rank() == 0:  # forget rows and a hash that were not written completely
+                lines = "".join(f"{name}\n" for name in self.names)
+                files.write_atomic(self.folder / "rows.txt", lines)
+                self.digests.end_last_line()
             yield
-
-    def __getstate__(self) -> dict[str, object]:
-        """For a process that is spawned: it maps the data itself."""
-        return {name: value for name, value in self.__dict__.items() if name != "data"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._open()
-
-
-def _try_lock(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:  # a file system without locks
-        raise files.unwritable(Path(lock.name), error) from error
-    return True
 
 
 def _device(encoder: CNN) -> torch.device:

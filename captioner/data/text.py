@@ -189,7 +189,7 @@ class Corpus:
                     starts.append(size)
             content = io.BytesIO()
             np.save(content, np.array(starts))
-            files.write(table, content.getvalue())
+            files.write_atomic(table, content.getvalue())
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

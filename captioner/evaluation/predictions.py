@@ -105,4 +105,6 @@ def read_predictions(path: Path) -> list[Prediction]:
 def write_predictions(folder: Path, predictions: Sequence[Prediction]) -> None:
     """predictions.json."""
     files.make_folder(folder)
-    files.write(folder / "predictions.json", json.dumps(predictions, ensure_ascii=False, indent=1))
+    files.write_atomic(
+        folder / "predictions.json", json.dumps(predictions, ensure_ascii=False, indent=1)
+    )

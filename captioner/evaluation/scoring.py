@@ -297,4 +297,4 @@ def headline(scores: Mapping[str, Any]) -> float:
 def write_scores(folder: Path, scores: Mapping[str, Any]) -> None:
     """scores.json."""
     files.make_folder(folder)
-    files.write(folder / "scores.json", json.dumps(scores, ensure_ascii=False, indent=1))
+    files.write_atomic(folder / "scores.json", json.dumps(scores, ensure_ascii=False, indent=1))

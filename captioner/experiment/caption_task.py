@@ -129,7 +129,7 @@ def evaluate(
             search=config.plain(cfg.search),
             resamples=scoring.RESAMPLES,
             seed=0,
-            model={str(run_dir / "model"): files.digest(weights)},
+            model={str(run_dir / "model"): files.sha256(weights)},
         )
         scoring.write_scores(run_dir, scores)
         Console().print(scoring.scores_table(scores, f"{len(val)} images of {cfg.data.val_split}"))

@@ -234,8 +234,8 @@ class SweepTable(Callback):
         folder = Path(config.hydra.sweep.dir)
         ended = sorted(folder.glob("*/scores.json"), key=lambda path: (len(str(path)), path))
         if found := {path.parent.name: runs.read_run(path.parent) for path in ended}:
-            files.write(folder / "runs.md", runs.markdown(found))
-            files.write(folder / "runs.csv", runs.as_csv(found))
+            files.write_atomic(folder / "runs.md", runs.markdown(found))
+            files.write_atomic(folder / "runs.csv", runs.as_csv(found))
 
 
 def check_ranges(config: DictConfig) -> None:

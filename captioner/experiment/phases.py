@@ -32,11 +32,11 @@ def run(cfg: DictConfig, run_dir: Path, train: Callable[[DictConfig, Path], floa
     if first:
         files.make_folder(run_dir)
         if not (run_dir / "config.yaml").exists():
-            files.write(run_dir / "config.yaml", config.as_yaml(cfg))
+            files.write_atomic(run_dir / "config.yaml", config.as_yaml(cfg))
         for folder, own in parts:
             files.make_folder(folder)
             if not (folder / "config.yaml").exists():
-                files.write(folder / "config.yaml", config.as_yaml(own))
+                files.write_atomic(folder / "config.yaml", config.as_yaml(own))
     distributed.gather(None)
     for number, (folder, _) in enumerate(parts, 1):
         if (folder / "scores.json").exists():
@@ -56,7 +56,7 @@ def run(cfg: DictConfig, run_dir: Path, train: Callable[[DictConfig, Path], floa
         for name in names:
             if (last / name).exists():  # a language model has no predictions
                 files.make_folder((run_dir / name).parent)
-                files.write(run_dir / name, (last / name).read_bytes())
+                files.write_atomic(run_dir / name, (last / name).read_bytes())
         print(f"the last phase's model and scores are in {run_dir}")
     return scoring.headline(json.loads((last / "scores.json").read_text(encoding="utf-8")))
 

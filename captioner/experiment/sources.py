@@ -111,4 +111,4 @@ def _of_one(
         return batches.PixelSource(paths, encoder.preprocess, augment if train else None)
     views, augment = (config.views, augment) if train else (1, None)
     cache = FeatureCache(folder, encoder, grid, views, augment)
-    return batches.FeatureSource(cache, paths, config.workers)
+    return batches.FeatureSource(cache, cache.compute(paths, workers=config.workers))

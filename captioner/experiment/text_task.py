@@ -96,7 +96,7 @@ def evaluate(
         unit = {"char": "character"}.get(model.tokenizer.kind, model.tokenizer.kind)
         origin = {
             "data": config.plain(cfg.data),
-            "model": {str(run_dir / "model"): files.digest(run_dir / "model/model.safetensors")},
+            "model": {str(run_dir / "model"): files.sha256(run_dir / "model/model.safetensors")},
         }
         scoring.write_scores(run_dir, {"corpus": {f"bits_per_{unit}": found}, "origin": origin})
         print(

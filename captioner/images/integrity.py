@@ -1,23 +1,24 @@
-"""Many pictures at once: read by all processes and their readers, whole or listed as bad."""
+"""Read many pictures in all processes: those that are complete, and why the others are not."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from captioner import distributed, files, images
-from captioner.errors import InputError
+from captioner import distributed, files
+from captioner.errors import InputError, os_reason
+from captioner.images.decode import decode_image, read_bytes
+from captioner.images.preprocess import Augment, Preprocess, view
 from captioner.prefetch import prefetch
 
 
 class BadPictures(InputError):
-    """Some of many pictures cannot be used. errors: the number of each -> the reason."""
+    """Some of many pictures cannot be used. errors: index of each -> the reason."""
 
     def __init__(self, errors: Mapping[int, str], count: int):
         self.errors, self.count = dict(sorted(errors.items())), count
@@ -29,133 +30,150 @@ class BadPictures(InputError):
 
 
 def check_images(paths: Sequence[Path], folder: str | Path, workers: int = 1) -> None:
-    """Opens all pictures that FOLDER/hashes.jsonl does not know as whole, and remembers those that
-    are. Raises BadPictures with all that are not."""
-    whole = Whole(Path(folder))
-    todo = [i for i, path in enumerate(paths) if whole.digest(path) is None]
-    bad: dict[int, str] = {}
-    todo = distributed.gather(todo)[0]
-    for items in rounds(Pictures(paths), todo, 32, workers, "pictures") if todo else ():
-        bad |= whole.add(paths, items)
-    if bad:
-        raise BadPictures(bad, len(paths))
+    """Open all pictures that FOLDER/hashes.jsonl does not list, and list those that are complete.
+
+    Raises BadPictures with all the others.
+    """
+    digests = PictureDigests(Path(folder))
+    unknown = [i for i, path in enumerate(paths) if digests.lookup(path) is None]
+    errors: dict[int, str] = {}
+    reader = PictureReader(paths)
+    for pictures in reader.rounds(distributed.gather(unknown)[0], 32, workers, "pictures"):
+        errors |= digests.add(paths, pictures)
+    if errors:
+        raise BadPictures(errors, len(paths))
 
 
-class Item(NamedTuple):
-    """A picture that was read whole."""
+class Picture(NamedTuple):
+    """A complete picture: the digest of its bytes, its (size, mtime_ns), and the views made of it.
 
-    digest: str  # of its bytes
-    stat: tuple[int, int]  # size, modification time
-    views: list[str]  # those that are missing
-    pixels: list[Tensor]  # (3, S, S) each
+    views: view name -> (3, S, S).
+    """
+
+    digest: str
+    stat: tuple[int, int]
+    views: dict[str, Tensor]
 
 
-class Whole:
-    """Which files were seen to be whole pictures: FOLDER/hashes.jsonl.
+class PictureDigests:
+    """The digests of files that proved to be complete pictures, kept in FOLDER/hashes.jsonl.
 
-    Path, size and modification time -> digest of the bytes; nothing is read again while they stay.
+    A line is [path, size, modification time, digest of the bytes]; a file is not read again as long
+    as its size and modification time stay.
     """
 
     def __init__(self, folder: Path):
         files.make_folder(folder)
         self.path = folder / "hashes.jsonl"
-        self.open()
+        self.reload()
 
-    def open(self) -> None:
-        """(Re)reads the file."""
-        self.known: dict[tuple[str, int, int], str] = {}
-        for line in files.whole_lines(self.path):
+    def reload(self) -> None:
+        """Read the file again: another run may have written to it."""
+        self.digests: dict[tuple[str, int, int], str] = {}
+        for line in files.complete_lines(self.path):
             try:
                 path, size, mtime, digest = json.loads(line)
-                self.known[path, size, mtime] = digest
+                self.digests[path, size, mtime] = digest
             except ValueError:  # two processes wrote at once: those pictures are hashed again
                 continue
 
-    def digest(self, path: Path) -> str | None:
-        """The digest of the picture's bytes, where size and modification time have not changed."""
+    def lookup(self, path: Path) -> str | None:
+        """Return the digest of a picture's bytes, or None if it is not known for the file as is."""
         try:
-            return self.known.get((os.path.abspath(path), *_stat(path)))
+            return self.digests.get((os.path.abspath(path), *_stat(path)))
         except OSError:
             return None
 
-    def add(self, paths: Sequence[Path], items: Mapping[int, "Item | str"]) -> dict[int, str]:
-        """Remembers the good ones of all processes; returns the bad ones' errors."""
-        found = {i: x if isinstance(x, str) else (x.digest, x.stat) for i, x in items.items()}
-        bad: dict[int, str] = {}
+    def add(self, paths: Sequence[Path], pictures: Mapping[int, Picture | str]) -> dict[int, str]:
+        """Remember the complete pictures of all processes; return the errors of the others."""
+        outcomes = {
+            i: picture if isinstance(picture, str) else (picture.digest, picture.stat)
+            for i, picture in pictures.items()
+        }
+        errors: dict[int, str] = {}
         lines = []
-        for part in distributed.gather(found):
-            for i, item in part.items():
-                if isinstance(item, str):
-                    bad[i] = item
+        for outcomes_of_rank in distributed.gather(outcomes):
+            for i, outcome in outcomes_of_rank.items():
+                if isinstance(outcome, str):
+                    errors[i] = outcome
                     continue
-                digest, stat = item
-                self.known[os.path.abspath(paths[i]), *stat] = digest
-                lines.append(json.dumps([os.path.abspath(paths[i]), *stat, digest]) + "\n")
+                digest, stat = outcome
+                key = (os.path.abspath(paths[i]), *stat)
+                self.digests[key] = digest
+                lines.append(json.dumps([*key, digest]) + "\n")
         if distributed.rank() == 0:
-            files.append(self.path, "".join(lines).encode())
-        return bad
+            files.append_bytes(self.path, "".join(lines).encode())
+        return errors
 
-    def mend(self) -> None:
-        """Ends a line that a kill cut off."""
+    def end_last_line(self) -> None:
+        """Complete a line that was cut off when a run was killed."""
         if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
-            files.append(self.path, b"\n")
+            files.append_bytes(self.path, b"\n")
 
 
-class Pictures:
-    """Reads, hashes and decodes, in readers' threads. Without preprocessing, only that."""
+class PictureReader:
+    """Reads, hashes and decodes pictures, and makes the views that a cache lacks.
 
-    def __init__(self, paths, preprocess=None, augment=None, views=(), index=()):
+    views: names of views; "0" is the picture itself, any other name seeds `augment`. cached: the
+    "DIGEST VIEW" that need not be made. Without `preprocess`, pictures are only checked.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        preprocess: Preprocess | None = None,
+        augment: Augment | None = None,
+        views: Sequence[str] = (),
+        cached: Container[str] = (),
+    ):
         self.paths, self.preprocess, self.augment = paths, preprocess, augment
-        self.views, self.index = views, index
+        self.views, self.cached = views, cached
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> Item | str:
+    def read(self, i: int) -> Picture | str:
+        """Return the picture at paths[i], or what is wrong with it, with its path."""
         path = self.paths[i]
         try:
             stat = _stat(path)
-            data = images.read_bytes(path)
+            data = read_bytes(path)
             digest = hashlib.sha256(data).hexdigest()
-            missing = [view for view in self.views if f"{digest} {view}" not in self.index]
-            pixels = []
-            if missing or not self.views:
-                picture = images.decode(data, str(path))
-                pixels = [self._view(picture, digest, view) for view in missing]
+            missing = [name for name in self.views if f"{digest} {name}" not in self.cached]
+            views = {}
+            if missing or self.preprocess is None:
+                image = decode_image(data, str(path))
+            if self.preprocess is not None:
+                for name in missing:
+                    augment = None if name == "0" else self.augment
+                    seed = int(digest_of([digest, name])[:13], 16)
+                    views[name] = view(image, self.preprocess, augment, seed)
         except OSError as error:
-            return f"{path}: {error.strerror}"
+            return f"{path}: {os_reason(error)}"
         except InputError as error:
             return str(error)
-        return Item(digest, stat, missing, pixels)
+        return Picture(digest, stat, views)
 
-    def _view(self, picture: Image, digest: str, view: str) -> Tensor:
-        augment = None if view == "0" else self.augment
-        seed = int(digest_of([digest, view])[:13], 16)
-        return images.view(picture, self.preprocess, augment, seed)
+    def rounds(
+        self, indices: Sequence[int], batch_size: int, workers: int, title: str
+    ) -> Iterator[dict[int, Picture | str]]:
+        """Yield what `read` returns for these pictures, by index, one batch a round.
 
+        Each process reads its share, in as many rounds as the others. title: of the progress bar.
+        """
+        rank, world = distributed.rank(), distributed.world()
+        mine = indices[rank::world]
+        starts = range(0, -(-len(indices) // world), batch_size)  # the last may be empty for some
 
-def rounds(
-    pictures: Pictures, todo: Sequence[int], batch_size: int, workers: int, title: str
-) -> Iterator[dict[int, Item | str]]:
-    """Pictures `todo` by number, a batch a round: each process reads its share in as many rounds.
+        def read_batch(start: int) -> dict[int, Picture | str]:
+            return {i: self.read(i) for i in mine[start : start + batch_size]}
 
-    A string stands for a bad picture: it says which and why.
-    """
-    rank, world = distributed.rank(), distributed.world()
-    mine = todo[rank::world]
-    starts = range(0, -(-len(todo) // world), batch_size)  # one round more may find none of mine
-
-    def read(start: int) -> dict[int, Item | str]:
-        return {i: pictures[i] for i in mine[start : start + batch_size]}
-
-    with tqdm(total=len(todo), desc=title, unit=" images", disable=rank > 0) as progress:
-        for items in prefetch(read, starts, workers):
-            yield items
-            progress.update(min(batch_size * world, len(todo) - progress.n))
+        hidden = rank > 0 or not indices
+        with tqdm(total=len(indices), desc=title, unit=" images", disable=hidden) as progress:
+            for pictures in prefetch(read_batch, starts, workers):
+                yield pictures
+                progress.update(min(batch_size * world, len(indices) - progress.n))
 
 
 def digest_of(recipe: object) -> str:
-    """20 letters that stand for plain data."""
+    """Return 20 hexadecimal digits that identify plain data, such as a cache's recipe."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:20]
 
 

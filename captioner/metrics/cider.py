@@ -54,7 +54,7 @@ class DocumentFrequencies:
         arrays |= {"images": np.array(self.images), "frequencies": self.frequency_G}
         arrays["tokenizer"] = np.array(VERSION)
         np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # it is no option's name
-        files.write(path, content.getvalue())
+        files.write_atomic(path, content.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> "DocumentFrequencies":

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from captioner.errors import Unavailable
+from captioner import files
+from captioner.errors import InputError, Unavailable
 from captioner.metrics import java
 from captioner.metrics.statistics import Statistics, shares
 
@@ -89,12 +90,10 @@ def _cache(wanted: bool) -> Iterator[tuple[list[str], list[int]]]:
     with contextlib.ExitStack() as stack:
         used: tuple[list[str], list[int]] = [], []
         if wanted and platform.machine() == "x86_64":
-            # in use, or nothing can be written there, or no such locks on this system
-            with contextlib.suppress(OSError, ImportError):
-                import fcntl
-
-                folder.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context(open(folder / "lock", "w"))
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                used = ["-cache", str(folder)], [lock.fileno()]
+            # Nothing can be written or locked there.
+            with contextlib.suppress(InputError):
+                files.make_folder(folder)
+                lock = stack.enter_context(files.open_for_writing(folder / "lock"))
+                if files.try_lock(lock):
+                    used = ["-cache", str(folder)], [lock.fileno()]
         yield used

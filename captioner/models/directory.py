@@ -57,4 +57,4 @@ class Model(nn.Module):
             "model.safetensors": safetensors.torch.save(tensors, marks),
         }
         for name in FILES:
-            files.write(folder / name, contents[name])
+            files.write_atomic(folder / name, contents[name])

@@ -43,10 +43,10 @@ def save(folder: Path, state: dict[str, Any]) -> Path:
     torch.save(state, buffer)
     data = buffer.getbuffer()
     path = folder / f"{newest + 1:05d}.ckpt"
-    files.write(path, data)
+    files.write_atomic(path, data)
     entry = {"number": newest + 1, "file": path.name, "size": len(data), "sha256": _digest(data)}
     entries = [*entries, entry][-KEEP:]
-    files.write(folder / MANIFEST, json.dumps(entries, indent=1))
+    files.write_atomic(folder / MANIFEST, json.dumps(entries, indent=1))
     kept = {entry["file"] for entry in entries}
     for old in folder.iterdir():  # those before, and what a kill left half-written
         if old.suffix in (".ckpt", ".tmp") and old.name not in kept:

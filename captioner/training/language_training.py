@@ -98,7 +98,7 @@ class LanguageTraining(Loop):
         self.print(entry.encode(encoding, "backslashreplace").decode(encoding))
         written = self.samples.read_bytes() if self.samples.exists() else b""
         if entry.encode() not in written:  # a run that goes on writes some again
-            files.append(self.samples, entry.encode())
+            files.append_bytes(self.samples, entry.encode())
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("sample", f"```\n{text}\n```", self.global_step)

@@ -39,7 +39,7 @@ def png(width, height, bits, colour, rows: bytes, *extra: bytes, interlaced=0) -
 
 
 def pixels(data: bytes) -> np.ndarray:
-    image = images.decode(data)
+    image = images.decode_image(data)
     assert image.mode == "RGB"
     return np.asarray(image).astype(int)
 
@@ -106,7 +106,7 @@ def test_sixteen_bits_and_floats_are_scaled_not_clipped():
     colour = png(1, 1, 16, 2, b"\0" + bytes([200, 0, 100, 0, 50, 0]))
     assert pixels(colour).tolist() == [[[200, 100, 50]]]
     with pytest.raises(ImageError, match="not finite"):
-        images.decode(encode(Image.fromarray(np.full((2, 2), np.nan, np.float32)), "TIFF"))
+        images.decode_image(encode(Image.fromarray(np.full((2, 2), np.nan, np.float32)), "TIFF"))
 
 
 def test_cmyk_jpeg_has_the_colours_of_the_rgb_one():
@@ -134,7 +134,7 @@ def test_interlaced_png(bits, colour, size):
             rows += (b"\0" + b"\xff" * -(-columns * samples // 8)) * len(range(y, height, dy))
     assert (pixels(png(width, height, bits, colour, rows, interlaced=1)) == 255).all()
     with pytest.raises(ImageError):
-        images.decode(png(width, height, bits, colour, rows[:-1], interlaced=1))
+        images.decode_image(png(width, height, bits, colour, rows[:-1], interlaced=1))
 
 
 # What is refused
@@ -150,7 +150,7 @@ def test_a_file_cut_anywhere_is_an_error_or_the_whole_picture(form):
         except ImageError as error:
             assert "\n" not in str(error)
     with pytest.raises(ImageError):
-        images.decode(data[: len(data) // 2])
+        images.decode_image(data[: len(data) // 2])
 
 
 ROWS = (b"\0" + b"\xff" * 30) * 10
@@ -174,7 +174,7 @@ ROWS = (b"\0" + b"\xff" * 30) * 10
 def test_bad_bytes_are_a_named_error_without_decoding(data, reason, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(ImageError) as caught:
-        images.decode(data)
+        images.decode_image(data)
     assert str(caught.value).startswith("image bytes: ") and reason in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -234,7 +234,7 @@ def test_running_out_of_memory_is_not_the_pictures_fault(monkeypatch):
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
     with pytest.raises(MemoryError):
-        images.decode(encode(PHOTO))
+        images.decode_image(encode(PHOTO))
 
 
 # The tensor
