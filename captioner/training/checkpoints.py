@@ -25,6 +25,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from captioner import distributed, files
 from captioner.errors import InputError
+from captioner.training import lightning
 
 KEEP = 2
 MANIFEST = "manifest.json"
@@ -103,7 +104,7 @@ class Files(TorchCheckpointIO):
         newer ones, and `Checkpoints` has just saved. (ddp_spawn hands weights over in a file.)"""
         if not Path(path).suffix:
             save(Path(path), checkpoint)
-        elif not Path(path).name.startswith("hpc_ckpt"):
+        elif not lightning.is_slurm_checkpoint(Path(path)):
             super().save_checkpoint(checkpoint, path, storage_options)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -147,8 +148,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self.best, self.early = state_dict["best"], state_dict["early"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Lightning's own broadcasts from inside the signal handler, and ends with exit code 0.
-        trainer._signal_connector._sigterm_notifier_fn = self._note  # type: ignore
+        lightning.replace_sigterm_handler(trainer, self._note)
         trainer.should_stop = self.early  # where a run that goes on had ended early
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -177,7 +177,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         done = batch_idx + 1
         if done == trainer.num_training_batches or done % trainer.val_check_batch == 0:
             return  # what follows, the validation or the epoch's end, saves
-        if _inside_a_step(trainer):
+        if lightning.is_between_micro_batches(trainer):
             return
         signum, due = self._agreed(pl_module)
         if signum or due:
@@ -191,11 +191,11 @@ class Checkpoints(pl.callbacks.Checkpoint):
     def before_validation(self, trainer: pl.Trainer) -> None:
         """Called from inside the first validation step: Lightning repeats a validation that was cut
         off only where its state says that one was under way."""
-        if not _inside_a_step(trainer):
+        if not lightning.is_between_micro_batches(trainer):
             self.save(trainer, "validation")
 
     def on_validation_batch_end(self, trainer, pl_module, *args: Any) -> None:
-        if _inside_a_step(trainer):
+        if lightning.is_between_micro_batches(trainer):
             return  # the step's end will save
         if signum := self._agreed(pl_module)[0]:
             self._stop(signum)
@@ -225,8 +225,3 @@ class Checkpoints(pl.callbacks.Checkpoint):
         if signum in (signal.SIGUSR1, signal.SIGUSR2) and callable(handler):
             handler(signum, None)
         raise Stopped(signum)
-
-
-def _inside_a_step(trainer: pl.Trainer) -> bool:
-    """Between two micro-batches of one optimiser's step, whose gradients no checkpoint holds."""
-    return trainer.fit_loop.epoch_loop._should_accumulate()

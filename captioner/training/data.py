@@ -12,6 +12,7 @@ from captioner.data.records import Record
 from captioner.data.text import Corpus, Streams
 from captioner.errors import InputError
 from captioner.tokenizers import Tokenizer
+from captioner.training import lightning
 from captioner.types import EOS
 
 
@@ -46,7 +47,7 @@ class EpochData(pl.LightningDataModule):
         assert self.trainer is not None
         return {
             "epoch": self.trainer.current_epoch,
-            "batch": self.trainer.fit_loop.epoch_loop.batch_progress.current.ready,
+            "batch": lightning.next_batch(self.trainer),
             "processes": self.trainer.world_size,
             **self.holds,
         }

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from captioner import distributed
 from captioner.errors import InputError
 from captioner.objectives.base import Objective
+from captioner.training import lightning
 
 SCHEDULES = ("cosine", "constant")
 CLIPPING = (None, "norm", "value")
@@ -151,9 +152,8 @@ class Loop(pl.LightningModule):
     def _check_finite(self, loss_W: Tensor, norm: Tensor) -> None:
         *losses, size = torch.cat([loss_W, norm[None]]).tolist()
         broken = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
-        # Where the precision has a loss scale, a gradient may overflow: the scaler skips that step.
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if not broken and (scaled or math.isfinite(size)):
+        overflow_is_fine = lightning.has_loss_scale(self.trainer)  # that step is skipped
+        if not broken and (overflow_is_fine or math.isfinite(size)):
             return
         parts = distributed.gather(self.culprits(self.seen))
         what = f"loss {losses[broken[0]]}" if broken else f"gradient norm {size}"
