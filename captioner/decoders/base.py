@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -196,6 +196,41 @@ def add_image(x_NG: Tensor, image_BG: Tensor) -> Tensor:
 def scaled_tanh(x: Tensor) -> Tensor:
     """g(x) = 1.7159 tanh(2x/3)  (LeCun 1998; Mao 2014)."""
     return 1.7159 * torch.tanh(x * (2 / 3))
+
+
+class TokenLogProbs(NamedTuple):
+    """The log-probabilities of given tokens: see `token_log_probs`."""
+
+    log_prob_NT: Tensor  # 0 at padding
+    logits_PV: Tensor
+    kept: dict[str, Tensor]
+
+
+def token_log_probs(
+    decoder: Decoder,
+    features: Features | None,
+    token_NT: Tensor,
+    length_N: Tensor,
+    keep: Sequence[str] = (),
+) -> TokenLogProbs:
+    """Score given tokens by teacher forcing, inside the graph: one `forward` over N rows.
+
+    token_NT: bos, then the tokens that are scored; length_N: how many of these are real. The
+    log-probabilities are float32 at least, one for each token after bos.
+    """
+    memory, state = decoder.start(features, len(token_NT))
+    logits_PV, _, kept = decoder(token_NT[:, :-1], length_N, memory, state, keep)
+    log_prob_PV = at_least_float32(logits_PV).log_softmax(1)
+    target_NT = token_NT[:, 1:]
+    real_NT = real_positions(length_N, target_NT.shape[1])
+    log_prob_NT = log_prob_PV.new_zeros(real_NT.shape)
+    log_prob_NT[real_NT] = log_prob_PV.gather(1, target_NT[real_NT][:, None])[:, 0]
+    return TokenLogProbs(log_prob_NT, logits_PV, kept)
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Half precision is too coarse for sums over a vocabulary, and would tie many words."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def real_positions(length_N: Tensor, steps: int) -> Tensor:

@@ -12,12 +12,11 @@ from captioner import distributed
 from captioner.data.batches import EvalBatches, Source
 from captioner.data.loader import Loader
 from captioner.data.records import Record
-from captioner.decoders.base import real_positions
+from captioner.decoders.base import token_log_probs
 from captioner.errors import InputError
 from captioner.metrics.statistics import Statistics, shares
 from captioner.metrics.tokenize import tokenize
 from captioner.models.caption_model import CaptionModel
-from captioner.search.engine import LogSoftmax
 from captioner.types import BOS, EOS, PAD, UNK, Features, PerMember
 
 RANKS = (1, 5, 10)
@@ -111,13 +110,8 @@ def _log_prob(
 ) -> Tensor:
     """(N,) of captions, END included, N / B of each image; on the CPU, in float64."""
     with torch.inference_mode():
-        memory, state = model.decoder.start(model.encode(images), len(token_NT))
         device = next(model.decoder.parameters()).device
-        token_NT, length_N = token_NT.to(device), length_N.to(device)
-        logits_PV, *_ = model.decoder(token_NT[:, :-1], length_N, memory, state)
-        real_NT = real_positions(length_N, token_NT.shape[1] - 1)
-        target_P = token_NT[:, 1:][real_NT]
-        log_prob_PV = logits_PV.log_softmax(1, dtype=LogSoftmax.dtype(logits_PV))
-        log_prob_NT = log_prob_PV.new_zeros(real_NT.shape)
-        log_prob_NT[real_NT] = log_prob_PV.gather(1, target_P[:, None])[:, 0]
-        return log_prob_NT.sum(1).cpu().double()
+        scored = token_log_probs(
+            model.decoder, model.encode(images), token_NT.to(device), length_N.to(device)
+        )
+        return scored.log_prob_NT.sum(1).cpu().double()

@@ -16,7 +16,6 @@ from captioner.errors import InputError
 from captioner.models.caption_model import CaptionModel
 from captioner.search import Strategy
 from captioner.search.constraints import UNCONSTRAINED, Constraints
-from captioner.types import EOS
 
 Prediction = dict[str, Any]
 """{"image_id": .., "caption": ..}, the official COCO results format. Besides, where there are such:
@@ -47,7 +46,7 @@ def predict(
     for batch in tqdm(loader, "captions", unit=" batches", disable=distributed.rank() > 0):
         numbers = batch.index_B.tolist()
         captions = model.generate(batch.images, strategy, numbers, wording)
-        ended_B = (captions.token_BKT[:, 0] == EOS).any(1).tolist()
+        ended_B = captions.ended_BK[:, 0].tolist()
         texts = model.texts(captions)
         for number, found, ended, error in zip(numbers, texts, ended_B, captions.error_B):
             if error is None:

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from captioner import images, search, tokenizers
-from captioner.decoders.base import Decoder
+from captioner.decoders.base import Decoder, token_log_probs
 from captioner.encoders import CNN, Encoders
 from captioner.errors import InputError, printable
 from captioner.instantiate import instantiate
 from captioner.models.directory import Model
 from captioner.prefetch import prefetch
 from captioner.search.constraints import UNCONSTRAINED, Constraints
-from captioner.search.engine import LogSoftmax
-from captioner.types import BOS, PAD, Batch, Features, Memory, PerMember, State
+from captioner.types import PAD, Batch, Features, Memory, PerMember, State
 
 READERS = 4
 """Threads that open the pictures of a batch."""
@@ -116,15 +115,10 @@ class CaptionModel(Model):
         decoder keeps, by name ("alpha", "h0" ..), (B, K, T, ...): one `forward` over all of them.
         """
         B, K, T = captions.token_BKT.shape
-        target_NT = captions.token_BKT.flatten(0, 1)
-        said_NT = target_NT != PAD
-        token_NT, length_N = as_read(target_NT)
         with torch.inference_mode():
-            memory, state = self.decoder.start(self.encode(images), B * K)
-            logits_PV, _, kept = self.decoder(token_NT, length_N, memory, state, keep)
-            log_prob_PV = logits_PV.log_softmax(1, dtype=LogSoftmax.dtype(logits_PV))
-        log_prob_NT = log_prob_PV.new_zeros(said_NT.shape)
-        log_prob_NT[said_NT] = log_prob_PV.gather(1, target_NT[said_NT][:, None])[:, 0]
+            log_prob_NT, _, kept = token_log_probs(
+                self.decoder, self.encode(images), *captions.framed(), keep
+            )
         return log_prob_NT.view(B, K, T), {
             name: tensor.unflatten(0, (B, K)) for name, tensor in kept.items()
         }
@@ -220,12 +214,6 @@ class CaptionModel(Model):
             self.write(Path(folder), dtype, more)
         else:
             self.write(Path(folder), dtype, more, {"encoder": self.encoder.weights()}, "encoder.")
-
-
-def as_read(said_NT: Tensor) -> tuple[Tensor, Tensor]:
-    """What a decoder reads to say these tokens, bos first, and how many: (N, T) and (N,)."""
-    read_NT = torch.cat([torch.full_like(said_NT[:, :1], BOS), said_NT[:, :-1]], dim=1)
-    return read_NT.masked_fill(said_NT == PAD, PAD), (said_NT != PAD).sum(1)
 
 
 def build_captioner(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> CaptionModel:

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from captioner.data.records import Record
@@ -33,8 +32,3 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, model: CaptionModel, batch: Batch, step: int) -> tuple[Tensor, Logs]: ...
-
-
-def at_least_float32(logits: Tensor) -> Tensor:
-    """Half precision is too coarse for a sum over a vocabulary."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from captioner.decoders.base import real_positions
+from captioner.decoders.base import at_least_float32, real_positions
 from captioner.errors import InputError
 from captioner.models.caption_model import CaptionModel
-from captioner.objectives.base import Logs, Objective, at_least_float32
+from captioner.objectives.base import Logs, Objective
 from captioner.types import BOS, Batch
 
 

@@ -5,19 +5,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from captioner.data.records import Record
-from captioner.decoders.base import Decoder, real_positions
+from captioner.decoders.base import Decoder, at_least_float32, token_log_probs
 from captioner.errors import InputError
 from captioner.metrics.rewards import Reward, Rewards
 from captioner.metrics.tokenize import token_strings
-from captioner.models.caption_model import CaptionModel, as_read
-from captioner.objectives.base import Logs, Objective, at_least_float32
+from captioner.models.caption_model import CaptionModel
+from captioner.objectives.base import Logs, Objective
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.search import Greedy, Sample, Strategy
 from captioner.search.engine import Captions
-from captioner.types import EOS, Batch, Features
+from captioner.types import Batch, Features
 
 
 class SelfCritical(Objective):
@@ -98,7 +97,7 @@ class SelfCritical(Objective):
             "baseline": baseline_BK.mean(1).sum(),
             "entropy": entropy * images,
             "length": said.length_BK.double().mean(1).sum(),
-            "unfinished": (said.token_BKT != EOS).all(2).double().mean(1).sum(),
+            "unfinished": (~said.ended_BK).double().mean(1).sum(),
         }
         if self.cross_entropy:
             more, words = CrossEntropy()(model, batch._replace(images=features), step)
@@ -110,10 +109,11 @@ class SelfCritical(Objective):
     def _reward(self, model: CaptionModel, said: Captions, batch: Batch) -> Tensor:
         """(B, K)."""
         assert self.rewards is not None, "begin() was not called"
-        ids = said.token_BKT.flatten(0, 1).tolist()
-        strings = [model.tokenizer.token_string(row) for row in ids]
+        strings = [
+            model.tokenizer.token_string(row) for row in said.token_BKT.flatten(0, 1).tolist()
+        ]
         image_N = batch.index_B.repeat_interleave(said.token_BKT.shape[1]).cpu().numpy()
-        reward_N = self.rewards(strings, [EOS in row for row in ids], image_N)
+        reward_N = self.rewards(strings, said.ended_BK.flatten().tolist(), image_N)
         return torch.from_numpy(reward_N).to(said.log_prob_BK).view(said.log_prob_BK.shape)
 
 
@@ -125,15 +125,7 @@ def _say(decoder: Decoder, features: Features, images: int, strategy: Strategy) 
 
 def _log_prob(decoder: Decoder, features: Features, said: Captions) -> tuple[Tensor, Tensor]:
     """log_prob_BK of captions, inside the graph, and the mean entropy of a word."""
-    B, K, _ = said.token_BKT.shape
-    target_NT = said.token_BKT.flatten(0, 1)
-    read_NT, length_N = as_read(target_NT)
-    memory, state = decoder.start(features, B * K)
-    logits_PV, *_ = decoder(read_NT, length_N, memory, state)
-    logits_PV = at_least_float32(logits_PV)
-    real_NT = real_positions(length_N, target_NT.shape[1])
-    nll_NT = logits_PV.new_zeros(real_NT.shape)
-    nll_NT[real_NT] = F.cross_entropy(logits_PV, target_NT[real_NT], reduction="none")
+    log_prob_NT, logits_PV, _ = token_log_probs(decoder, features, *said.framed())
     with torch.no_grad():
-        entropy = torch.special.entr(logits_PV.softmax(1)).sum(1).mean()
-    return -nll_NT.sum(1).view(B, K), entropy
+        entropy = torch.special.entr(at_least_float32(logits_PV).softmax(1)).sum(1).mean()
+    return log_prob_NT.sum(1).view_as(said.score_BK), entropy

@@ -46,6 +46,17 @@ class Captions(NamedTuple):
         """Tokens, END included."""
         return (self.token_BKT != PAD).sum(2)
 
+    @property
+    def ended_BK(self) -> Tensor:
+        """Whether the caption ended with END, rather than being cut off at the greatest length."""
+        return (self.token_BKT == EOS).any(2)
+
+    def framed(self) -> tuple[Tensor, Tensor]:
+        """token_NT of N = B * K rows with bos before the tokens, and length_N, as training reads
+        captions and `token_log_probs` scores them."""
+        token_NT = F.pad(self.token_BKT.flatten(0, 1), (1, 0), value=BOS)
+        return token_NT, self.length_BK.flatten()
+
     def ranked(self, score_BK: Tensor) -> "Captions":
         """The same by other scores; what has -inf is taken out."""
         score_BK = score_BK.masked_fill(self.log_prob_BK == -torch.inf, -torch.inf)

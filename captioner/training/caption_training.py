@@ -17,7 +17,7 @@ from captioner.search import Strategy
 from captioner.training.checkpoints import Checkpoints
 from captioner.training.health import ailments, health_of
 from captioner.training.loop import Loop
-from captioner.types import EOS, Batch
+from captioner.types import Batch
 
 PICTURES = 8  # of the validation set, shown on TensorBoard
 
@@ -68,7 +68,7 @@ class CaptionTraining(Loop):
         self.val_sums = nll + float(logs["nll"]), words + float(logs["count"])
         numbers = batch.index_B.tolist()
         captions = model.generate(features, self.strategy, numbers)
-        ended_B = (captions.token_BKT[:, 0] == EOS).any(1).tolist()
+        ended_B = captions.ended_BK[:, 0].tolist()
         for index, (best, *_), ended in zip(numbers, model.texts(captions), ended_B):
             self.said[index] = best.caption, ended
 
