@@ -26,7 +26,7 @@ demo: $(VENV)/installed
 	$(PY) eval.py model=$(DEMO)/seeing/model data.root=$(DEMO)/scenes split=test run_dir=$(DEMO)/seeing/test
 	$(PY) eval.py model=$(DEMO)/blind/model data.root=$(DEMO)/scenes split=test run_dir=$(DEMO)/blind/test
 	$(VENV)/bin/caption --model $(DEMO)/seeing/model $(DEMO)/scenes/images/test_00000[0-7].png
-	$(PY) -m captioner.experiment.runs $(DEMO)/seeing $(DEMO)/blind $(DEMO)/seeing/test $(DEMO)/blind/test
+	$(PY) -m captioner.commands runs $(DEMO)/seeing $(DEMO)/blind $(DEMO)/seeing/test $(DEMO)/blind/test
 
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest

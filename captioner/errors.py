@@ -4,6 +4,7 @@ A message names the file or the value, says what is wrong, and what to do about 
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ def printable(name: object) -> str:
     """A name for a message or an output line: quoted if it is empty or not printable as it is."""
     text = str(name)
     return text if text and text.isprintable() else repr(text)
+
+
+def escape(text: str) -> str:
+    """A text for a terminal: control characters as Python escapes them, but for \\n and \\t."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda control: repr(control[0])[1:-1], text)
 
 
 def os_reason(error: OSError) -> str:
@@ -48,5 +54,5 @@ def read_json(path: Path) -> Any:
 
 def report(error: InputError, prefix: str = "error") -> int:
     """Print the message to stderr. Returns the exit code of a command that ends with it, 2."""
-    print(f"{prefix}: {error}", file=sys.stderr)
+    print(escape(f"{prefix}: {error}"), file=sys.stderr)
     return 2

@@ -670,7 +670,7 @@ SETTINGS = [
     setting("both model and predictions", "eval.py model=model predictions=predictions.json",
         "error: give either model=DIR, or predictions=FILE and references=COCO.json"),
     setting("a beam of 0", "caption --beam 0 good.png",
-        "caption: search.width=0: give a whole number, 1 or more"),
+        "caption: --beam=0: give a whole number, 1 or more"),
     setting("a beam that is no number", "caption --beam many good.png",
         "usage: ...caption: error: argument --beam: invalid int value: 'many'"),
     setting("the cache is a file", "train.py data.root=data data.cache=good.png",

@@ -18,10 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import captioner
 import eval as eval_command
 import train as train_command
-from captioner.commands import frequencies
+from captioner.commands.main import main as captioner_command
 from captioner.data import records
 from captioner.evaluation import scoring
-from captioner.experiment import config, runs, sources
+from captioner.experiment import config, sources
 from captioner.models import loading
 
 ROOT = Path(__file__).parents[1]
@@ -195,7 +195,7 @@ def test_every_metric_that_a_model_and_its_data_have(
     rest = *options, f"metrics={metrics}", beams, "corpus=table.npz", f"run_dir={tmp_path}"
     root = next(o for o in options if o.startswith("data.root=")).removeprefix("data.root=")
     monkeypatch.chdir(tmp_path)
-    assert frequencies.main([f"{root}/captions_train.json", "table.npz"]) == 0
+    assert captioner_command(["frequencies", f"{root}/captions_train.json", "table.npz"]) == 0
     first = run(eval_command, f"model={folder}", *rest)
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert first == scores["corpus"]["ROUGE_L"]  # the first metric, where there is no CIDEr
@@ -262,7 +262,7 @@ def test_captions_from_paths_are_the_evaluations(trained, scenes_dir):
 
 
 def test_runs_are_compared_in_a_table(trained, tmp_path, capsys):
-    assert runs.main([str(trained[0])]) == 0
+    assert captioner_command(["runs", str(trained[0])]) == 0
     assert "scene_accuracy" in capsys.readouterr().out
     other = tmp_path / "other"
     shutil.copytree(trained[0], other)
@@ -270,7 +270,7 @@ def test_runs_are_compared_in_a_table(trained, tmp_path, capsys):
     (other / "config.yaml").write_text(config.replace("lr: 0.", "lr: 3.0e-05 # 0."))
     for format, separator in (("markdown", " | "), ("csv", ",")):
         capsys.readouterr()
-        assert runs.main([str(trained[0]), str(other), f"--format={format}"]) == 0
+        assert captioner_command(["runs", str(trained[0]), str(other), f"--format={format}"]) == 0
         lines = capsys.readouterr().out.splitlines()
         names, *_, one, two = (line.strip("| ").split(separator) for line in lines)
         assert names[1] == "optimizer.lr" and (one[1], two[1]) == ("0.02", "3e-05")
@@ -284,7 +284,7 @@ def test_runs_are_compared_in_a_table(trained, tmp_path, capsys):
         )
         assert float(found["CIDEr"]) == pytest.approx(100 * trained[1], abs=0.06)
         assert found["seconds"].isdigit() and found["parameters"].isdigit()
-    assert runs.main(["nowhere"]) == 2
+    assert captioner_command(["runs", "nowhere"]) == 2
     assert "nowhere/scores.json" in capsys.readouterr().err
 
 

@@ -1,6 +1,4 @@
-"""`python -m captioner.analysis.gradients MODEL DATA`: how gradients flow back through a
-captioner or a language model, and how open its gates are (in the layers of a Recurrent decoder); as
-JSON and as a figure.
+"""How gradients flow back through a captioner or a language model, and how open its gates are.
 
     dL/dh_{t-1} = (dh_t/dh_{t-1})^T dL/dh_t
 
@@ -9,9 +7,6 @@ below 1 it must vanish; above 1 it may explode (Bengio 1994, Pascanu 2013, the l
 dc_t/dc_{t-1} is its forget gate: the uninterrupted path.
 """
 
-import argparse
-import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioner import files
 from captioner.data import batches, records, text
 from captioner.decoders import cells
 from captioner.decoders.base import Decoder, real_positions
 from captioner.encoders import CNN
-from captioner.errors import InputError
+from captioner.errors import InputError, printable
 from captioner.models import caption_model, loading
 from captioner.models.language_model import LanguageModel
 from captioner.tokenizers import Tokenizer
@@ -202,46 +196,20 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0, or 2 for an error."""
-    parser = argparse.ArgumentParser(
-        "captioner.analysis.gradients",
-        description="Gradient flow and gates of a captioner, or of a language model.",
-    )
-    parser.add_argument("model", metavar="MODEL", help="the folder model/ of a run")
-    parser.add_argument(
-        "data", metavar="DATA", type=Path, help="a folder as data.root; for a language model, text"
-    )
-    parser.add_argument("--split", default="val")
-    parser.add_argument(
-        "--limit", type=int, default=64, help="pictures, or chunks of text (default 64)"
-    )
-    parser.add_argument("--out", type=Path, default=Path(), help="for gradients.json and .png")
-    options = parser.parse_args(argv)
-    try:
-        found = inspect(*_read(options))
-        files.make_folder(options.out)
-        files.write_atomic(options.out / "gradients.json", json.dumps(found, indent=1))
-        draw(found, options.out / "gradients.png")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for name, norms in found["gradient"].items():
-        far = f"{norms[-1]:.2e} {len(norms) - 1} steps before"
-        print(f"|dL/d{name}|: {norms[0]:.2e} at the loss, {far}")
-    print(f"everything is in {options.out / 'gradients.json'} and gradients.png")
-    return 0
+def read_inputs(
+    folder: str | Path, data: Path, split: str, limit: int
+) -> tuple[Decoder, Features | None, Tensor, Tensor]:
+    """The arguments of `inspect`: a model's decoder, and captions or chunks of text for it to read.
 
-
-def _read(options: argparse.Namespace) -> tuple[Decoder, Features | None, Tensor, Tensor]:
-    """The decoder, and what it is to read."""
-    made, rows = loading.read_model(options.model), max(1, options.limit)
-    if isinstance(made, LanguageModel):
-        return made.decoder, *chunks(text.documents(str(options.data)), made.tokenizer, rows)
-    some = [r for r in records.read_records(options.data, options.split) if r.captions]
-    if not some:
-        raise InputError(f"{options.data}: no captions in the split {options.split}")
-    return made.eval().decoder, *captions(made, some[:rows])
+    limit: how many of them, at least 1. Raises InputError naming what cannot be read.
+    """
+    model, rows = loading.read_model(folder), max(1, limit)
+    if isinstance(model, LanguageModel):
+        return model.decoder, *chunks(text.documents(str(data)), model.tokenizer, rows)
+    captioned = [record for record in records.read_records(data, split) if record.captions]
+    if not captioned:
+        raise InputError(f"{printable(data)}: no captions in the split {split}")
+    return model.eval().decoder, *captions(model, captioned[:rows])
 
 
 def _vectors(state: State) -> State:
@@ -251,7 +219,3 @@ def _vectors(state: State) -> State:
         for name, entry in state.items()
         if entry.ndim == 2 and entry.is_floating_point() and name != "image"
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""`python -m captioner.analysis.neurons MODEL DATA`: units that one can read.
+"""Units that one can read.
 
 Records every entry of the state (h and c of each layer) over a text, or over captions that a
 captioner generates of the pictures of a split; finds for each property (properties.py)
@@ -11,17 +11,14 @@ each document has another one's values, moved around by a random distance: what 
 units reaches by chance.
 """
 
-import argparse
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from captioner import files
-from captioner.analysis import neurons_page, properties
+from captioner.analysis import properties
 from captioner.analysis.neurons_page import Found, Reading
 from captioner.data import batches, records, text
 from captioner.decoders.recurrent import Recurrent
@@ -41,6 +38,34 @@ ROWS = 16  # pieces that are read side by side
 LEAST = 20  # places with, and without a property, for it to be scored
 PLACES = 10_000  # of each kind, evenly spaced, by which the unit is chosen
 FEW = 3  # documents with, and without it
+
+
+def read_activations(
+    folder: str | Path,
+    data: str,
+    limit: int,
+    *,
+    pattern: str = "*",
+    val_share: float = 0.1,
+    split: str = "val",
+) -> tuple[list[Reading], list[str]]:
+    """The readings of a model over data, and the labels of its units.
+
+    data: for a language model, text (`pattern`: of a folder's files), of which the last `val_share`
+    is read, if not 0; for a captioner, a folder of pictures and captions. limit: pieces of text, or
+    pictures. Raises InputError naming what cannot be read.
+    """
+    if limit < 2 * FEW:
+        raise InputError(f"--limit {limit}: give {2 * FEW} or more")
+    model = loading.read_model(folder)
+    if isinstance(model, LanguageModel):
+        some = text.documents(data, pattern)
+        held_out = text.split(some, val_share)[1] if val_share else some
+        readings = read_texts(model, held_out, limit)
+    else:
+        pictures = [r for r in records.read_records(Path(data), split) if r.captions]
+        readings = read_captions(model, pictures[:limit])
+    return readings, labels(model)
 
 
 def read_texts(model: LanguageModel, some: Sequence[text.Document], most: int) -> list[Reading]:
@@ -167,6 +192,8 @@ def search(readings: Sequence[Reading], called: Sequence[str], seed: int = 0) ->
         add = 0.0 if numeric else 0.5
         scores = score + add, control + add
         found.append((abs(score), Found(name, unit, called[unit], *scores, numeric)))
+    if not found:
+        raise InputError("too little data for any property: give more text, or pictures")
     return [one for _, one in sorted(found, key=lambda pair: -pair[0])]
 
 
@@ -233,53 +260,3 @@ def _ranks(x_P: np.ndarray) -> np.ndarray:
     """Of each among all, from 0 on; equal ones share the mean of theirs."""
     _, which_P, count = np.unique(x_P, return_inverse=True, return_counts=True)
     return (count.cumsum() - (count + 1) / 2)[which_P]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0, or 2 for an error."""
-    parser = argparse.ArgumentParser(
-        "captioner.analysis.neurons", description="Units that one can read."
-    )
-    parser.add_argument("model", metavar="MODEL", help="a model directory of a run")
-    parser.add_argument(
-        "data", metavar="DATA", help="for a language model, a text, a folder of texts, or python; "
-        "for a captioner, a folder as data.root",
-    )  # fmt: skip
-    parser.add_argument("--pattern", default="*", help="of a folder's files")
-    parser.add_argument("--val-share", type=float, default=0.1, help="as in training: held out")
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--limit", type=int, default=100, help="pieces of text, or pictures (100)")
-    parser.add_argument("--out", type=Path, default=Path("neurons.html"), help="the page")
-    options = parser.parse_args(argv)
-    try:
-        if options.limit < 2 * FEW:
-            raise InputError(f"--limit {options.limit}: give {2 * FEW} or more")
-        model = loading.read_model(options.model)
-        if isinstance(model, LanguageModel):
-            some = text.documents(options.data, options.pattern)
-            held_out = text.split(some, options.val_share)[1] if options.val_share else some
-            readings = read_texts(model, held_out, options.limit)
-        else:
-            pictures = [
-                r for r in records.read_records(Path(options.data), options.split) if r.captions
-            ]
-            readings = read_captions(model, pictures[: options.limit])
-        found = search(readings, labels(model))
-        if not found:
-            raise InputError(
-                f"{options.data}: too little for any property: give more text, or pictures"
-            )
-        files.make_folder(options.out.parent)
-        files.write_atomic(options.out, neurons_page.page(readings, found))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for one in found:
-        what = "rho" if one.numeric else "AUC"
-        print(f"{one.name:32} {one.label:9} {what} {one.score:6.3f}   by chance {one.control:6.3f}")
-    print(f"the page is {options.out}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

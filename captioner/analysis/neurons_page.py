@@ -64,12 +64,16 @@ class Found(NamedTuple):
     control: float
     numeric: bool
 
+    @property
+    def measure(self) -> str:
+        return "rho" if self.numeric else "AUC"
+
 
 def page(readings: Sequence[Reading], found: Sequence[Found]) -> str:
     """Each property with its best unit, scores, and documents coloured by the unit's activation."""
     rows, parts = [], []
     for number, one in enumerate(found):
-        name, what = one.label, "rho" if one.numeric else "AUC"
+        name, what = one.label, one.measure
         title = html.escape(one.name)
         rows.append(
             f'<tr><td><a href="#p{number}">{title}</a></td><td>{name}</td><td>{what}</td>'

@@ -1,155 +1,164 @@
-"""`caption PATH ...`: image paths -> captions, a line each."""
+"""`caption PATH ...` and `captioner caption PATH ...`: image paths -> captions, a line each."""
 
-import argparse
+from __future__ import annotations
+
 import glob
-import io
 import json
 import os
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
-from itertools import chain, takewhile
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+from captioner.commands import command_line
+from captioner.commands.command_line import flags_in_messages
+from captioner.errors import InputError, escape, printable
 
-from captioner.errors import InputError, printable
-from captioner.models.caption_model import Caption
-from captioner.models.loading import PRETRAINED, is_model, load
-from captioner.search import Beam, Consensus, Strategy
-from captioner.search.constraints import Constraints
+if TYPE_CHECKING:
+    from captioner.models.caption_model import Caption
+    from captioner.search import Strategy
 
+DESCRIPTION = "Caption pictures, a line each."
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+"""The files that are captioned in a folder."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0; 1 if a picture could not be captioned; 2 if nothing could start."""
-    parser = argparse.ArgumentParser("caption", description="Caption pictures, a line each.")
+    """Run the command `caption` and return the exit code (see command_line)."""
+    parser = command_line.add_verb(ArgumentParser("caption"), sys.modules[__name__])
+    return command_line.run_command(parser, argv)
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The pictures, the model, the search, and the output."""
+    parser.set_defaults(retry="caption the others again")
     parser.add_argument(
-        "paths", nargs="*", metavar="PATH", help="files, folders, globs, or - for a list on stdin"
+        "paths", nargs="+", metavar="PATH", help="files, folders, globs, or - for a list on stdin"
     )
     parser.add_argument(
-        "--model", nargs="+", metavar="DIR",
-        default=[os.environ.get("CAPTIONER_MODEL") or str(PRETRAINED)],
-        help="a model directory, as train.py writes it, or several, as an ensemble (default: "
-        "$CAPTIONER_MODEL, or the model that comes with the installation); what follows them and "
-        "is none is a PATH",
+        "--model", action="append", metavar="DIR",
+        help="a model directory, as train.py writes it; given several times, an ensemble (default: "
+        "$CAPTIONER_MODEL, or the model that comes with the installation)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="JSON lines {path, caption, score}")
-    parser.add_argument("--beam", type=int, default=5, metavar="K", help="beam width (default 5)")
+    parser.add_argument("--beam", type=int, metavar="K", help="beam width (default: the model's)")
     parser.add_argument(
-        "--consensus", type=int, default=0, metavar="N",
+        "--length-penalty", type=float, metavar="A",
+        help="of the beam: 0 favours short captions, 1 long ones (default: the model's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--consensus", type=int, metavar="N",
         help="of the beam's captions take those that agree best with N samples (such as 100): "
         "better ones, in more time",
     )  # fmt: skip
-    parser.add_argument(
-        "--best", type=int, default=1, metavar="N", help="the N best captions of each"
-    )
+    parser.add_argument("--best", type=int, metavar="N", help="the N best captions of each picture")
     parser.add_argument(
         "--include", action="append", default=[], metavar="WORDS",
-        help="a word or phrase that every caption says (as often as you like)",
+        help="a word or phrase that every caption must contain (as often as you like)",
     )  # fmt: skip
     parser.add_argument(
         "--forbid", action="append", default=[], metavar="WORDS",
-        help="a word or phrase that no caption says (as often as you like)",
+        help="a word or phrase that no caption may contain (as often as you like)",
     )  # fmt: skip
     parser.add_argument(
         "--tokens", action="store_true", help="with --json: the log-probability of each token"
     )
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="pictures at a time")
-    options = parser.parse_args(argv)
-    # A file name need not be text.
-    for stream, errors in (
-        (sys.stdin, "surrogateescape"),
-        (sys.stdout, "backslashreplace"),
-        (sys.stderr, "backslashreplace"),
-    ):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
-    first, *more = options.model
-    models = [first, *takewhile(is_model, more)]
-    given = [*more[len(models) - 1 :], *options.paths]
-    if more[len(models) - 1 :] and is_model(Path(given[0], "model")):
-        parser.error(f"{given[0]} holds a run: give {Path(given[0], 'model')}")
-    if not given:
-        parser.error("the following arguments are required: PATH")
-    if options.best > options.beam > 0:
-        parser.error(f"--best {options.best} of --beam {options.beam}: give 1 to {options.beam}")
-
-    failures = 0
-    try:
-        paths = [_expand(path) for path in given]
-        model, strategy = load(*models), _strategy(options)
-        wording = Constraints(include=options.include, forbid=options.forbid)
-        results = model.caption_stream(
-            chain.from_iterable(paths), strategy, options.batch, wording, options.tokens
-        )
-        # Lines on a terminal are progress enough; a bar among them would tear them.
-        quiet = sys.stdout.isatty() or not sys.stderr.isatty()
-        for result in tqdm(results, unit=" pictures", disable=quiet):
-            if result.error is not None:
-                failures += 1
-                print(result.error, file=sys.stderr)
-            if options.json:
-                print(json.dumps(_record(result, options), ensure_ascii=False), flush=True)
-            else:
-                for said in result.said:
-                    print(f"{printable(result.path)}: {said.caption}", flush=True)
-    except InputError as error:
-        print(f"caption: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `caption ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # `caption ... > FILE` on a full disk
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        reason = f"{error.strerror}: free space, and caption the others again"
-        print(f"caption: the output: {reason}", file=sys.stderr)
-        return 2
-    return 1 if failures else 0
 
 
-def _strategy(options: argparse.Namespace) -> Strategy:
-    if options.consensus:
-        return Consensus(options.beam, samples=options.consensus, n=options.best)
-    return Beam(options.beam, n=options.best)
+def run(options: Namespace) -> None:
+    """Print the captions of each picture as they are made; a picture that fails is counted."""
+    from tqdm import tqdm
+
+    from captioner.models.loading import PRETRAINED, is_model, load
+    from captioner.search import Beam
+    from captioner.search.constraints import Constraints
+
+    for path in map(Path, options.paths):
+        if is_model(path):
+            raise InputError(f"{printable(path)}: a model, no picture: write --model before each")
+        if is_model(path / "model"):
+            raise InputError(f"{printable(path)} holds a run: give --model {path / 'model'}")
+    paths = [_expand(path) for path in options.paths]
+    model = load(*(options.model or [os.environ.get("CAPTIONER_MODEL") or PRETRAINED]))
+    strategy = choose_strategy(getattr(model, "strategy", Beam()), options)
+    constraints = Constraints(include=options.include, forbid=options.forbid)
+    results = model.caption_stream(
+        chain.from_iterable(paths), strategy, options.batch, constraints, options.tokens
+    )
+    # Lines on a terminal are progress enough; a bar among them would tear them.
+    quiet = sys.stdout.isatty() or not sys.stderr.isatty()
+    for result in tqdm(results, unit=" pictures", disable=quiet):
+        if result.error is not None:
+            options.failures += 1
+            print(escape(result.error), file=sys.stderr)
+        if options.json:
+            print(json.dumps(_record(result, options), ensure_ascii=False), flush=True)
+        else:
+            for hypothesis in result.said:
+                print(f"{printable(result.path)}: {escape(hypothesis.caption)}", flush=True)
 
 
-def _record(result: Caption, options: argparse.Namespace) -> dict[str, Any]:
+def choose_strategy(saved: Strategy, options: Namespace) -> Strategy:
+    """The search saved with the model, with the options of the command line in place of its own."""
+    from captioner.search import Beam, Consensus
+
+    options_given = {
+        "width": options.beam,
+        "length_penalty": options.length_penalty,
+        "n": options.best,
+        "samples": options.consensus or None,
+    }
+    given: dict[str, Any] = {k: value for k, value in options_given.items() if value is not None}
+    kind: type[Strategy] = type(saved)
+    if options.consensus is not None:
+        kind = Consensus if options.consensus else Beam
+    elif not given.keys() <= vars(saved).keys():
+        kind = Beam
+    with flags_in_messages(width="beam", n="best", samples="consensus"):
+        if kind is type(saved):
+            return replace(saved, **given)  # type: ignore[type-var]  # they are data classes
+        alike = isinstance(saved, Beam | Consensus)
+        shared = ["max_length", *(["width", "length_penalty", "n"] if alike else [])]
+        return kind(**{name: getattr(saved, name) for name in shared} | given)
+
+
+def _record(result: Caption, options: Namespace) -> dict[str, Any]:
     """What `--json` prints of a picture."""
     if result.error is not None:
         return {"path": result.path, "error": result.error}
     record: dict[str, Any] = {"path": result.path, "caption": result.caption, "score": result.score}
     if options.tokens:
         record["tokens"] = result.said[0].tokens
-    if options.best > 1:
+    if (options.best or 1) > 1:
         record["best"] = [
-            {"caption": said.caption, "score": said.score, "log_prob": said.log_prob}
-            | ({"tokens": said.tokens} if options.tokens else {})
-            for said in result.said
+            {"caption": one.caption, "score": one.score, "log_prob": one.log_prob}
+            | ({"tokens": one.tokens} if options.tokens else {})
+            for one in result.said
         ]
     return record
 
 
 def _expand(path: str) -> Iterable[str]:
-    """Every file that is meant. What is not there or not ours is handed on, to be reported."""
+    """The files that a PATH names. One that is missing or unreadable stays, to be reported."""
     if path == "-":
         return (line.rstrip("\n") for line in sys.stdin if line.strip())
     if os.path.isdir(path):
-        closed: list[OSError] = []
+        unreadable: list[OSError] = []
         files = [
             Path(folder, name)
-            for folder, _, names in os.walk(path, onerror=closed.append)
+            for folder, _, names in os.walk(path, onerror=unreadable.append)
             for name in names
         ]
-        inside = [file for file in files if file.suffix.lower() in SUFFIXES]
-        inside += [Path(error.filename) for error in closed]  # Path.rglob would pass them over
-        if not inside:
-            raise InputError(f"{path}: no picture in this folder ({' '.join(sorted(SUFFIXES))})")
-        return map(str, sorted(inside))
+        pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
+        pictures += [Path(error.filename) for error in unreadable]  # Path.rglob would skip them
+        if not pictures:
+            suffixes = " ".join(sorted(SUFFIXES))
+            raise InputError(f"{printable(path)}: no picture in this folder ({suffixes})")
+        return map(str, sorted(pictures))
     if not os.path.exists(path) and glob.has_magic(path):
         return sorted(glob.glob(path, recursive=True)) or [path]
     return [path]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

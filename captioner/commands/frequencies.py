@@ -1,36 +1,30 @@
-"""`python -m captioner.commands.frequencies CAPTIONS TABLE`: document frequencies, for CIDEr."""
+"""`captioner frequencies CAPTIONS TABLE.npz`: the document frequencies of a corpus, for CIDEr."""
 
-import argparse
-import sys
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from captioner.errors import InputError
-from captioner.evaluation.frequencies import read_frequencies
+from captioner.errors import InputError, printable
+
+DESCRIPTION = (
+    "Save the document frequencies of a corpus. CIDEr takes them from eval.py corpus=TABLE.npz or "
+    "captioner compare --corpus TABLE.npz."
+)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0, or 2 for an error."""
-    parser = argparse.ArgumentParser(
-        "captioner.commands.frequencies",
-        description="Document frequencies of a corpus, to score CIDEr with: eval.py corpus=TABLE.",
-    )
+def add_options(parser: ArgumentParser) -> None:
+    """The corpus and the table."""
     parser.add_argument("captions", type=Path, help="a caption file: COCO or Karpathy JSON, tokens")
-    parser.add_argument("table", type=Path, metavar="TABLE.npz")
-    parser.add_argument("--split", help="only these images, where the file holds several splits")
-    options = parser.parse_args(argv)
-    try:
-        if options.table.suffix != ".npz":
-            raise InputError(f"{options.table}: give a name that ends in .npz")
-        frequencies = read_frequencies(options.captions, options.split)
-        frequencies.save(options.table)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    grams = len(frequencies.frequency_G)
-    print(f"{grams} n-grams of {frequencies.images} images are in {options.table}")
-    return 0
+    parser.add_argument("table", type=Path, metavar="TABLE.npz", help="the file to write")
+    parser.add_argument("--split", help="only its images, if the file holds several splits")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def run(options: Namespace) -> None:
+    """Write the table and say what is in it."""
+    from captioner.evaluation.frequencies import read_frequencies
+
+    if options.table.suffix != ".npz":
+        raise InputError(f"{printable(options.table)}: give a name that ends in .npz")
+    frequencies = read_frequencies(options.captions, options.split)
+    frequencies.save(options.table)
+    grams, images = len(frequencies.frequency_G), frequencies.images
+    print(f"{grams} n-grams of {images} images are in {printable(options.table)}")

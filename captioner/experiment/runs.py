@@ -1,18 +1,15 @@
-"""`python -m captioner.experiment.runs RUN_DIR ...`: what runs left behind, in one table."""
+"""What runs differ in and what they scored, in one table."""
 
-import argparse
 import csv
 import io
 import json
 import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from captioner.errors import InputError
@@ -20,27 +17,6 @@ from captioner.metrics.statistics import as_text
 
 PLACES = ("run_dir", "resume", "data.cache", "data.root")
 """What differs between runs without making a difference."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0, or 2 where a folder holds no scores."""
-    parser = argparse.ArgumentParser(
-        "captioner.experiment.runs",
-        description="Compare runs: where their configurations differ, and scores.",
-    )
-    parser.add_argument("folders", nargs="+", metavar="RUN_DIR", help="a folder with scores.json")
-    parser.add_argument("--format", choices=("text", "markdown", "csv"), default="text")
-    options = parser.parse_args(argv)
-    try:
-        runs = {folder: read_run(Path(folder)) for folder in options.folders}
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if options.format == "text":
-        Console(width=1000).print(runs_table(runs))  # no figure is cut off
-    else:
-        print({"markdown": markdown, "csv": as_csv}[options.format](runs), end="")
-    return 0
 
 
 Run = Mapping[str, Any]
@@ -123,7 +99,3 @@ def _flat(tree: Mapping[str, Any], at: str = "") -> dict[str, Any]:
         nested = isinstance(value, Mapping)
         flat |= _flat(value, f"{at}{key}.") if nested else {f"{at}{key}": value}
     return flat
-
-
-if __name__ == "__main__":
-    sys.exit(main())

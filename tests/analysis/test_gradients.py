@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from captioner.analysis import gradients
+from captioner.commands.main import main
 from captioner.decoders.attention import SoftAttention
 from captioner.decoders.cells import LSTM, make_cell
 from captioner.decoders.recurrent import Recurrent
@@ -117,7 +118,7 @@ def test_saturation_counts_words_by_unit():
 
 def test_the_command_writes_json_and_a_figure(model_dir, scenes_dir, tmp_path, capsys):
     out = tmp_path / "new"
-    assert gradients.main([str(model_dir), str(scenes_dir), "--limit=3", f"--out={out}"]) == 0
+    assert main(["gradients", str(model_dir), str(scenes_dir), "--limit=3", f"--out={out}"]) == 0
     assert "|dL/dc0|" in capsys.readouterr().out
     found = json.loads((out / "gradients.json").read_text())
     assert found["gradient"].keys() == {"h0", "c0"}
@@ -127,11 +128,11 @@ def test_the_command_writes_json_and_a_figure(model_dir, scenes_dir, tmp_path, c
     assert list(found["gates"]["gates0"]) == list(LSTM.gates)
     assert len(found["gates"]["gates0"]["f"]["open"]) == make_cell("LSTM", 16, 16).hidden_size
     assert (out / "gradients.png").read_bytes().startswith(b"\x89PNG")
-    assert gradients.main([str(tmp_path), str(scenes_dir)]) == 2
+    assert main(["gradients", str(tmp_path), str(scenes_dir)]) == 2
     assert "not a model directory" in capsys.readouterr().err
     (tmp_path / "captions.jsonl").write_text("")
     shutil.copytree(scenes_dir, tmp_path / "data")
     path = tmp_path / "data" / "captions_val.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
-    code = gradients.main([str(model_dir), str(tmp_path / "data")])
+    code = main(["gradients", str(model_dir), str(tmp_path / "data")])
     assert code == 2 and "caption" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import torch
 
 from captioner.analysis import neurons, neurons_page, properties
 from captioner.analysis.neurons import Reading
+from captioner.commands.main import main
 from captioner.data import text
 from tests.models.test_language_model import make
 
@@ -221,7 +222,7 @@ def test_the_command_on_text_and_on_captions(tmp_path, model_dir, scenes_dir, ca
         (tmp_path / f"{n}.txt").write_text("the cat sat on the mat\nthe dog\n" * 4)
     out = tmp_path / "sub/page.html"
     order = [str(tmp_path / "lm"), str(tmp_path), "--pattern=*.txt", f"--out={out}"]
-    assert neurons.main([*order, "--val-share=0"]) == 0
+    assert main(["neurons", *order, "--val-share=0"]) == 0
     assert "position in the line" in capsys.readouterr().out
     page = out.read_text()
     assert (
@@ -229,11 +230,11 @@ def test_the_command_on_text_and_on_captions(tmp_path, model_dir, scenes_dir, ca
     )
     (tmp_path / "one.md").write_text("the cat sat on the mat\nthe dog\n" * 5000)
     one = [str(tmp_path / "lm"), str(tmp_path / "one.md"), f"--out={out}"]
-    assert neurons.main(one) == 0 and "position in the line" in capsys.readouterr().out
-    assert neurons.main([str(model_dir), str(scenes_dir), "--split=train", f"--out={out}"]) == 0
+    assert main(["neurons", *one]) == 0 and "position in the line" in capsys.readouterr().out
+    assert main(["neurons", str(model_dir), str(scenes_dir), "--split=train", f"--out={out}"]) == 0
     assert "position in the sentence" in capsys.readouterr().out
     assert "data:image/jpeg" in out.read_text()
-    assert neurons.main([str(tmp_path / "lm"), str(tmp_path / "none")]) == 2
+    assert main(["neurons", str(tmp_path / "lm"), str(tmp_path / "none")]) == 2
     assert "no such file" in capsys.readouterr().err
 
 

@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 
 from captioner import PRETRAINED
+from captioner.commands import caption
 from captioner.commands.caption import main
+from captioner.search import Beam, Consensus, Greedy, Sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,17 +49,8 @@ def test_files_folders_and_globs(pictures, model_dir, capsys):
 
 
 def test_json_lines_with_scores_and_errors(pictures, model_dir, capsys):
-    code = main(
-        [
-            "--json",
-            "--model",
-            str(model_dir),
-            "album/a b.png",
-            "broken.jpg",
-            "none.png",
-            "album/inner",
-        ]
-    )
+    model = ["--json", "--model", str(model_dir)]
+    code = main([*model, "album/a b.png", "broken.jpg", "none.png", "album/inner"])
     printed = capsys.readouterr()
     records = [json.loads(line) for line in printed.out.splitlines()]
     assert code == 1
@@ -113,10 +107,10 @@ def test_no_model_where_one_was_named(pictures, capsys):
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("option", ["--beam=0", "--batch=0", "--consensus=-1"])
+@pytest.mark.parametrize("option", ["--beam=0", "--batch=0", "--consensus=-1", "--best=99"])
 def test_a_wrong_number_is_an_error(pictures, model_dir, capsys, option):
     assert main(["--model", str(model_dir), option, "album"]) == 2
-    assert f"={option.split('=')[1]}: give" in capsys.readouterr().err
+    assert f"{option.replace('--batch', 'batch_size')}: give" in capsys.readouterr().err
 
 
 def test_a_file_name_need_not_be_text(pictures, model_dir):
@@ -163,12 +157,43 @@ def test_results_stream_as_they_are_made(pictures, model_dir):
     assert run.returncode == 0
 
 
-def test_a_run_given_as_a_second_model_is_no_folder_of_pictures(model_dir, pictures, capsys):
+def test_models_are_given_one_by_one(model_dir, pictures, capsys):
+    """Another directory after --model is a picture to caption, and a model among them an error."""
+    model, other = ["--model", str(model_dir)], str(pictures / "other")
+    shutil.copytree(model_dir, other)
+    assert main([*model, "album"]) == 0
+    alone = capsys.readouterr().out
+    assert main([*model, "--model", other, "album"]) == 0
+    assert capsys.readouterr().out == alone  # an ensemble of twins
+    assert main([*model, "--model", "othr", "album"]) == 2
+    assert "othr: not a model directory" in capsys.readouterr().err
+    assert main([*model, other, "album"]) == 2
+    assert f"{other}: a model, no picture: write --model before each" in capsys.readouterr().err
+    assert main([*model, "album/inner", "--batch", "2", "album/a b.png"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2  # options may stand among paths
     shutil.copytree(model_dir, pictures / "run" / "model")
-    with pytest.raises(SystemExit) as refused:
-        main(["--model", str(model_dir), "run", "album"])
-    assert refused.value.code == 2
-    assert "run holds a run: give run/model" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["--model", str(model_dir)])
-    assert "required: PATH" in capsys.readouterr().err
+    assert main([*model, "run", "album"]) == 2
+    assert "run holds a run: give --model run/model" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(model)
+    assert ended.value.code == 2 and "required: PATH" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "saved, given, expected",
+    [
+        (Beam(3, 0.7), [], Beam(3, 0.7)),
+        (Beam(3, 0.7), ["--best=3"], Beam(3, 0.7, n=3)),
+        (Beam(3, 0.7), ["--beam=4", "--length-penalty=1"], Beam(4, 1.0)),
+        (Beam(3, 0.7, groups=3), ["--consensus=9"], Consensus(3, 0.7, samples=9)),
+        (Consensus(3, 0.7, seed=5), ["--best=2"], Consensus(3, 0.7, seed=5, n=2)),
+        (Consensus(3, 0.7, seed=5), ["--consensus=0"], Beam(3, 0.7)),
+        (Greedy(9), [], Greedy(9)),
+        (Greedy(9), ["--beam=2"], Beam(2, max_length=9)),
+        (Sample(0.5, seed=5), ["--best=2"], Sample(0.5, seed=5, n=2)),
+    ],
+)
+def test_options_change_single_ones_of_the_saved_search(saved, given, expected):
+    parser = ArgumentParser()
+    caption.add_options(parser)
+    assert caption.choose_strategy(saved, parser.parse_args([*given, "a.png"])) == expected

@@ -1,10 +1,10 @@
-"""`python -m captioner.commands.compare`, and the tables of document frequencies that it takes."""
+"""`captioner compare`, and the tables of document frequencies that it takes."""
 
 import json
 
 import pytest
 
-from captioner.commands import compare, frequencies
+from captioner.commands.main import main
 from captioner.metrics.score import score
 
 WORDS = "a the dog cat man runs sits on grass sofa red big in with ball".split()
@@ -34,7 +34,7 @@ def files(tmp_path):
 
 def run(files, *more, a="good", b="bad"):
     refs = ["--refs", str(files / "refs.json"), "--resamples", "500"]
-    return compare.main([str(files / f"{a}.json"), str(files / f"{b}.json"), *refs, *more])
+    return main(["compare", str(files / f"{a}.json"), str(files / f"{b}.json"), *refs, *more])
 
 
 def test_a_better_system_is_surely_better(files, capsys):
@@ -67,7 +67,7 @@ def test_a_table_for_people(files, capsys):
 
 def test_document_frequencies_of_a_corpus(files, capsys):
     table = str(files / "table.npz")
-    assert frequencies.main([str(files / "refs.json"), table]) == 0
+    assert main(["frequencies", str(files / "refs.json"), table]) == 0
     assert "of 40 images" in capsys.readouterr().out
     found = []
     for corpus in ([], ["--corpus", table], ["--corpus", str(files / "refs.json")]):
@@ -111,9 +111,9 @@ def test_tables_of_one_split(files, capsys):
     }
     path, table = files / "dataset_x.json", str(files / "t.npz")
     path.write_text(json.dumps(content))
-    assert frequencies.main([str(path), table, "--split", "train"]) == 0
+    assert main(["frequencies", str(path), table, "--split", "train"]) == 0
     assert "3 n-grams of 2 images" in capsys.readouterr().out
-    assert frequencies.main([str(path), table, "--split", "test"]) == 2
+    assert main(["frequencies", str(path), table, "--split", "test"]) == 2
     assert "no images of split 'test', only train, val" in capsys.readouterr().err
-    assert frequencies.main([str(path), str(files / "t.txt")]) == 2
+    assert main(["frequencies", str(path), str(files / "t.txt")]) == 2
     assert ".npz" in capsys.readouterr().err

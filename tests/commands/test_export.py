@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from captioner import encoders
-from captioner.commands import export
+from captioner.commands.main import main
 from captioner.errors import InputError
 from captioner.models import loading
 from captioner.models.caption_model import build_captioner
+from captioner.models.export import export_model
 from tests.objectives.test_self_critical import WORDS
 
 PIP = {
@@ -35,7 +36,7 @@ def folder(tmp_path):
 
 def test_the_encoder_is_left_out_where_pip_brings_it(folder, capsys):
     model, out = folder / "model", folder / "out"
-    assert export.main([str(model), str(out)]) == 0
+    assert main(["export", str(model), str(out)]) == 0
     assert "without the encoder" in capsys.readouterr().out
     tensors = load_file(out / "model.safetensors")
     assert not any(name.startswith("encoder.") for name in tensors)
@@ -55,7 +56,7 @@ def test_an_encoder_that_has_learned_is_kept(folder, capsys):
     changed = loading.load(model)
     next(changed.encoder.parameters()).data += 0.01
     changed.save(model)
-    assert export.main([str(model), str(out)]) == 0
+    assert main(["export", str(model), str(out)]) == 0
     assert "with the encoder" in capsys.readouterr().out
     tensors = load_file(out / "model.safetensors")
     assert any(name.startswith("encoder.") for name in tensors)
@@ -66,7 +67,7 @@ def test_an_encoder_that_has_learned_is_kept(folder, capsys):
 
 
 def test_other_weights_than_those_it_was_made_with_are_noticed(folder, monkeypatch):
-    export.export(folder / "model", folder / "out")
+    export_model(folder / "model", folder / "out")
 
     class Other(encoders.Timm):
         def weights(self):
@@ -79,7 +80,7 @@ def test_other_weights_than_those_it_was_made_with_are_noticed(folder, monkeypat
 
 
 def test_weights_come_from_nowhere_else(folder):
-    export.export(folder / "model", folder / "out")
+    export_model(folder / "model", folder / "out")
     path = folder / "out" / "config.json"
     config = json.loads(path.read_text())
     config["encoder"]["weights"] = "/etc/passwd"
@@ -92,6 +93,6 @@ def test_numbers_too_large_for_float16_are_named(folder, capsys):
     model = loading.load(folder / "model")
     model.decoder.W_hy.bias.data[5] = 1e5
     model.save(folder / "model")
-    assert export.main([str(folder / "model"), str(folder / "out")]) == 2
+    assert main(["export", str(folder / "model"), str(folder / "out")]) == 2
     assert "decoder.W_hy.bias holds numbers beyond 65504" in capsys.readouterr().err
     assert not (folder / "out").exists()

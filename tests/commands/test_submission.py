@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from captioner.commands import submission
+from captioner.commands.main import main
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def run(files, *splits, name="net-1"):
     for split in splits:
         paths = [str(files / f"{split}.json"), str(files / f"{split}_images.json")]
         given += ["--split", f"{split}2014", *paths]
-    return submission.main([name, str(files / "out.zip"), *given])
+    return main(["submission", name, str(files / "out.zip"), *given])
 
 
 def test_both_splits_under_the_names_that_the_server_wants(files, capsys):

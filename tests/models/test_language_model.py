@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from captioner import tokenizers
-from captioner.analysis import gradients
-from captioner.commands import sample
+from captioner.commands.main import main
 from captioner.data import text
 from captioner.decoders import fused
 from captioner.decoders.cells import CELLS
@@ -383,21 +382,21 @@ def test_it_writes_and_shows_its_gradients(tmp_path, capsys):
     made.save(tmp_path / "model")
     model = [str(tmp_path / "model"), "--prompt", "the cat", "--length", "9"]
     order = [*model, "--seed", "3"]
-    assert sample.main(order) == sample.main(order) == 0
+    assert main(["sample", *order]) == main(["sample", *order]) == 0
     said = capsys.readouterr().out
     assert said.startswith("the cat") and said[: len(said) // 2] == said[len(said) // 2 :]
     for way in (["--greedy"], ["--beam=3"], ["--n=3", "--top-k=4", "--top-p=0.9"]):
-        assert sample.main([*model, *way]) == 0
+        assert main(["sample", *model, *way]) == 0
     for wrong in ("--prompt=Z", "--length=0", "--temperature=0", "--greedy --beam=2", "--n=0"):
-        assert sample.main([*model, *wrong.split()]) == 2
+        assert main(["sample", *model, *wrong.split()]) == 2
     for idle in ("--greedy --n=2", "--greedy --seed=2", "--beam=2 --top-k=2"):
-        assert sample.main([*model, *idle.split()]) == 2
-    assert "error: --temperature=0.0: give" in capsys.readouterr().err
-    assert sample.main([*model, "--beam=2", "--n=3"]) == 2
-    assert "error: --n=3: give 1 to --beam=2" in capsys.readouterr().err
+        assert main(["sample", *model, *idle.split()]) == 2
+    assert "sample: --temperature=0.0: give" in capsys.readouterr().err
+    assert main(["sample", *model, "--beam=2", "--n=3"]) == 2
+    assert "sample: --n=3: give 1 to --beam=2" in capsys.readouterr().err
     (tmp_path / "text.txt").write_text(WORDS * 9)
     order = [str(tmp_path / "model"), str(tmp_path / "text.txt"), "--limit=3"]
-    assert gradients.main([*order, f"--out={tmp_path / 'out'}"]) == 0
+    assert main(["gradients", *order, f"--out={tmp_path / 'out'}"]) == 0
     found = json.loads((tmp_path / "out/gradients.json").read_text())
     assert set(found["gradient"]) == {"h0", "c0"} and set(found["gates"]["gates0"]) == set("ifo")
 

@@ -1,0 +1,101 @@
+"""What all commands share: how they parse, how they end, and with which exit code.
+
+0: done. 1: done, but for inputs that failed, each named on stderr. 2: nothing was done, since an
+input is wrong, or the output cannot be written. 130: interrupted.
+
+A verb is a module with a DESCRIPTION, `add_options(parser)` and `run(options)`, which imports what
+is slow to import inside `run`, prints to stdout, and counts in `options.failures`.
+"""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from captioner.errors import InputError, os_reason, printable, report
+
+
+class Verb(Protocol):
+    """A module of captioner.commands."""
+
+    DESCRIPTION: str
+
+    def add_options(self, parser: ArgumentParser) -> None: ...
+
+    def run(self, options: Namespace) -> None: ...
+
+
+def add_verb(parser: ArgumentParser, verb: Verb) -> ArgumentParser:
+    """Give a parser the description and the options of a verb, and return it."""
+    parser.description = verb.DESCRIPTION
+    parser.set_defaults(run=verb.run, prog=parser.prog, failures=0, retry="run it again")
+    verb.add_options(parser)
+    return parser
+
+
+def run_command(parser: ArgumentParser, argv: Sequence[str] | None = None) -> int:
+    """Parse the arguments, run the verb that they name, and return the exit code."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    _accept_any_file_name()
+    options, rest = parser.parse_known_args(argv)
+    if rest and ("paths" not in options or any(r[0] == "-" and r != "-" for r in rest if r)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # paths after an option that came after paths
+        options.paths += rest
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except InputError as error:
+        return report(error, options.prog)
+    except BrokenPipeError:  # `captioner ... | head` has enough
+        _discard_output()
+    except OSError as error:  # `captioner ... > FILE` on a full disk
+        if error.filename is not None:
+            reason = f"{printable(error.filename)}: {os_reason(error)}"
+        else:
+            _discard_output()
+            reason = f"the output: {os_reason(error)}: free space, and {options.retry}"
+        return report(InputError(reason), options.prog)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 1 if options.failures else 0
+
+
+@contextlib.contextmanager
+def flags_in_messages(**flags: str) -> Iterator[None]:
+    """Make errors about the options of a search name the flags that set them.
+
+    flags: by the name of the option; by default the name itself.
+    """
+    try:
+        yield
+    except InputError as error:
+
+        def flag(option: re.Match[str]) -> str:
+            return f"--{flags.get(option[1], option[1].replace('_', '-'))}"
+
+        raise InputError(re.sub(r"search\.(\w+)", flag, str(error))) from None
+
+
+def _accept_any_file_name() -> None:
+    """Let standard streams carry file names that are not text."""
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def _discard_output() -> None:
+    """Send what is still to be written to stdout nowhere, so that closing it does not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,20 @@
+"""`captioner completion SHELL`: the script by which a shell completes verbs and options."""
+
+from argparse import ArgumentParser, Namespace
+
+DESCRIPTION = (
+    'Print a script for shell completion. In bash or zsh: eval "$(captioner completion bash)"; '
+    "in fish: captioner completion fish | source."
+)
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The shell."""
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
+def run(options: Namespace) -> None:
+    """Print the script."""
+    import argcomplete
+
+    print(argcomplete.shellcode(["captioner", "caption"], shell=options.shell))

@@ -1,0 +1,41 @@
+"""`captioner VERB ...`: all commands under one name."""
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+
+from captioner.commands import (
+    caption,
+    compare,
+    completion,
+    export,
+    frequencies,
+    gradients,
+    neurons,
+    runs,
+    sample,
+    submission,
+)
+from captioner.commands.command_line import Verb, add_verb, run_command
+
+VERBS: dict[str, Verb] = {
+    "caption": caption,
+    "compare": compare,
+    "sample": sample,
+    "gradients": gradients,
+    "neurons": neurons,
+    "export": export,
+    "runs": runs,
+    "frequencies": frequencies,
+    "submission": submission,
+    "completion": completion,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit code (see command_line)."""
+    parser = ArgumentParser("captioner", description="Recurrent image captioning.")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for name, verb in VERBS.items():
+        summary = verb.DESCRIPTION.partition(". ")[0].removesuffix(".")
+        add_verb(verbs.add_parser(name, help=summary), verb)
+    return run_command(parser, argv)

@@ -1,0 +1,28 @@
+"""`captioner runs RUN_DIR ...`: what runs differ in and what they scored, in one table."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from captioner.errors import escape
+
+DESCRIPTION = "Compare runs: where their configurations differ, and their scores."
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The runs and the format."""
+    parser.add_argument("folders", nargs="+", metavar="RUN_DIR", help="a folder with scores.json")
+    parser.add_argument("--format", choices=("text", "markdown", "csv"), default="text")
+
+
+def run(options: Namespace) -> None:
+    """Print the table."""
+    from rich.console import Console
+
+    from captioner.experiment import runs
+
+    results = {folder: runs.read_run(Path(folder)) for folder in options.folders}
+    if options.format == "text":
+        Console(width=1000).print(runs.runs_table(results))  # wide enough for every number
+    else:
+        formatted = {"markdown": runs.markdown, "csv": runs.as_csv}[options.format](results)
+        print(escape(formatted), end="")

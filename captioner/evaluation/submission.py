@@ -1,0 +1,83 @@
+"""The zip that the COCO caption server takes.
+
+It holds captions_val2014_NAME_results.json and captions_test2014_NAME_results.json, with one
+caption for every image of the split.
+"""
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from captioner import files
+from captioner.errors import InputError, printable, read_json
+from captioner.evaluation.predictions import Prediction, read_predictions
+
+SPLITS = ("val2014", "test2014")
+
+
+class Split(NamedTuple):
+    """The predictions for a split, and the ids of all its images."""
+
+    predictions: Sequence[Prediction]
+    image_ids: Collection[int]
+
+
+def read_splits(given: Sequence[tuple[str, str, str]]) -> dict[str, Split]:
+    """The splits of a submission from (split, predictions file, images file) each.
+
+    Raises InputError for an unknown or repeated split, naming a file that cannot be read.
+    """
+    names = [name for name, _, _ in given]
+    if not set(names) <= set(SPLITS) or len(set(names)) < len(names):
+        raise InputError(f"--split {', '.join(names)}: give each of {', '.join(SPLITS)} once")
+    return {
+        name: Split(read_predictions(Path(predictions)), read_image_ids(Path(images)))
+        for name, predictions, images in given
+    }
+
+
+def read_image_ids(path: Path) -> list[int]:
+    """The image ids in a COCO image_info or caption file. Raises InputError naming the file."""
+    try:
+        ids = [image["id"] for image in read_json(path)["images"]]
+        if not all(type(image) is int for image in ids) or len(set(ids)) < len(ids):
+            raise TypeError("ids must be whole numbers, each once")
+        return ids
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{printable(path)}: no list of images with ids ({error!r}): copy it again"
+        ) from error
+
+
+def write_submission(path: Path, name: str, splits: Mapping[str, Split]) -> None:
+    """Write the zip. name: of the algorithm. splits: by their names.
+
+    Raises InputError naming images without a prediction, and predictions for other images.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9-]+", name):
+        raise InputError(f"{name!r}: the server takes letters, digits and hyphens as a name")
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for split, (predictions, image_ids) in splits.items():
+            predicted = {prediction["image_id"] for prediction in predictions}
+            for ids, problem in (
+                (set(image_ids) - predicted, "without a prediction"),
+                (predicted - set(image_ids), "predicted but not of this split"),
+            ):
+                if ids:
+                    raise InputError(
+                        f"{split}: {len(ids)} images {problem}: {_first(ids)} (1 is not '1')"
+                    )
+            rows = [{key: entry[key] for key in ("image_id", "caption")} for entry in predictions]
+            archive.writestr(f"captions_{split}_{name}_results.json", json.dumps(rows))
+    files.write_atomic(path, content.getvalue())
+
+
+def _first(ids: Collection[object]) -> str:
+    """The first few ids, numbers apart from strings."""
+    first = sorted(ids, key=lambda image: (str(type(image)), image))[:5]
+    return ", ".join(map(repr, first)) + (", ..." if len(ids) > 5 else "")

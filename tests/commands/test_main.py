@@ -1,0 +1,99 @@
+"""`captioner VERB`: one style of parsing, one rule for exit codes, completion, no slow imports."""
+
+import os
+import subprocess
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from captioner.commands.command_line import add_verb, run_command
+from captioner.commands.main import VERBS, main
+from captioner.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+def verb(act):
+    """A verb that does this with its options."""
+    return SimpleNamespace(
+        DESCRIPTION="Try something. Really.",
+        add_options=lambda parser: parser.add_argument("--files", nargs="*"),
+        run=act,
+    )
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    "act, code, message",
+    [
+        (lambda options: None, 0, ""),
+        (lambda options: setattr(options, "failures", 3), 1, ""),
+        (lambda options: fail(InputError("a\x1b[31m: none")), 2, "try: a\\x1b[31m: none\n"),
+        (lambda options: fail(OSError(13, "Denied", "x\n")), 2, "try: 'x\\n': Denied\n"),
+        (lambda options: fail(KeyboardInterrupt()), 130, "interrupted\n"),
+    ],
+)
+def test_one_rule_for_exit_codes(act, code, message, capsys):
+    assert run_command(add_verb(ArgumentParser("try"), verb(act)), []) == code
+    assert capsys.readouterr().err == message
+
+
+def shell(line, **env):
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=60, cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PY": sys.executable} | env,
+    )  # fmt: skip
+
+
+def test_output_that_nobody_reads_and_a_full_disk():
+    head = shell('set -o pipefail; "$PY" -m captioner.commands completion bash | head -1; echo $?')
+    assert head.stdout.splitlines()[-1] == "0" and head.stderr == ""
+    if Path("/dev/full").exists():
+        full = shell('"$PY" -m captioner.commands completion fish > /dev/full')
+        message = "captioner completion: the output: No space left on device: free space, and run"
+        assert full.returncode == 2 and full.stderr.startswith(message)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_says_what_it_does_and_refuses_other_options(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0 and f"usage: captioner {name}" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--no-such-option"])
+    assert ended.value.code == 2 and f"captioner {name}: error: " in capsys.readouterr().err
+
+
+def test_the_verbs_are_listed_without_importing_torch():
+    code = (
+        "import sys; from captioner.commands.main import main\n"
+        "try: main(['--help'])\n"
+        "finally: print('torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    out = shell(f'"$PY" -c "{code}"').stdout
+    assert all(f"    {name} " in out for name in VERBS) and out.endswith("False False\n")
+
+
+def test_bash_completes_verbs_and_options(tmp_path):
+    program = tmp_path / "captioner"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m captioner.commands "$@"\n')
+    program.chmod(0o755)
+    done = shell(
+        """eval "$("$PY" -m captioner.commands completion bash)"
+        complete -p captioner caption
+        ask() { COMP_LINE=$1 COMP_POINT=${#1} COMP_TYPE=9; COMPREPLY=()
+                _python_argcomplete captioner; echo "${COMPREPLY[@]}"; }
+        ask 'captioner co'; ask 'captioner caption --len'; ask 'captioner runs --format '""",
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+    )
+    *registered, verbs, option, formats = done.stdout.splitlines()
+    assert len(registered) == 2, done.stderr
+    assert verbs.split() == ["compare", "completion"]
+    assert option.strip() == "--length-penalty"
+    assert formats.split() == ["text", "markdown", "csv"]
