@@ -35,6 +35,7 @@ def random_model() -> caption_model.CaptionModel:
     decoder = {"_target_": "captioner.decoders.recurrent.Recurrent"}
     tokenizer = tokenizers.Word([f"w{n}" for n in range(9483)], 30)
     made = caption_model.build_captioner({"encoder": encoder, "decoder": decoder}, tokenizer).eval()
+    made.encoder.fuse()
     made.decoder.W_hy.weight.data *= 8
     made.decoder.W_hy.bias.data[EOS] = 10.0
     return made

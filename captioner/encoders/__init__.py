@@ -1,8 +1,8 @@
 """CNN encoders: pictures -> Features."""
 
-from captioner.encoders.cnn import CNN as CNN
-from captioner.encoders.cnn import Blind as Blind
-from captioner.encoders.cnn import Encoders as Encoders
-from captioner.encoders.cnn import Joined as Joined
-from captioner.encoders.cnn import Timm as Timm
-from captioner.encoders.cnn import Torchvision as Torchvision
+from captioner.encoders.base import CNN as CNN
+from captioner.encoders.base import Blind as Blind
+from captioner.encoders.base import Encoders as Encoders
+from captioner.encoders.timm_cnn import Joined as Joined
+from captioner.encoders.timm_cnn import Timm as Timm
+from captioner.encoders.torchvision_cnn import Torchvision as Torchvision

@@ -1,4 +1,4 @@
-"""Batch-norm that does not learn is an affine map: it goes into the convolution before it."""
+"""Batch-norm fusion: a batch-norm that does not learn becomes part of its convolution."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -8,28 +8,28 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-def folded(
-    network: nn.Module, run: Callable[[nn.Module, Tensor], Tensor], some: Tensor
+def fuse_batch_norms(
+    network: nn.Module, run: Callable[[nn.Module, Tensor], Tensor], inputs: Tensor
 ) -> nn.Module:
-    """A copy of the network, for inference only, with batch-norms in their convolutions.
+    """Return a copy of the network, for inference only, with batch-norms fused into convolutions.
 
-    run(network, some): how it is called, on inputs as real ones are. Where the copy's output is not
-    the same (to 1e-4 of the greatest), as where the convolution before a batch-norm is not a plain
-    one, the network itself is returned.
+    run(network, inputs) calls it, on inputs that resemble real ones. If the copy's output differs
+    (by more than 1e-4 of the largest), as it does if the convolution before a batch-norm is not a
+    plain one, the network itself is returned. Call it without gradients.
     """
     network.eval()
-    expected = run(network, some)
+    expected = run(network, inputs)
     copy = deepcopy(network).requires_grad_(False)
-    after: list[tuple[Tensor, str]] = []  # kept, so that no other tensor gets their identity
+    outputs: list[tuple[Tensor, str]] = []  # kept, so that no other tensor gets their identity
     pairs: list[tuple[str, str]] = []
     norms: list[str] = []
 
     def note_convolution(name: str) -> Callable:
-        return lambda module, inputs, output: after.append((output, name))
+        return lambda module, inputs, output: outputs.append((output, name))
 
     def note_norm(name: str) -> Callable:
         def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
-            pairs.extend((conv, name) for output, conv in after if output is inputs[0])
+            pairs.extend((conv, name) for output, conv in outputs if output is inputs[0])
             norms.append(name)
 
         return hook
@@ -40,18 +40,17 @@ def folded(
             hooks.append(module.register_forward_hook(note_convolution(name)))
         elif isinstance(module, nn.BatchNorm2d):
             hooks.append(module.register_forward_pre_hook(note_norm(name)))
-    run(copy, some)
+    run(copy, inputs)
     for hook in hooks:
         hook.remove()
-    runs = Counter(norms) + Counter(name for _, name in after)
+    runs = Counter(norms) + Counter(name for _, name in outputs)
     for conv, norm in pairs:
-        old = copy.get_submodule(norm)
-        if runs[conv] > 1 or runs[norm] > 1 or old.running_mean is None:
+        batch_norm = copy.get_submodule(norm)
+        if runs[conv] > 1 or runs[norm] > 1 or batch_norm.running_mean is None:
             continue
-        one: nn.Conv2d = fuse_conv_bn_eval(copy.get_submodule(conv), old)  # type: ignore
-        copy.set_submodule(conv, one)
-        # timm's batch-norm holds the activation behind it.
-        copy.set_submodule(norm, nn.Sequential(*old.children()))
-    found = run(copy, some)
-    error, scale = (found - expected).abs().max(), expected.abs().max()
-    return copy if bool(error <= 1e-4 * scale) else network
+        fused: nn.Conv2d = fuse_conv_bn_eval(copy.get_submodule(conv), batch_norm)  # type: ignore
+        copy.set_submodule(conv, fused)
+        # timm's batch-norm contains the activation that follows it.
+        copy.set_submodule(norm, nn.Sequential(*batch_norm.children()))
+    error = (run(copy, inputs) - expected).abs().max()
+    return copy if bool(error <= 1e-4 * expected.abs().max()) else network

