@@ -142,7 +142,7 @@ def run(cfg: DictConfig, trainer: pl.Trainer, run_dir: Path) -> float:
     training, data, skipped = task.make(cfg, trainer, run_dir)
     if trainer.is_global_zero:
         _write_beginnings(run_dir, cfg, training.model.tokenizer, skipped)
-        training.objective.keep(run_dir)
+        training.objective.save(run_dir)
     trainer.loggers = _loggers(run_dir, checkpoint, task.MONITOR)
     try:
         trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)

@@ -66,12 +66,12 @@ class Side:
     """One way to train."""
 
     def __init__(self, model: language_model.LanguageModel):
-        self.model, self.seconds = model, []
+        self.model, self.seconds, self.state = model, [], None
         self.optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
 
     def step(self, batch: TextBatch) -> float:
         self.optimizer.zero_grad()
-        loss, logs = CrossEntropy()(self.model, batch, 0)  # type: ignore[arg-type]
+        loss, logs, self.state = CrossEntropy()(self.model, batch, 0, self.state)
         (loss / logs["count"]).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         self.optimizer.step()

@@ -58,13 +58,13 @@ def main() -> None:
     batches = TrainBatches(lambda index, _: Features(features[list(index)]), ids, IMAGES, SAMPLES)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=2e-3, fused=True)
     for number in range(options.warmup):
-        loss, logs = CrossEntropy(0.1)(model, batches[number % len(batches)], number)
+        loss, logs, _ = CrossEntropy(0.1)(model, batches[number % len(batches)], number)
         (loss / logs["count"]).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     objective = SelfCritical(SAMPLES, "greedy")
-    objective.begin(some)
+    objective.prepare(some)
     took: dict[str, list[float]] = defaultdict(list)
     spent: dict[str, float] = defaultdict(float)
 
@@ -88,7 +88,7 @@ def main() -> None:
     for number in range(options.steps + 3):
         spent.clear()
         begun = time.perf_counter()
-        loss, logs = objective(model, batches[number % len(batches)], number)
+        loss, logs, _ = objective(model, batches[number % len(batches)], number)
         called = time.perf_counter()
         spent["other"] = called - begun - sum(spent.values())
         (loss / logs["count"]).backward()

@@ -171,17 +171,16 @@ CASES = {
 class Ours:
     """What CrossEntropy asks of a model: cached features and a decoder."""
 
+    carries_state = False
+
     def __init__(self, decoder: Decoder):
         self.decoder, self.objective = decoder, CrossEntropy()
 
-    def start(self, batch: Batch) -> tuple[Any, Memory, State]:
+    def start(self, batch: Batch, state: State | None) -> tuple[Any, Memory, State]:
         return batch.images, *self.decoder.start(batch.images, len(batch.token_NT))
 
-    def carry(self, state: State) -> None:
-        pass
-
     def __call__(self, batch: Batch) -> Tensor:
-        loss, logs = self.objective(self, batch, 0)  # type: ignore[arg-type]
+        loss, logs, _ = self.objective(self, batch, 0)  # type: ignore[arg-type]
         return loss / logs["count"]
 
 

@@ -86,7 +86,7 @@ def make(
         workers=0 if captioner.encoder.frozen else cfg.data.workers,
         seed=cfg.seed,
     )
-    objective.begin(train)
+    objective.prepare(train)
     training = CaptionTraining(
         captioner,
         objective,

@@ -62,13 +62,12 @@ class CaptionModel(Model):
         super().__init__(decoder, tokenizer, config)
         self.encoder = encoder
 
-    def start(self, batch: Batch) -> tuple[Features, Memory, State]:
-        """What the decoder reads the captions of a training batch with."""
+    def start(  # type: ignore[override]
+        self, batch: Batch, state: State | None = None
+    ) -> tuple[Features, Memory, State]:
+        """The features, memory and state for a training batch's captions; none has a `state`."""
         features = self.encode(batch.images)
         return features, *self.decoder.start(features, rows=len(batch.token_NT))
-
-    def carry(self, state: State) -> None:
-        """Called with the state after a training batch's captions: no other one begins with it."""
 
     def encode(self, images: Tensor | Features | PerMember) -> Features:
         """Pixels (B, 3, S, S) -> Features; features from a cache are handed on.

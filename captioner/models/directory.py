@@ -5,6 +5,7 @@ weights are plain tensors. captioner/models/loading.py reads what `Model.save` w
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,17 +17,27 @@ from torch import nn
 
 from captioner import files, tokenizers
 from captioner.decoders.base import Decoder
+from captioner.types import Batch, Features, Memory, State, TextBatch
 
 FORMAT = 1
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
-class Model(nn.Module):
+class Model(nn.Module, ABC):
     """A decoder and its tokenizer, and what there is besides. config: what it was made from."""
+
+    carries_state = False
+    """Whether a training batch begins with the state that the one before ended with."""
 
     def __init__(self, decoder: Decoder, tokenizer: tokenizers.Tokenizer, config: dict[str, Any]):
         super().__init__()
         self.decoder, self.tokenizer, self.config = decoder, tokenizer, config
+
+    @abstractmethod
+    def start(
+        self, batch: Batch | TextBatch, state: State | None
+    ) -> tuple[Features | None, Memory, State]:
+        """The image features, memory and state that the decoder reads a training batch with."""
 
     def write(
         self,

@@ -24,27 +24,23 @@ ALPHABET = 1000
 class LanguageModel(Model):
     """decoder.start(None, rows), then `step` after `step`; in training the state goes on from
     chunk to chunk of a text, and its gradient does not: truncated backpropagation through time.
-
-    state: where the training streams are, None before the first chunk.
     """
 
     decoder: Recurrent
-    state: State | None = None
+    carries_state = True
 
-    def start(self, batch: TextBatch) -> tuple[None, Memory, State]:
-        """The state that the streams of a chunk begin with: the one carried, or a fresh one."""
+    def start(  # type: ignore[override]
+        self, batch: TextBatch, state: State | None = None
+    ) -> tuple[None, Memory, State]:
+        """The state that a chunk begins with: a fresh one for streams that begin a document, for
+        the others `state`, that after the chunk before."""
         memory, fresh = self.decoder.start(None, len(batch.token_NT))
-        if self.state is None:
+        if state is None:
             return None, memory, fresh
-        state = {
-            name: entry.where(batch.fresh_N[:, None], self.state[name])
-            for name, entry in fresh.items()
+        rows = {
+            name: entry.where(batch.fresh_N[:, None], state[name]) for name, entry in fresh.items()
         }
-        return None, memory, state
-
-    def carry(self, state: State) -> None:
-        """Keeps the state after a chunk, cut off from what computed it."""
-        self.state = {name: entry.detach() for name, entry in state.items()}
+        return None, memory, rows
 
     def save(self, folder: str | Path) -> None:
         """Writes the model directory."""

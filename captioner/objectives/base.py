@@ -1,4 +1,4 @@
-"""What training minimises: `objective(model, batch, step) -> loss, logs`."""
+"""What training minimises: `objective(model, batch, step, state) -> loss, logs, state`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,28 +7,39 @@ from pathlib import Path
 from torch import Tensor
 
 from captioner.data.records import Record
-from captioner.models.caption_model import CaptionModel
-from captioner.types import Batch
+from captioner.models.directory import Model
+from captioner.types import Batch, State, TextBatch
 
 Logs = dict[str, Tensor]
 
 
 class Objective(ABC):
-    """Loss and logs are sums, and logs["count"] says over how many: words with END, or images where
-    captions are `rewarded` as a whole.
+    """A loss and its logs, all sums over the batch; logs["count"] says over how many words (END
+    included), or over how many images if captions are `rewarded` as a whole.
 
-    Whoever trains divides once, by the count of all micro-batches and processes: the mean of their
-    means would give words in short captions more weight. The logs of an objective are always the
-    same ones.
+    The training loop divides once, by the count of all micro-batches and processes: a mean of means
+    would give words in short captions more weight. An objective always logs the same names.
+
+    state: what a language model's batch begins with, as returned for the batch before; None at
+    first. A captioner has none: None is returned.
     """
 
     rewarded = False
 
-    def begin(self, train: Sequence[Record]) -> None:  # noqa: B027
-        """Called once, with the records that the batches' index_B count."""
+    def prepare(self, train: Sequence[Record]) -> None:  # noqa: B027
+        """Called once before training, with the records that Batch.index_B counts."""
 
-    def keep(self, run_dir: Path) -> None:  # noqa: B027
-        """Writes what `begin` made and others may want, after it was called."""
+    def save(self, run_dir: Path) -> None:  # noqa: B027
+        """Write into the run directory what `prepare` computed and later evaluations need."""
 
     @abstractmethod
-    def __call__(self, model: CaptionModel, batch: Batch, step: int) -> tuple[Tensor, Logs]: ...
+    def __call__(
+        self, model: Model, batch: Batch | TextBatch, step: int, state: State | None = None
+    ) -> tuple[Tensor, Logs, State | None]: ...
+
+
+def detached(model: Model, state: State) -> State | None:
+    """The state for the next batch, cut off from the graph; None for a model that keeps none."""
+    if not model.carries_state:
+        return None
+    return {name: entry.detach() for name, entry in state.items()}

@@ -9,9 +9,9 @@ from torch.autograd.function import once_differentiable
 
 from captioner.decoders.base import at_least_float32, real_positions
 from captioner.errors import InputError
-from captioner.models.caption_model import CaptionModel
-from captioner.objectives.base import Logs, Objective
-from captioner.types import BOS, Batch
+from captioner.models.directory import Model
+from captioner.objectives.base import Logs, Objective, detached
+from captioner.types import BOS, Batch, State, TextBatch
 
 
 class CrossEntropy(Objective):
@@ -30,14 +30,15 @@ class CrossEntropy(Objective):
             raise InputError(f"objective.unlikelihood={unlikelihood}: give 0 or more")
         self.smoothing, self.unlikelihood = smoothing, unlikelihood
 
-    def __call__(self, model: CaptionModel, batch: Batch, step: int) -> tuple[Tensor, Logs]:
+    def __call__(
+        self, model: Model, batch: Batch | TextBatch, step: int, state: State | None = None
+    ) -> tuple[Tensor, Logs, State | None]:
         decoder = model.decoder
-        features, memory, state = model.start(batch)
+        features, memory, state = model.start(batch, state)
         inputs_NT, targets_NT = batch.token_NT[:, :-1], batch.token_NT[:, 1:]
         logits_PV, state, kept = decoder(
             inputs_NT, batch.length_N, memory, state, keep=decoder.penalised
         )
-        model.carry(state)
         real_NT = real_positions(batch.length_N, targets_NT.shape[1])
         logits_PV = at_least_float32(logits_PV)
         loss, nll = _NegativeLogLikelihood.apply(logits_PV, targets_NT[real_NT], self.smoothing)
@@ -45,7 +46,7 @@ class CrossEntropy(Objective):
             loss = loss + decoder.penalty(features, kept, batch.length_N)
         if self.unlikelihood:
             loss = loss + self.unlikelihood * _unlikelihood(logits_PV, batch.token_NT, real_NT)
-        return loss, {"count": batch.length_N.sum(), "nll": nll}
+        return loss, {"count": batch.length_N.sum(), "nll": nll}, detached(model, state)
 
 
 class ScheduledSampling(Objective):
@@ -91,9 +92,11 @@ class ScheduledSampling(Objective):
             share = k / (k + math.exp(min(i / k, 700.0)))
         return max(self.least, share)
 
-    def __call__(self, model: CaptionModel, batch: Batch, step: int) -> tuple[Tensor, Logs]:
+    def __call__(
+        self, model: Model, batch: Batch | TextBatch, step: int, state: State | None = None
+    ) -> tuple[Tensor, Logs, State | None]:
         decoder = model.decoder
-        _, memory, state = model.start(batch)
+        _, memory, state = model.start(batch, state)
         share, T = self.true_share(step), max(1, int(batch.length_N.max()))
         read_N, logits, targets = batch.token_NT[:, 0], [], []
         for t in range(T):
@@ -105,14 +108,13 @@ class ScheduledSampling(Objective):
             with torch.no_grad():
                 own_N = at_least_float32(logits_NV).softmax(1).multinomial(1)[:, 0]
             read_N = torch.where(true_N, batch.token_NT[:, t + 1], own_N)
-        model.carry(
-            state
-        )  # of rows that are over, whatever it is: a chunk is cut by a document's end
         logits_PV = at_least_float32(torch.cat(logits))
         smoothing = self.cross_entropy.smoothing
         loss, nll = _NegativeLogLikelihood.apply(logits_PV, torch.cat(targets), smoothing)
         true_share = torch.tensor(share, device=nll.device) * batch.length_N.sum()
-        return loss, {"count": batch.length_N.sum(), "nll": nll, "true_share": true_share}
+        logs = {"count": batch.length_N.sum(), "nll": nll, "true_share": true_share}
+        # The state of rows that have ended is meaningless, but a document begins after it.
+        return loss, logs, detached(model, state)
 
 
 def _unlikelihood(logits_PV: Tensor, token_NT: Tensor, real_NT: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from captioner.objectives.base import Logs, Objective
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.search import Greedy, Sample, Strategy
 from captioner.search.engine import Captions
-from captioner.types import Batch, Features
+from captioner.types import Batch, Features, State
 
 
 class SelfCritical(Objective):
@@ -61,17 +61,19 @@ class SelfCritical(Objective):
         self.cross_entropy, self.max_length = cross_entropy, max_length
         self.rewards: Rewards | None = None
 
-    def begin(self, train: Sequence[Record]) -> None:
+    def prepare(self, train: Sequence[Record]) -> None:
         """Counts the references and their document frequencies."""
         references = [token_strings(record.captions) for record in train]
         self.rewards = Rewards(references, self.reward, self.end)
 
-    def keep(self, run_dir: Path) -> None:
+    def save(self, run_dir: Path) -> None:
         """frequencies.npz: the document frequencies, as `eval.py corpus=` reads them."""
-        assert self.rewards is not None, "begin() was not called"
+        assert self.rewards is not None, "prepare() was not called"
         self.rewards.cider.frequencies.save(run_dir / "frequencies.npz")
 
-    def __call__(self, model: CaptionModel, batch: Batch, step: int) -> tuple[Tensor, Logs]:
+    def __call__(  # type: ignore[override]
+        self, model: CaptionModel, batch: Batch, step: int, state: State | None = None
+    ) -> tuple[Tensor, Logs, None]:
         decoder, features = model.decoder, model.encode(batch.images)
         images, learning = len(batch.index_B), decoder.training
         decoder.train(learning and self.dropout)
@@ -100,18 +102,17 @@ class SelfCritical(Objective):
             "unfinished": (~said.ended_BK).double().mean(1).sum(),
         }
         if self.cross_entropy:
-            more, words = CrossEntropy()(model, batch._replace(images=features), step)
+            more, words, _ = CrossEntropy()(model, batch._replace(images=features), step)
             captions = (batch.length_N > 0).sum() / images
             loss = loss + self.cross_entropy * more / captions
             logs["nll"] = words["nll"] / words["count"] * images
-        return loss, {name: value.to(loss.device) for name, value in logs.items()}
+        return loss, {name: value.to(loss.device) for name, value in logs.items()}, None
 
     def _reward(self, model: CaptionModel, said: Captions, batch: Batch) -> Tensor:
         """(B, K)."""
-        assert self.rewards is not None, "begin() was not called"
-        strings = [
-            model.tokenizer.token_string(row) for row in said.token_BKT.flatten(0, 1).tolist()
-        ]
+        assert self.rewards is not None, "prepare() was not called"
+        ids = said.token_BKT.flatten(0, 1).tolist()
+        strings = [model.tokenizer.token_string(row) for row in ids]
         image_N = batch.index_B.repeat_interleave(said.token_BKT.shape[1]).cpu().numpy()
         reward_N = self.rewards(strings, said.ended_BK.flatten().tolist(), image_N)
         return torch.from_numpy(reward_N).to(said.log_prob_BK).view(said.log_prob_BK.shape)

@@ -63,7 +63,7 @@ class CaptionTraining(Loop):
             self.trainer.checkpoint_callback.before_validation(self.trainer)
         model = self.kept
         features = model.encode(batch.images)
-        _, logs = CrossEntropy()(model, batch._replace(images=features), self.global_step)
+        _, logs, _ = CrossEntropy()(model, batch._replace(images=features), self.global_step)
         nll, words = self.val_sums
         self.val_sums = nll + float(logs["nll"]), words + float(logs["count"])
         numbers = batch.index_B.tolist()

@@ -43,36 +43,31 @@ class LanguageTraining(Loop):
     ):
         super().__init__(model, objective, optimizer, {"decoder": {}}, **options)
         self.strategy, self.prompt, self.samples = strategy, prompt, samples
-        self.training_state: State | None = None
+        self.val_state: State | None = None
         self.val_sums = (0.0, 0.0)  # nll, units
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Where the streams of all processes are."""
-        state = self.model.state or {}
+        state = self.state or {}
         checkpoint["streams"] = {k: distributed.gather_rows(v).cpu() for k, v in state.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         rank, device = distributed.rank(), self.device
         state = {name: rows[rank].to(device) for name, rows in checkpoint["streams"].items()}
-        self.model.state = state or None
+        self.state = state or None
 
     def on_validation_epoch_start(self) -> None:
-        self.training_state, self.kept.state = self.model.state, None
-        self.val_sums = (0.0, 0.0)
+        self.val_state, self.val_sums = None, (0.0, 0.0)
 
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
         if batch_idx == 0 and isinstance(self.trainer.checkpoint_callback, Checkpoints):
-            self.model.state, state = self.training_state, self.model.state
             self.trainer.checkpoint_callback.before_validation(self.trainer)
-            self.model.state = state
-        _, logs = CrossEntropy()(self.kept, batch, self.global_step)  # type: ignore[arg-type]
+        _, logs, self.val_state = CrossEntropy()(self.kept, batch, self.global_step, self.val_state)
         units = float(batch.length_N.sum() - (batch.token_NT[:, 1:] == EOS).sum())
         nll, all_units = self.val_sums
         self.val_sums = nll + float(logs["nll"]), all_units + units
 
     def on_validation_epoch_end(self) -> None:
-        self.kept.state = None
-        self.model.state = self.training_state
         nll, units = (sum(values) for values in zip(*distributed.gather(self.val_sums)))
         self.log("val/nll", nll / units)
         self.log("val/bits", nll / units / math.log(2), prog_bar=True)
@@ -108,11 +103,10 @@ def bits(model: LanguageModel, corpus: Corpus, batch_size: int, bptt: int) -> fl
     """Bits per unit of a corpus, in `batch_size` streams, on the model's device."""
     model.eval()
     device = next(model.parameters()).device
-    kept, model.state = model.state, None
-    streams, nll = Streams(corpus, batch_size, bptt, None), 0.0
+    streams, nll, state = Streams(corpus, batch_size, bptt, None), 0.0, None
     with torch.inference_mode():
         for number in range(len(streams)):
             batch = TextBatch(*(part.to(device) for part in streams[number]))
-            nll += float(CrossEntropy()(model, batch, 0)[1]["nll"])  # type: ignore[arg-type]
-    model.state = kept
+            _, logs, state = CrossEntropy()(model, batch, 0, state)
+            nll += float(logs["nll"])
     return nll / corpus.units / math.log(2)

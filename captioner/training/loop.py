@@ -14,6 +14,7 @@ from captioner import distributed
 from captioner.errors import InputError
 from captioner.objectives.base import Objective
 from captioner.training import lightning
+from captioner.types import State
 
 SCHEDULES = ("cosine", "constant")
 CLIPPING = (None, "norm", "value")
@@ -59,6 +60,7 @@ class Loop(pl.LightningModule):
         self.warmup, self.schedule, self.seed = warmup, schedule, seed
         self.count, self.summed = 1.0 if summed else count, summed
         self.sums: list[dict[str, Tensor]] = []  # loss and logs of this step's micro-batches
+        self.state: State | None = None  # of a language model's streams, after the last batch
         self.seen: list[Any] = []  # what `mark` makes of them
 
     def mark(self, batch: Any) -> Any:
@@ -103,7 +105,7 @@ class Loop(pl.LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss, logs = self.objective(self.model, batch, self.global_step)
+        loss, logs, self.state = self.objective(self.model, batch, self.global_step, self.state)
         self.sums.append({"loss": loss.detach(), **logs})
         self.seen.append(self.mark(batch))
         return loss / self.count

@@ -43,15 +43,14 @@ def corpus(model, tmp_path, content=WORDS * 3):
 
 
 def learned(model, streams):
-    """The sum of the losses of all chunks, and its gradients."""
+    """The sum of the losses of all chunks, its gradients, and the state after them."""
     model.zero_grad()
-    model.state = None
-    total = 0.0
+    total, state = 0.0, None
     for number in range(len(streams)):
-        loss, _ = CrossEntropy()(model, streams[number], 0)
+        loss, _, state = CrossEntropy()(model, streams[number], 0, state)
         loss.backward()
         total += float(loss.detach())
-    return total, [p.grad.clone() for p in model.decoder.parameters()]
+    return total, [p.grad.clone() for p in model.decoder.parameters()], state
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -61,12 +60,10 @@ def test_the_carried_state_is_that_of_an_unbroken_pass(tmp_path, cell, layers):
     data = corpus(model, tmp_path)
     whole, chunked = (text.Streams(data, 1, bptt, None) for bptt in (10**6, 7))
     assert len(whole) == 1 and len(chunked) > 10
-    unbroken, full = learned(model, whole)
-    after = model.state
-    summed, cut = learned(model, chunked)
+    unbroken, full, expected = learned(model, whole)
+    summed, cut, state = learned(model, chunked)
     assert summed == pytest.approx(unbroken, abs=1e-9)
-    for name, entry in after.items():
-        torch.testing.assert_close(model.state[name], entry, atol=1e-9, rtol=0)
+    torch.testing.assert_close(state, expected, atol=1e-9, rtol=0)
     assert any(not torch.allclose(one, other) for one, other in zip(full, cut))  # it is cut
 
 
@@ -83,7 +80,7 @@ def test_a_chunk_that_covers_the_document_has_the_whole_gradient(tmp_path):
         torch.cat(logits), token_1T[0, 1:], reduction="sum"
     ).backward()
     full = [p.grad.clone() for p in model.decoder.parameters()]
-    _, found = learned(model, text.Streams(data, 1, len(data), None))
+    _, found, _ = learned(model, text.Streams(data, 1, len(data), None))
     for one, other in zip(found, full):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=0)
 
@@ -92,12 +89,10 @@ def test_the_gradient_is_cut_after_bptt_steps(tmp_path):
     """Each chunk's gradient is that of its own loss, from a constant state."""
     model = make(layers=1)
     streams = text.Streams(corpus(model, tmp_path), 2, 9, None)
-    model.state = None
+    state = None
     for number in range(3):
-        _, memory, before = model.start(streams[number])
-        loss, _ = CrossEntropy()(model, streams[number], 0)
-        assert not any(entry.requires_grad for entry in before.values())
-        assert not any(entry.requires_grad for entry in model.state.values())
+        loss, _, state = CrossEntropy()(model, streams[number], 0, state)
+        assert not any(entry.requires_grad for entry in state.values())
         assert loss.requires_grad
 
 
@@ -105,8 +100,8 @@ def test_the_state_begins_anew_with_a_document():
     model = make(layers=1)
     token_NT = torch.tensor([[BOS, 4, 5], [6, 4, 5]])
     length_N, fresh_N = torch.tensor([2, 2]), torch.tensor([True, False])
-    model.carry({name: torch.ones(2, 7).double() for name in ("h0", "c0")})
-    _, _, state = model.start(TextBatch(token_NT, length_N, fresh_N))
+    before = {name: torch.ones(2, 7).double() for name in ("h0", "c0")}
+    _, _, state = model.start(TextBatch(token_NT, length_N, fresh_N), before)
     for entry in state.values():
         assert entry.tolist() == [[0.0] * 7, [1.0] * 7]
 
@@ -116,10 +111,11 @@ def test_scheduled_sampling_with_true_words_only_is_cross_entropy(tmp_path):
     streams = text.Streams(corpus(model, tmp_path), 2, 9, None)
     found = []
     for objective in (CrossEntropy(), ScheduledSampling("linear", k=1.0, least=1.0)):
-        model.state = None
-        found.append(
-            [float(objective(model, streams[k], 0)[0].detach()) for k in range(len(streams))]
-        )
+        losses, state = [], None
+        for number in range(len(streams)):
+            loss, _, state = objective(model, streams[number], 0, state)
+            losses.append(float(loss.detach()))
+        found.append(losses)
     assert found[0] == pytest.approx(found[1], abs=1e-9)
     nothing = TextBatch(torch.full((2, 2), 0), torch.zeros(2, dtype=torch.long), torch.ones(2) > 0)
     assert ScheduledSampling()(model, nothing, 0)[1]["count"] == 0  # streams that are over

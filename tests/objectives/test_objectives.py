@@ -15,6 +15,8 @@ V, D = 12, 4
 
 
 class Model:
+    carries_state = False
+
     def __init__(self, decoder=None):
         decoder = decoder or Recurrent(V, D, embed_size=5, hidden_size=6, dropout=0.0)
         self.decoder = decoder.double()
@@ -22,11 +24,8 @@ class Model:
     def encode(self, images):
         return images
 
-    def start(self, batch):
+    def start(self, batch, state):
         return batch.images, *self.decoder.start(batch.images, len(batch.token_NT))
-
-    def carry(self, state):
-        pass
 
 
 def source(index, draw):
@@ -55,10 +54,10 @@ def word_by_word(model, smoothing):
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_it_is_the_sum_over_real_words_and_end(smoothing):
     model = Model()
-    loss, logs = CrossEntropy(smoothing)(model, BATCH, 0)
+    loss, logs, state = CrossEntropy(smoothing)(model, BATCH, 0)
     torch.testing.assert_close(loss, word_by_word(model, smoothing), atol=1e-10, rtol=0)
     torch.testing.assert_close(logs["nll"], word_by_word(model, 0.0), atol=1e-10, rtol=0)
-    assert logs["count"] == 4 + 2 + 3
+    assert logs["count"] == 4 + 2 + 3 and state is None  # one of captions keeps none
     parameters = list(model.decoder.parameters())
     (3 * loss).backward()
     expected = torch.autograd.grad(3 * word_by_word(model, smoothing), parameters)
@@ -82,14 +81,14 @@ def test_a_decoders_own_penalty_is_added_and_not_logged_as_nll():
     for weight in (0.0, 0.5, 1.0):
         torch.manual_seed(0)
         model = Model(MindsEye(V, D, "RNN", 5, 6, 7, dropout=0.0, reconstruction=weight))
-        loss, logs = CrossEntropy()(model, BATCH, 0)
+        loss, logs, _ = CrossEntropy()(model, BATCH, 0)
         losses[weight] = loss.item() - logs["nll"].item()
     assert losses[0.0] == 0 < losses[0.5]
     assert losses[1.0] == pytest.approx(2 * losses[0.5], abs=1e-9)
 
 
 def test_the_first_loss_is_log_of_what_can_be_said():
-    loss, logs = CrossEntropy()(Model(), BATCH, 0)
+    loss, logs, _ = CrossEntropy()(Model(), BATCH, 0)
     assert abs(loss.item() / logs["count"].item() - math.log(V - 2)) < 0.1
 
 
@@ -102,8 +101,8 @@ def test_a_wrong_option_is_named(value):
 def test_unlikelihood_is_of_each_word_said_before_and_not_now():
     model = Model()
     batch = make_batch(source, [1], None, [[[4, 5, 4, 5, 6, 2]]], captions=1)
-    plain, _ = CrossEntropy()(model, batch, 0)
-    loss, logs = CrossEntropy(unlikelihood=0.5)(model, batch, 0)
+    plain, _, _ = CrossEntropy()(model, batch, 0)
+    loss, logs, _ = CrossEntropy(unlikelihood=0.5)(model, batch, 0)
     memory, state = model.decoder.start(source([1], None), 1)
     expected, said = 0.0, []
     for read, target in zip([1, 4, 5, 4, 5, 6], [4, 5, 4, 5, 6, 2]):
@@ -118,8 +117,8 @@ def test_unlikelihood_is_of_each_word_said_before_and_not_now():
 def test_reading_only_the_true_words_is_cross_entropy():
     for smoothing in (0.0, 0.2):
         model = Model()
-        loss, logs = ScheduledSampling(least=1.0, smoothing=smoothing)(model, BATCH, 0)
-        expected, plain = CrossEntropy(smoothing)(model, BATCH, 0)
+        loss, logs, _ = ScheduledSampling(least=1.0, smoothing=smoothing)(model, BATCH, 0)
+        expected, plain, _ = CrossEntropy(smoothing)(model, BATCH, 0)
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(logs["nll"], plain["nll"])
         assert logs["count"] == plain["count"] == logs["true_share"]

@@ -40,7 +40,7 @@ class Captioner(Model):
 
 def begun(**options) -> SelfCritical:
     objective = SelfCritical(**options)
-    objective.begin(TRAIN)
+    objective.prepare(TRAIN)
     return objective
 
 
@@ -86,7 +86,7 @@ def test_the_gradient_is_that_of_the_expected_reward(baseline, reward):
     """With every baseline, as the mean of many samples comes to show."""
     model = Captioner()
     objective = begun(samples=6000, baseline=baseline, reward=reward, max_length=2)
-    loss, logs = objective(model, BATCH, 0)
+    loss, logs, _ = objective(model, BATCH, 0)
     rewards = Rewards([token_strings(texts) for texts in TEXTS], reward)
     exact = sum(expected(model, 2, rewards, image) for image in (1, 2))
     found, wanted = -gradient(loss, model), gradient(exact, model)
@@ -99,7 +99,7 @@ def test_the_loss_is_the_formula_on_the_captions_drawn(baseline, monkeypatch):
     model, drawn = Captioner(), []
     objective = begun(samples=3, baseline=baseline, max_length=5)
     monkeypatch.setattr(objective, "_reward", spy(objective._reward, drawn))
-    loss, logs = objective(model, BATCH, 0)
+    loss, logs, _ = objective(model, BATCH, 0)
     (said, reward_BK), *rest = drawn
     terms = []
     for b, image in enumerate((1, 2)):
@@ -143,7 +143,7 @@ def test_any_decoder_without_dropout_in_samples_and_in_forward(decoder, monkeypa
     objective = begun(samples=4, max_length=6)
     monkeypatch.setattr(objective, "_reward", spy(objective._reward, drawn))
     model.decoder.train()
-    loss, _ = objective(model, BATCH, 0)
+    loss, _, _ = objective(model, BATCH, 0)
     assert model.decoder.training and loss.requires_grad
     said, reward_BK = drawn[0]
     advantage_BK = reward_BK - (reward_BK.sum(1, keepdim=True) - reward_BK) / 3
@@ -190,7 +190,7 @@ def test_rewards_are_the_metrics_own():
 def test_the_document_frequencies_are_kept(tmp_path):
     """As a table that scores captions as the rewards did."""
     objective = begun()
-    objective.keep(tmp_path)
+    objective.save(tmp_path)
     table = DocumentFrequencies.load(tmp_path / "frequencies.npz")
     assert table.images == len(TRAIN)
     ended = [[f"{text} <eos>" for text in token_strings(texts)] for texts in TEXTS]
