@@ -7,7 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers import forks
+
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    """One server of processes for all workers of pytest-xdist."""
+    if not hasattr(config, "workerinput"):
+        config.forks = forks.start_server()
+
+
+def pytest_unconfigure(config):
+    if getattr(config, "forks", None):
+        forks.stop_server(config.forks)
+
 
 DATA = Path(os.environ.get("CAPTIONER_DATA", Path(__file__).parents[1] / "../shared/data"))
 

@@ -39,10 +39,10 @@ from captioner.commands import caption as caption_command
 from captioner.data.cache import FeatureCache
 from captioner.encoders import Blind
 from captioner.models import caption_model
-from tests.images.test_images import PHOTO, ROWS, encode, png
-from tests.test_end_to_end import run
+from tests.helpers.forks import ROOT, python
+from tests.helpers.pictures import PHOTO, ROWS, encode, png
+from tests.helpers.runs import run
 
-ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 
 
@@ -363,7 +363,7 @@ def spawn(command: list[str], how: str | int) -> tuple[int, str, str]:
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     with open("/dev/full" if how == "full" else os.devnull, "w") as full:
         done = subprocess.run(
-            [sys.executable, *program, *given],
+            [python(), *program, *given],
             stdin=subprocess.DEVNULL,
             stdout=full if how == "full" else subprocess.PIPE,
             stderr=subprocess.PIPE,

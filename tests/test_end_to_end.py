@@ -6,12 +6,10 @@ import math
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from pycocotools.coco import COCO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -23,16 +21,8 @@ from captioner.data import records
 from captioner.evaluation import scoring
 from captioner.experiment import config, sources
 from captioner.models import loading
-
-ROOT = Path(__file__).parents[1]
-
-
-def run(command, *overrides):
-    """train.py's or eval.py's main, as Hydra calls it."""
-    name = Path(command.__file__).stem
-    config.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return command.main.__wrapped__(compose(name, list(overrides)))
+from tests.helpers.forks import ROOT, python
+from tests.helpers.runs import run, scores_in
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +54,6 @@ def trained(options, tmp_path_factory):
 
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
-
-
-def scores_in(folder):
-    """scores.json, less when and how they were made."""
-    return {**json.loads((folder / "scores.json").read_text()), "origin": None}
 
 
 def test_the_run_directory_holds_everything(trained, scenes_dir):
@@ -362,7 +347,7 @@ def test_the_commands_run_as_the_readme_says(options, tmp_path):
 
     def shell(*command):
         done = subprocess.run(
-            [sys.executable, *map(str, command)],
+            [python(), *map(str, command)],
             cwd=tmp_path,
             env=env,
             capture_output=True,
@@ -401,7 +386,7 @@ def test_any_precision_exports_a_float32_model(options, tmp_path, precision):
 
 
 def test_jobs_of_a_sweep_have_directories_of_their_own(options, tmp_path):
-    command = [sys.executable, ROOT / "train.py", "-m", *options, *SMALL, "debug=fast"]
+    command = [python(), ROOT / "train.py", "-m", *options, *SMALL, "debug=fast"]
     command += ["decoder=rnn,lstm", "search=greedy", f"run_dir={tmp_path}/sweep"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
@@ -413,7 +398,7 @@ def test_jobs_of_a_sweep_have_directories_of_their_own(options, tmp_path):
 def test_two_processes_share_one_run(options, tmp_path):
     """gloo, two ranks: one run directory, every validation picture once."""
     command = [
-        sys.executable, ROOT / "train.py", *options, *SMALL, "debug=fast", "data.batch_size=4",
+        python(), ROOT / "train.py", *options, *SMALL, "debug=fast", "data.batch_size=4",
         "trainer.limit_val_batches=1.0", "trainer.devices=2", "trainer.accelerator=cpu",
         "trainer.strategy=ddp", f"run_dir={tmp_path}/run",
     ]  # fmt: skip

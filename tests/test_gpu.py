@@ -27,10 +27,8 @@ from tests.helpers.laws import (
     randomised,
     tokens,
 )
-from tests.models.test_language_model import assert_equal_runs as assert_equal_texts
-from tests.search.test_rules import RULES
-from tests.training.test_processes import TORCHRUN
-from tests.training.test_resume import ROOT, assert_equal_runs, in_process, in_processes
+from tests.helpers.rules import RULES
+from tests.helpers.runs import ROOT, TORCHRUN, assert_equal_runs, in_process, in_processes
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -110,7 +108,7 @@ def test_a_language_model_goes_on_with_its_streams(tmp_path, precision):
     assert in_process(*extra, f"run_dir={tmp_path / 'whole'}") == 0
     assert in_process(*extra, f"run_dir={tmp_path / 'cut'}", mishap="SIGTERM:0:0:9") > 128
     assert in_process(f"resume={tmp_path / 'cut'}") == 0
-    assert_equal_texts(tmp_path / "whole", tmp_path / "cut")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_one_process_of_a_group_is_one_process(options, tmp_path):

@@ -8,7 +8,7 @@ import captioner
 import eval as eval_command
 import train as train_command
 from captioner.data import records
-from tests.test_end_to_end import run
+from tests.helpers.runs import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

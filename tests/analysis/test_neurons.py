@@ -8,7 +8,7 @@ from captioner.analysis import neurons, neurons_page, properties
 from captioner.analysis.neurons import Reading
 from captioner.commands.main import main
 from captioner.data import text
-from tests.models.test_language_model import make
+from tests.helpers.models import tiny_language_model
 
 CODE = '''"""A module's page."""
 import os  # for "paths"
@@ -174,7 +174,7 @@ def test_pieces_are_read_with_what_stands_before_them(tmp_path, monkeypatch):
     """Units, values and states of each piece are those of the whole text."""
     monkeypatch.setattr(neurons, "LENGTH", 60)
     monkeypatch.setattr(neurons, "WARM", 25)
-    model = make(layers=1)
+    model = tiny_language_model(layers=1)
     model.decoder.float()
     whole = "".join(f"the cat {'on' * (n % 4)} Zé\n# the mat" + "\n" * (n % 3) for n in range(12))
     (tmp_path / "a.py").write_bytes(b"\xef\xbb\xbf" + whole.replace("\n", "\r\n").encode())
@@ -197,7 +197,7 @@ def test_pieces_are_read_with_what_stands_before_them(tmp_path, monkeypatch):
 
 
 def test_states_are_those_after_each_character(tmp_path):
-    model = make(layers=2)
+    model = tiny_language_model(layers=2)
     model.decoder.float()
     (tmp_path / "a.txt").write_text("the cat sat\n")
     (tmp_path / "b.txt").write_text("on the mat, the dog\n")
@@ -215,7 +215,7 @@ def test_states_are_those_after_each_character(tmp_path):
 
 
 def test_the_command_on_text_and_on_captions(tmp_path, model_dir, scenes_dir, capsys):
-    model = make(layers=1)
+    model = tiny_language_model(layers=1)
     model.decoder.float()
     model.save(tmp_path / "lm")
     for n in range(30):

@@ -12,7 +12,9 @@ from captioner.errors import InputError
 from captioner.models import loading
 from captioner.models.caption_model import build_captioner
 from captioner.models.export import export_model
-from tests.objectives.test_self_critical import WORDS
+from captioner.tokenizers import Word
+
+WORDS = Word(["a", "dog", "cat", "runs"], 10)
 
 PIP = {
     "_target_": "captioner.encoders.Timm",

@@ -2,19 +2,16 @@ import hashlib
 import io
 import json
 import os
-import shlex
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from PIL import Image
 
 from captioner.data import records
-from captioner.experiment import config, sources
 from data_prep import coco, disk, download
+from tests.helpers.preparation import jpeg, pictures_read
 from tests.helpers.served import cut, status
 
 ROOT = Path(__file__).parents[2]
@@ -26,12 +23,6 @@ NAMES = {
     ("val", 2017): ["000000000139.jpg"],
 }
 KARPATHY = ["train", "train", "restval", "val", "test", "test"]
-
-
-def jpeg(seed: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), (40 * seed, 90, 200)).save(file, "JPEG")
-    return file.getvalue()
 
 
 def captions(names: list[str]) -> str:
@@ -101,21 +92,6 @@ def run(site, tmp_path, capsys):
     return run
 
 
-def composed(command: str):
-    """The data that the printed command would train on, as train.py reads it."""
-    program, script, *overrides = shlex.split(command)
-    assert (program, script) == ("python", "train.py")
-    config.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", overrides).data
-
-
-def read(command: str) -> dict[str, list[str]]:
-    data = composed(command)
-    splits = (data.train_split, data.val_split)
-    return {split: [r.image.name for r in sources.read_records(data, split)] for split in splits}
-
-
 @pytest.mark.parametrize("year", [2014, 2017])
 def test_a_year_is_brought_and_read(run, site, tmp_path, year):
     code, lines, err = run("--year", str(year))
@@ -125,7 +101,7 @@ def test_a_year_is_brought_and_read(run, site, tmp_path, year):
         assert line == f"{split}: {len(names)} pictures, {5 * len(names)} captions"
         found = records.read_records(tmp_path / "coco", split)
         assert [record.image.name for record in found] == names
-    assert read(lines[-1]) == expected
+    assert pictures_read(lines[-1]) == expected
     assert sorted(path.name for path in (tmp_path / "coco").iterdir()) == sorted(
         [".lock", ".manifest", "annotations", "archives", f"train{year}", f"val{year}"]
     )
@@ -140,7 +116,7 @@ def test_karpathys_split_is_brought_and_read(run, site, tmp_path):
         "val: 1 pictures, 5 captions",
         "test: 2 pictures, 10 captions",
     ]
-    assert [len(names) for names in read(lines[-1]).values()] == [3, 1]
+    assert [len(names) for names in pictures_read(lines[-1]).values()] == [3, 1]
     for options in ({}, {"captions": "dataset_coco.json"}):
         assert len(records.read_records(tmp_path / "coco", "test", **options)) == 2
     assert "/annotations/annotations_trainval2014.zip" not in [path for path, _ in site.asked]
@@ -153,9 +129,9 @@ def test_all_of_it_fits_into_one_folder(run, tmp_path):
         code, lines, err = run(*options)
         assert (code, err) == (0, "")
         commands[options[0]] = lines[-1]
-    assert read(commands["--year=2014"])["val"] == NAMES["val", 2014]
-    assert read(commands["--year=2017"])["val"] == NAMES["val", 2017]
-    assert read(commands["--karpathy"])["val"] == NAMES["val", 2014][1:2]
+    assert pictures_read(commands["--year=2014"])["val"] == NAMES["val", 2014]
+    assert pictures_read(commands["--year=2017"])["val"] == NAMES["val", 2017]
+    assert pictures_read(commands["--karpathy"])["val"] == NAMES["val", 2014][1:2]
 
 
 def test_the_second_time_nothing_is_asked_or_written(run, site, tmp_path):
@@ -225,7 +201,7 @@ def test_one_split_alone(run, site, tmp_path):
     assert lines[1].startswith("python eval.py model=MODEL data=coco") and "split=val" in lines[1]
     assert "/zips/train2017.zip" not in [path for path, _ in site.asked]
     code, lines, _ = run("--year=2017")  # and the other one later
-    assert code == 0 and read(lines[-1])["train"] == NAMES["train", 2017]
+    assert code == 0 and pictures_read(lines[-1])["train"] == NAMES["train", 2017]
 
 
 def test_captions_alone(run, site, tmp_path):
@@ -309,7 +285,7 @@ def test_the_printed_command_survives_any_folder(site, tmp_path, capsys, name):
     folder = tmp_path / name
     assert coco.main([str(folder), "--mirror", site.url, "--year=2017"]) == 0
     command = capsys.readouterr().out.splitlines()[-1]
-    assert read(command)["val"] == NAMES["val", 2017]
+    assert pictures_read(command)["val"] == NAMES["val", 2017]
 
 
 def test_it_runs_as_a_script_from_anywhere(server, tmp_path):

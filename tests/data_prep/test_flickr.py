@@ -5,11 +5,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from captioner.data import records
 from data_prep import disk, flickr
-from tests.data_prep.test_coco import read
+from tests.helpers.preparation import jpeg, pictures_read
 
 NAMES = {
     "flickr8k": [f"10002682{i:02}_693b08cb0{i}.jpg" for i in range(6)],
@@ -18,12 +17,6 @@ NAMES = {
 SPLIT = ["train", "train", "train", "val", "test", "test"]
 NUMBERS = {"train": 3, "val": 1, "test": 2}
 LINES = ["train: 3 pictures, 15 captions", "val: 1 pictures, 5 captions"]
-
-
-def jpeg(seed: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), (40 * seed, 90, 200)).save(file, "JPEG")
-    return file.getvalue()
 
 
 def pictures(name: str) -> dict[str, bytes]:
@@ -124,7 +117,7 @@ def check(result: tuple[int, list[str], str], name: str, root: Path) -> None:
     assert (code, err) == (0, "")
     assert lines[:3] == [*LINES, "test: 2 pictures, 10 captions"]
     assert lines[3].startswith(f"python train.py data={name} data.root={root}")
-    assert read(lines[3]) == {"train": NAMES[name][:3], "val": NAMES[name][3:4]}
+    assert pictures_read(lines[3]) == {"train": NAMES[name][:3], "val": NAMES[name][3:4]}
     assert [r.image.name for r in records.read_records(root, "test")] == NAMES[name][4:]
     assert not list(root.rglob("*.part"))
 

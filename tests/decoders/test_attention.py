@@ -9,8 +9,8 @@ from captioner.decoders.cells import CELLS
 from captioner.decoders.regions import SCORES
 from captioner.errors import InputError
 from captioner.types import BOS, Features
-from tests.decoders.test_cells import equation, s
 from tests.helpers import laws
+from tests.helpers.equations import equation, s
 from tests.helpers.laws import LENGTH_N, B, C, D, N, R, V, features, tokens
 
 KINDS = (SoftAttention, AdaptiveAttention, UpDown)

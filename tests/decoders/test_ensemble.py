@@ -21,7 +21,7 @@ from captioner.search import Beam
 from captioner.types import PerMember
 from tests.helpers import laws
 from tests.helpers.laws import LENGTH_N, B, D, N, V, features, tokens
-from tests.test_end_to_end import run
+from tests.helpers.runs import run
 
 
 def members(vocabulary=V):

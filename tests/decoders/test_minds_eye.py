@@ -8,8 +8,8 @@ from captioner.decoders.cells import CELLS
 from captioner.decoders.minds_eye import MindsEye
 from captioner.errors import InputError
 from captioner.types import BOS
-from tests.decoders.test_cells import equation
 from tests.helpers import laws
+from tests.helpers.equations import equation
 from tests.helpers.laws import LENGTH_N, B, C, D, N, V, features, tokens
 
 every_cell = pytest.mark.parametrize("cell", CELLS)

@@ -11,8 +11,8 @@ from captioner.decoders.cells import CELLS
 from captioner.decoders.recurrent import INJECT, Recurrent
 from captioner.errors import InputError
 from captioner.types import BOS, PAD, Features
-from tests.decoders.test_cells import equation
 from tests.helpers import laws
+from tests.helpers.equations import equation
 from tests.helpers.laws import LENGTH_N, B, D, N, T, V, features, randomised, tokens, unrolled
 
 H = 6

@@ -1,10 +1,7 @@
-import io
 import json
 import os
-import struct
 import subprocess
 import sys
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -17,25 +14,7 @@ from PIL import Image, ImageFile
 from captioner import images
 from captioner.errors import InputError
 from captioner.images import Augment, ImageError, Preprocess
-
-RAMP = np.add.outer(np.arange(40), np.arange(60))
-PHOTO = Image.fromarray(np.stack([RAMP * 2, 255 - RAMP, RAMP[::-1]], axis=-1).astype(np.uint8))
-
-
-def encode(image: Image.Image, form: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width, height, bits, colour, rows: bytes, *extra: bytes, interlaced=0) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced)
-    chunks = [chunk(b"IHDR", header), *extra, chunk(b"IDAT", zlib.compress(rows))]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
+from tests.helpers.pictures import PHOTO, RAMP, ROWS, chunk, encode, png
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -151,9 +130,6 @@ def test_a_file_cut_anywhere_is_an_error_or_the_whole_picture(form):
             assert "\n" not in str(error)
     with pytest.raises(ImageError):
         images.decode_image(data[: len(data) // 2])
-
-
-ROWS = (b"\0" + b"\xff" * 30) * 10
 
 
 @pytest.mark.parametrize(

@@ -19,21 +19,10 @@ from captioner.search import Beam, Greedy, Sample
 from captioner.training import checkpoints, language_training
 from captioner.training.language_training import LanguageTraining, bits
 from captioner.types import BOS, EOS, UNK, TextBatch
-from tests.training.test_resume import ROOT, different, in_process, in_processes
+from tests.helpers.models import WORDS, tiny_language_model
+from tests.helpers.runs import ROOT, assert_equal_runs, in_process, in_processes
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
-
-WORDS = "the cat sat on the mat, the dog sat on the cat\n"
-
-
-def make(cell="LSTM", layers=2, kind="char", size=7, **options):
-    torch.manual_seed(1)
-    tokenizer = tokenizers.train_tokenizer([WORDS], kind)
-    decoder = {"_target_": "captioner.decoders.recurrent.Recurrent", "cell": cell}
-    decoder |= {"embed_size": size, "hidden_size": size, "layers": layers, "dropout": 0.0}
-    made = language_model.build_language_model({"decoder": decoder | options}, tokenizer)
-    made.decoder.double()
-    return made
 
 
 def corpus(model, tmp_path, content=WORDS * 3):
@@ -56,7 +45,7 @@ def learned(model, streams):
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_carried_state_is_that_of_an_unbroken_pass(tmp_path, cell, layers):
-    model = make(cell, layers)
+    model = tiny_language_model(cell, layers)
     data = corpus(model, tmp_path)
     whole, chunked = (text.Streams(data, 1, bptt, None) for bptt in (10**6, 7))
     assert len(whole) == 1 and len(chunked) > 10
@@ -68,7 +57,7 @@ def test_the_carried_state_is_that_of_an_unbroken_pass(tmp_path, cell, layers):
 
 
 def test_a_chunk_that_covers_the_document_has_the_whole_gradient(tmp_path):
-    model = make()
+    model = tiny_language_model()
     data = corpus(model, tmp_path)
     token_1T = torch.tensor(data.ids.astype(np.int64))[None]
     memory, state = model.decoder.start(None, 1)
@@ -87,7 +76,7 @@ def test_a_chunk_that_covers_the_document_has_the_whole_gradient(tmp_path):
 
 def test_the_gradient_is_cut_after_bptt_steps(tmp_path):
     """Each chunk's gradient is that of its own loss, from a constant state."""
-    model = make(layers=1)
+    model = tiny_language_model(layers=1)
     streams = text.Streams(corpus(model, tmp_path), 2, 9, None)
     state = None
     for number in range(3):
@@ -97,7 +86,7 @@ def test_the_gradient_is_cut_after_bptt_steps(tmp_path):
 
 
 def test_the_state_begins_anew_with_a_document():
-    model = make(layers=1)
+    model = tiny_language_model(layers=1)
     token_NT = torch.tensor([[BOS, 4, 5], [6, 4, 5]])
     length_N, fresh_N = torch.tensor([2, 2]), torch.tensor([True, False])
     before = {name: torch.ones(2, 7).double() for name in ("h0", "c0")}
@@ -107,7 +96,7 @@ def test_the_state_begins_anew_with_a_document():
 
 
 def test_scheduled_sampling_with_true_words_only_is_cross_entropy(tmp_path):
-    model = make()
+    model = tiny_language_model()
     streams = text.Streams(corpus(model, tmp_path), 2, 9, None)
     found = []
     for objective in (CrossEntropy(), ScheduledSampling("linear", k=1.0, least=1.0)):
@@ -122,7 +111,7 @@ def test_scheduled_sampling_with_true_words_only_is_cross_entropy(tmp_path):
 
 
 def test_bits_are_those_of_each_character_by_itself(tmp_path):
-    model = make()
+    model = tiny_language_model()
     data = corpus(model, tmp_path)
     nll, (memory, state) = 0.0, model.decoder.start(None, 1)
     with torch.no_grad():
@@ -138,8 +127,10 @@ def test_bits_are_those_of_each_character_by_itself(tmp_path):
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_copy_that_writes_steps_as_the_decoder(monkeypatch, cell, more, alphabet):
     monkeypatch.setattr(language_model, "ALPHABET", alphabet)
-    size = len(make().tokenizer) if "one_hot" in more else 7  # MUT1 and 2 take x as it is
-    decoder = make(cell, size=size, **more).decoder.eval()
+    size = (
+        len(tiny_language_model().tokenizer) if "one_hot" in more else 7
+    )  # MUT1 and 2 take x as it is
+    decoder = tiny_language_model(cell, size=size, **more).decoder.eval()
     before = {name: entry.clone() for name, entry in decoder.state_dict().items()}
     other = language_model._for_one_row(decoder)
     memory, state = decoder.start(None, 3)
@@ -153,7 +144,7 @@ def test_the_copy_that_writes_steps_as_the_decoder(monkeypatch, cell, more, alph
 
 
 def test_it_goes_on_where_the_prompt_ends():
-    model = make().eval()
+    model = tiny_language_model().eval()
     ids = model.tokenizer.encode("the cat")
     memory, state = model.decoder.start(None, 1)
     said = []
@@ -175,7 +166,7 @@ def test_it_goes_on_where_the_prompt_ends():
 
 
 def test_a_saved_model_is_the_same_and_no_captioner(tmp_path):
-    model = make()
+    model = tiny_language_model()
     model.save(tmp_path / "model")
     again = loading.read_model(tmp_path / "model")
     again.decoder.double()
@@ -288,15 +279,6 @@ def options(tmp_path_factory):
     return ["experiment=charlm", "decoder.layers=2", *place, *small, "ema=0.9"]
 
 
-def assert_equal_runs(whole, other):
-    a, b = (checkpoints.load(checkpoints.newest(run / "checkpoints")) for run in (whole, other))
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "streams"):
-        assert different(a[part], b[part]) == []
-    assert len(a["streams"]) == 4
-    for name in ("metrics.csv", "samples.txt", "model/model.safetensors"):
-        assert (whole / name).read_bytes() == (other / name).read_bytes(), name
-
-
 @pytest.mark.parametrize(
     "mishap, more, stage, samples",
     [
@@ -373,7 +355,7 @@ def test_two_processes_have_streams_of_their_own_and_go_on(options, tmp_path):
 
 def test_it_writes_and_shows_its_gradients(tmp_path, capsys):
     """The commands on a model directory."""
-    made = make(layers=1)
+    made = tiny_language_model(layers=1)
     made.decoder.float()
     made.save(tmp_path / "model")
     model = [str(tmp_path / "model"), "--prompt", "the cat", "--length", "9"]
@@ -399,7 +381,7 @@ def test_it_writes_and_shows_its_gradients(tmp_path, capsys):
 
 def test_a_captioner_starts_from_a_language_model(tmp_path, scenes_dir):
     """Known words keep their rows, the image's part is fresh, unlike decoders are named."""
-    made = make(layers=1, kind="word", size=16)
+    made = tiny_language_model(layers=1, kind="word", size=16)
     made.decoder.float()
     made.save(tmp_path / "lm")
     small = ["decoder.embed_size=16", "decoder.hidden_size=16", "encoder=blind", "search=greedy"]
@@ -459,7 +441,7 @@ def test_hello():
 @pytest.mark.parametrize("cell", ["LSTM", "RNN", "ReLU"])
 def test_torchs_operation_is_the_loop(cell, rows, monkeypatch):
     """Logits, states and gradients."""
-    model = make(cell)
+    model = tiny_language_model(cell)
     token_NT = torch.randint(4, len(model.tokenizer), (rows, 11))
     length_N = torch.full((rows,), 11)
     state = {name: torch.randn(rows, 7).double() for name in model.decoder.entries}

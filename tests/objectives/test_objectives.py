@@ -6,31 +6,9 @@ from torch.nn import functional as F
 
 from captioner.data.batches import make_batch
 from captioner.decoders.minds_eye import MindsEye
-from captioner.decoders.recurrent import Recurrent
 from captioner.errors import InputError
 from captioner.objectives.cross_entropy import CrossEntropy, ScheduledSampling
-from captioner.types import Features
-
-V, D = 12, 4
-
-
-class Model:
-    carries_state = False
-
-    def __init__(self, decoder=None):
-        decoder = decoder or Recurrent(V, D, embed_size=5, hidden_size=6, dropout=0.0)
-        self.decoder = decoder.double()
-
-    def encode(self, images):
-        return images
-
-    def start(self, batch, state):
-        return batch.images, *self.decoder.start(batch.images, len(batch.token_NT))
-
-
-def source(index, draw):
-    return Features(torch.ones(len(index), D).double() * torch.tensor(index)[:, None])
-
+from tests.helpers.models import D, Model, V, source
 
 BATCH = make_batch(source, [1, 2], None, [[[4, 5, 6, 2], [7, 2]], [[8, 9, 2]]], captions=3)
 

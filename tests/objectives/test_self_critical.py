@@ -22,7 +22,7 @@ from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.objectives.self_critical import SelfCritical
 from captioner.tokenizers import Word
 from captioner.types import EOS, Features
-from tests.objectives.test_objectives import D, Model, source
+from tests.helpers.models import D, Model, source
 
 WORDS = Word(["a", "dog", "cat", "runs"], 10)
 V = len(WORDS)

@@ -15,7 +15,7 @@ from captioner.errors import InputError
 from captioner.evaluation import predictions
 from captioner.search.constraints import UNCONSTRAINED, Constraints
 from captioner.types import EOS, PAD, UNK
-from tests.test_end_to_end import run
+from tests.helpers.runs import run
 
 
 @pytest.fixture

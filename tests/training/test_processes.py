@@ -16,11 +16,17 @@ from captioner import distributed
 from captioner.data import records
 from captioner.training import checkpoints
 from tests.helpers import mishaps
-from tests.test_end_to_end import scores_in
-from tests.training.test_resume import DDP, ROOT, assert_equal_runs, in_process, in_processes
+from tests.helpers.forks import ROOT, python
+from tests.helpers.runs import (
+    DDP,
+    TORCHRUN,
+    assert_equal_runs,
+    in_process,
+    in_processes,
+    scores_in,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 SMALL = [
     "encoder=blind", "decoder.embed_size=16", "decoder.hidden_size=16", "tokenizer.min_count=1",
     "search=greedy", "data.batch_size=4", "trainer.max_epochs=2", "trainer.log_every_n_steps=1",
@@ -118,17 +124,20 @@ def test_torchrun_has_one_run_directory_and_one_cache(options, scenes_dir, tmp_p
 EVALUATE = """
 import json, sys
 import torch
-from captioner import evaluation, images, predictions, processes, records, saved, search
-from captioner.data import Pixels
-processes.join()
-captioner = saved.load(sys.argv[1]).to(getattr(torch, sys.argv[3]))
-some = records.read(sys.argv[2], "train") + records.read(sys.argv[2], "val")[:3]
+from captioner import distributed, search
+from captioner.data import records
+from captioner.data.batches import Pixels
+from captioner.evaluation import predictions, scoring
+from captioner.models import loading
+distributed.join()
+captioner = loading.load(sys.argv[1]).to(getattr(torch, sys.argv[3]))
+some = records.read_records(sys.argv[2], "train") + records.read_records(sys.argv[2], "val")[:3]
 source = Pixels([record.image for record in some], captioner.encoder.preprocess)
 said = predictions.predict(captioner, some, source, search.Beam(3), batch_size=int(sys.argv[5]))
-case = evaluation.Case(some, said, model=captioner, source=source)
-scores = evaluation.evaluate(case, ["bleu", "cider", "perplexity", "retrieval"])["corpus"]
+case = scoring.Case(some, said, model=captioner, source=source)
+scores = scoring.evaluate(case, ["bleu", "cider", "perplexity", "retrieval"])["corpus"]
 scores = {name: round(value, 9) for name, value in scores.items()}
-if processes.rank() == 0:
+if distributed.rank() == 0:
     open(sys.argv[4], "w").write(json.dumps([said, scores]))
 """
 
@@ -170,7 +179,7 @@ def test_eval_py_shares_the_pictures(options, model_dir, scenes_dir, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (run_dir,) = (tmp_path / "runs").iterdir()
-    alone = [sys.executable, ROOT / "eval.py", *data, "search=greedy", f"run_dir={tmp_path}/alone"]
+    alone = [python(), ROOT / "eval.py", *data, "search=greedy", f"run_dir={tmp_path}/alone"]
     subprocess.run(alone, check=True, capture_output=True, timeout=120)
     name = "predictions.json"
     assert (run_dir / name).read_text() == (tmp_path / "alone" / name).read_text()
@@ -234,7 +243,7 @@ def test_slurm_stops_requeues_and_goes_on(options, tmp_path):
             }  # fmt: skip
             tasks.append(
                 subprocess.Popen(
-                    [sys.executable, ROOT / "train.py", *options, *DDP],
+                    [python(), ROOT / "train.py", *options, *DDP],
                     env=mishaps.environment(tmp_path, mishap) | slurm,
                     cwd=tmp_path,
                     stderr=subprocess.PIPE,

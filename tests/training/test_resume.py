@@ -4,9 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,9 +17,9 @@ from captioner.training import checkpoints
 from captioner.training.caption_training import CaptionTraining
 from captioner.training.data import CaptionData
 from tests.helpers import mishaps
-from tests.test_end_to_end import run, scores_in
+from tests.helpers.forks import python
+from tests.helpers.runs import DDP, assert_equal_runs, in_process, in_processes, run, scores_in
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
 
 # A trainable encoder that sees crops, a moving average, dropout, a learning rate that changes at
@@ -39,61 +37,6 @@ OPTIONS = [
 @pytest.fixture(scope="module")
 def options(scenes_dir, tmp_path_factory):
     return [f"data.root={scenes_dir}", f"data.cache={tmp_path_factory.mktemp('cache')}", *OPTIONS]
-
-
-def in_process(*options, mishap=None):
-    """train.py in this process -> its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        if mishap:
-            mishaps.install(mishap, patch.setattr)
-        try:
-            run(train_command, *options)
-        except SystemExit as stop:
-            return stop.code
-    return 0
-
-
-def in_processes(
-    tmp_path,
-    *options,
-    mishap=None,
-    start=(sys.executable,),
-    script=ROOT / "train.py",
-    new_group=False,
-):
-    """train.py as a user starts it -> its exit code, and what it printed."""
-    env = mishaps.environment(tmp_path, mishap)
-    command = [*start, script, *options]
-    done = subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=150, start_new_session=new_group
-    )
-    return done.returncode, done.stderr
-
-
-def different(a, b, at=""):
-    """Where two nested structures of tensors and numbers differ."""
-    if isinstance(a, torch.Tensor):
-        return [] if torch.equal(a, b) else [at]
-    if isinstance(a, dict):
-        keys = [] if a.keys() == b.keys() else [at]
-        return keys + [x for k in a.keys() & b.keys() for x in different(a[k], b[k], f"{at}/{k}")]
-    if isinstance(a, list | tuple):
-        pairs = enumerate(zip(a, b, strict=True))
-        return [x for i, pair in pairs for x in different(*pair, f"{at}/{i}")]
-    return [] if a == b else [at]
-
-
-def assert_equal_runs(whole, other):
-    a, b = (checkpoints.load(checkpoints.newest(run / "checkpoints")) for run in (whole, other))
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "CaptionData"):
-        assert different(a[part], b[part]) == []
-    assert a["global_step"] == b["global_step"]
-    for name in ("metrics.csv", "predictions.json", "model/model.safetensors"):
-        assert (whole / name).read_bytes() == (other / name).read_bytes(), name
-    assert scores_in(whole) == scores_in(other)
-
-
-DDP = ["trainer.devices=2", "trainer.strategy=ddp"]
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +243,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
     for _ in range(20):
         before = checkpoints.newest(tmp_path)
         with subprocess.Popen(
-            [sys.executable, "-c", SAVER, tmp_path], stdout=subprocess.PIPE, text=True
+            [python(), "-c", SAVER, tmp_path], stdout=subprocess.PIPE, text=True
         ) as saver:
             reported = [saver.stdout.readline()]
             time.sleep(0.3 * torch.rand((), generator=rng).item())

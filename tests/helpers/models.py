@@ -1,0 +1,39 @@
+"""Models so small that laws about training them take no time."""
+
+import torch
+
+from captioner import tokenizers
+from captioner.decoders.recurrent import Recurrent
+from captioner.models import language_model
+from captioner.types import Features
+
+V, D = 12, 4
+WORDS = "the cat sat on the mat, the dog sat on the cat\n"
+
+
+def tiny_language_model(cell="LSTM", layers=2, kind="char", size=7, **options):
+    torch.manual_seed(1)
+    tokenizer = tokenizers.train_tokenizer([WORDS], kind)
+    decoder = {"_target_": "captioner.decoders.recurrent.Recurrent", "cell": cell}
+    decoder |= {"embed_size": size, "hidden_size": size, "layers": layers, "dropout": 0.0}
+    model = language_model.build_language_model({"decoder": decoder | options}, tokenizer)
+    model.decoder.double()
+    return model
+
+
+class Model:
+    carries_state = False
+
+    def __init__(self, decoder=None):
+        decoder = decoder or Recurrent(V, D, embed_size=5, hidden_size=6, dropout=0.0)
+        self.decoder = decoder.double()
+
+    def encode(self, images):
+        return images
+
+    def start(self, batch, state):
+        return batch.images, *self.decoder.start(batch.images, len(batch.token_NT))
+
+
+def source(index, draw):
+    return Features(torch.ones(len(index), D).double() * torch.tensor(index)[:, None])

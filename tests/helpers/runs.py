@@ -1,0 +1,83 @@
+"""Run train.py and eval.py, in this process or as a user does, and compare what they leave."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import train as train_command
+from captioner.experiment import config
+from captioner.training import checkpoints
+from tests.helpers import mishaps
+from tests.helpers.forks import ROOT, python
+
+DDP = ["trainer.devices=2", "trainer.strategy=ddp"]
+TORCHRUN = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+def run(command, *overrides):
+    """train.py's or eval.py's main, as Hydra calls it."""
+    name = Path(command.__file__).stem
+    config.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return command.main.__wrapped__(compose(name, list(overrides)))
+
+
+def in_process(*options, mishap=None):
+    """train.py in this process -> its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        if mishap:
+            mishaps.install(mishap, patch.setattr)
+        try:
+            run(train_command, *options)
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
+def in_processes(tmp_path, *options, mishap=None, script=ROOT / "train.py", new_group=False):
+    """train.py as a user starts it -> its exit code, and stderr."""
+    done = subprocess.run(
+        [python(), script, *options],
+        env=mishaps.environment(tmp_path, mishap),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=os.setpgrp if new_group else None,
+    )
+    return done.returncode, done.stderr
+
+
+def different(a, b, at=""):
+    """Where two nested structures of tensors and numbers differ."""
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) else [at]
+    if isinstance(a, dict):
+        keys = [] if a.keys() == b.keys() else [at]
+        return keys + [x for k in a.keys() & b.keys() for x in different(a[k], b[k], f"{at}/{k}")]
+    if isinstance(a, list | tuple):
+        pairs = enumerate(zip(a, b, strict=True))
+        return [x for i, pair in pairs for x in different(*pair, f"{at}/{i}")]
+    return [] if a == b else [at]
+
+
+def scores_in(folder):
+    """scores.json, less when and how they were made."""
+    return {**json.loads((folder / "scores.json").read_text()), "origin": None}
+
+
+def assert_equal_runs(one, other):
+    """The same state to the bit, and the same files; of captioners and of language models."""
+    a, b = (checkpoints.load(checkpoints.newest(run / "checkpoints")) for run in (one, other))
+    data = "CaptionData" if "CaptionData" in a else "streams"
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", data):
+        assert different(a[part], b[part]) == []
+    assert a["global_step"] == b["global_step"]
+    texts = "predictions.json" if data == "CaptionData" else "samples.txt"
+    for name in ("metrics.csv", texts, "model/model.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert scores_in(one) == scores_in(other)
