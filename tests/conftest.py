@@ -10,6 +10,7 @@ import torch
 from tests.helpers import forks
 
 torch.set_num_threads(1)
+os.fsync = lambda file: None  # no test cuts the power; a disk may take seconds
 
 
 def pytest_configure(config):

@@ -62,19 +62,19 @@ def start_server() -> subprocess.Popen[bytes] | None:
     text = CLIENT.format(python=sys.executable, address=address, forwarded=FORWARDED)
     client.write_text(text)
     client.chmod(0o755)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
-    listener.listen(16)
     os.environ[FOLDER] = folder
-    code = f"from tests.helpers import forks; forks.serve({listener.fileno()})"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.PIPE,
-        pass_fds=[listener.fileno()],
-    )
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(16)
+        code = f"from tests.helpers import forks; forks.serve({listener.fileno()})"
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            pass_fds=[listener.fileno()],
+        )
 
 
 def stop_server(server: subprocess.Popen[bytes]) -> None:
@@ -160,6 +160,7 @@ def _become(arguments, environment, folder, group, files) -> None:
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)
+        os.fsync = lambda file: None
         sys.executable = f"{environment[FOLDER]}/python"
         sys.stdin, sys.stdout = open(0), open(1, "w", closefd=False)
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)

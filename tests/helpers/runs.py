@@ -39,10 +39,12 @@ def in_process(*options, mishap=None):
     return 0
 
 
-def in_processes(tmp_path, *options, mishap=None, script=ROOT / "train.py", new_group=False):
+def in_processes(
+    tmp_path, *options, mishap=None, start=(), script=ROOT / "train.py", new_group=False
+):
     """train.py as a user starts it -> its exit code, and stderr."""
     done = subprocess.run(
-        [python(), script, *options],
+        [*(start or [python()]), script, *options],
         env=mishaps.environment(tmp_path, mishap),
         capture_output=True,
         text=True,

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
 # A trainable encoder that sees crops, a moving average, dropout, a learning rate that changes at
 # every step.
 OPTIONS = [
-    "encoder=timm", "encoder.name=resnet10t", "encoder.pretrained=false", "encoder.image_size=32",
+    "encoder=timm", "encoder.name=test_resnet", "encoder.pretrained=false", "encoder.image_size=32",
     "encoder.train=all", "encoder_lr=0.01", "ema=0.9", "+data.augment.min_area=0.5",
     "decoder.dropout=0.5", "decoder.embed_size=16", "decoder.hidden_size=16",
     "tokenizer.min_count=1", "search=greedy",
