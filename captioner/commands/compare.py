@@ -40,7 +40,7 @@ def run(options: Namespace) -> None:
     from captioner.evaluation.scoring import Case
     from captioner.metrics import bootstrap, score
 
-    bootstrap.check(options.resamples, options.seed)
+    bootstrap.check_options(options.resamples, options.seed)
     corpus = read_frequencies(options.corpus, "train") if options.corpus else None
     records = read_references(options.refs, options.split)
     a, b = (

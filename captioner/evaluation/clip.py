@@ -1,4 +1,4 @@
-"""Embeddings of pictures and captions for CLIPScore, by open_clip (`captioner[clip]`)."""
+"""Embeddings of pictures and captions for CLIPScore, from open_clip (`captioner[clip]`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +15,17 @@ PREFIX = "A photo depicts "
 
 
 class Embedder(Protocol):
-    """What CLIPScore needs: vectors of pictures and of captions in one space, one row each."""
+    """Embeds pictures and captions in one space, one row each, for CLIPScore."""
 
-    def images(self, paths: Sequence[Path]) -> np.ndarray: ...
+    def images(self, paths: Sequence[Path]) -> np.ndarray:
+        """The vectors of pictures, (B, D)."""
 
-    def texts(self, captions: Sequence[str]) -> np.ndarray: ...
+    def texts(self, captions: Sequence[str]) -> np.ndarray:
+        """The vectors of captions, (N, D)."""
 
 
 class OpenClip:
-    """A model of open_clip.
+    """An Embedder that is a model of open_clip.
 
     name: "ViT-B-32" and so on. weights: a tag that open_clip downloads ("openai", which is the
     paper's) or a file, loaded without executing anything in it; OpenAI's own weights as a file take
@@ -48,20 +50,20 @@ class OpenClip:
                 weights_only=True,
                 force_quick_gelu=bool(quick_gelu),
             )
-        except Exception as error:  # of many libraries: no such model, no network, a broken file
+        except Exception as error:  # from many libraries: no such model, no network, a broken file
             raise InputError(f"clip.name={name} clip.weights={weights}: {error}") from error
         self.model.eval()
         self.tokenizer = open_clip.get_tokenizer(name)
         self.device = device
 
     def images(self, paths: Sequence[Path]) -> np.ndarray:
-        """(B, D). Raises InputError naming a picture that cannot be read."""
+        """The vectors of pictures, (B, D). Raises InputError naming one that cannot be read."""
         pixels = torch.stack([self.transform(images.read_image(path)) for path in paths])
         with torch.inference_mode():
             return self.model.encode_image(pixels.to(self.device)).float().cpu().numpy()
 
     def texts(self, captions: Sequence[str]) -> np.ndarray:
-        """(N, D)."""
+        """The vectors of captions, (N, D)."""
         tokens = self.tokenizer([PREFIX + caption for caption in captions])
         with torch.inference_mode():
             return self.model.encode_text(tokens.to(self.device)).float().cpu().numpy()

@@ -18,4 +18,4 @@ def read_frequencies(path: Path, split: str | None = None) -> DocumentFrequencie
         return DocumentFrequencies.load(path)
     corpus = records.read_references(path, split)
     texts = score.tokens([record.captions for record in corpus], [])
-    return DocumentFrequencies.of(References(texts.references))
+    return DocumentFrequencies.from_references(References(texts.references))

@@ -1,5 +1,5 @@
-"""Scores of captions, equal to the official COCO evaluation's, without Java.
+"""Scores of captions, equal to those of the official COCO evaluation, without Java.
 
 Each module is named after its function (`from captioner.metrics.score import score`); handing the
-functions on from here would hide the modules.
+functions on here would hide the modules.
 """

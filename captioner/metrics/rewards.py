@@ -1,4 +1,4 @@
-"""Rewards of captions, by the code that also evaluates them."""
+"""Rewards of captions, from the code that also evaluates them."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,18 +11,18 @@ from captioner.metrics.ngrams import References
 from captioner.metrics.rouge import rouge_l
 
 END = "<eos>"
-"""As a word of captions and references: no caption holds it."""
+"""The end of a caption as a word: no caption contains it."""
 METRICS = ("cider", "bleu", "rouge")
 
 Reward = Mapping[str, float] | Callable[[Sequence[str], np.ndarray], np.ndarray]
 
 
 class Rewards:
-    """The reward of any captions of I images, whose references are counted once.
+    """Computes the reward of any captions of I images, whose references are counted once.
 
-    references: token strings, one or more of each image. reward: weights of `cider` (CIDEr-D, 0 to
+    references: token strings, one or more for each image. reward: weights of `cider` (CIDEr-D, 0 to
     10), `bleu` (BLEU-4) and `rouge` (ROUGE-L); or a function (token strings, image of each) ->
-    rewards (N,). end: whether END is a word of captions that end, and of references.
+    rewards (N,). end: whether END counts as a word of references and of finished captions.
     CIDEr's document frequencies are those of these references, whatever the batch.
     """
 
@@ -46,7 +46,7 @@ class Rewards:
     def __call__(
         self, captions: Sequence[str], finished: Sequence[bool], image_N: np.ndarray
     ) -> np.ndarray:
-        """(N,) of captions, token strings; finished: which of them ended with END."""
+        """The rewards (N,) of token strings; finished: which of them ended with END."""
         if not isinstance(self.reward, Mapping):
             return np.asarray(self.reward(captions, image_N), np.float64)
         texts = [self._ended(text) if end else text for text, end in zip(captions, finished)]
@@ -60,7 +60,7 @@ class Rewards:
             elif name == "bleu":
                 value_N = bleu(matches).per_image()[:, -1]
             else:
-                own = [self.texts[image] for image in image_N]
-                value_N = rouge_l(own, texts).per_image()[:, 0]
+                references = [self.texts[image] for image in image_N]
+                value_N = rouge_l(references, texts).per_image()[:, 0]
             reward_N += weight * value_N
         return reward_N

@@ -10,15 +10,15 @@ BETA = 1.2
 
 
 def rouge_l(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Statistics:
-    """ROUGE-L, in 0..1; of the corpus, the mean of its images.
+    """The statistics of ROUGE-L (0 to 1), the mean over images.
 
-    references, captions: token strings, several and one per image. They are split on the space
-    alone: a token with a no-break space inside is one word here, and an empty string is one empty
-    word (so that an empty caption scores 0, unless a reference is empty as well).
+    references, captions: token strings, several and one per image. They are split at spaces alone:
+    a token with a no-break space inside is one word here, and an empty string is one empty word (so
+    an empty caption scores 0, unless a reference is empty as well).
 
     F = (1 + beta^2) P R / (R + beta^2 P) with P = LCS / words of the caption and
     R = LCS / words of the reference. The best P and the best R are taken over the references
-    separately, they need not be of the same one.
+    separately: they need not belong to the same one.
     """
     score_B = np.zeros(len(captions))
     for b, (caption, image_references) in enumerate(zip(captions, references, strict=True)):
@@ -36,7 +36,7 @@ def rouge_l(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Sta
 
 
 def _lcs(positions: dict[str, int], length: int, words: list[str]) -> int:
-    """Length of the longest common subsequence, a whole row of the table per operation.
+    """Length of the longest common subsequence, one row of the table per operation.
 
     Bit i of `row` is 0 where the i-th column of the dynamic programme steps up by one, so the
     length is the number of zeros (Hyyro 2004, "Bit-parallel LCS-length computation revisited").

@@ -1,4 +1,4 @@
-"""Metrics by name, of captions against references, under the official names and scale."""
+"""Metrics of captions against references by name, under the official names and scale."""
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import cached_property
@@ -18,7 +18,7 @@ Id = TypeVar("Id", bound=Hashable)
 
 
 class Texts:
-    """Token strings of B images: their references, their captions; counted when first needed."""
+    """The references and captions of B images as token strings; counted when first needed."""
 
     def __init__(
         self,
@@ -30,10 +30,12 @@ class Texts:
 
     @cached_property
     def matches(self) -> Matches:
+        """The n-grams of the captions that occur in their references."""
         known = self.frequencies.numbers if self.frequencies else NOTHING
         return References(self.references, known).match(self.captions)
 
     def cider(self, name: str, plain: bool = False) -> Statistics:
+        """The statistics of CIDEr-D, or of plain CIDEr."""
         return mean(name, Cider(self.matches.references, self.frequencies, plain)(self.matches))
 
 
@@ -45,7 +47,7 @@ METRICS: dict[str, Callable[[Texts], Statistics]] = {
     "meteor": lambda texts: meteor(texts.references, texts.captions),
     "spice": lambda texts: spice(texts.references, texts.captions),
 }
-"""By the names that eval.py takes. What is officially called CIDEr is CIDEr-D."""
+"""By the names that eval.py takes. The official CIDEr is CIDEr-D."""
 
 USUAL = ("bleu", "rouge", "cider")
 
@@ -61,16 +63,16 @@ def score(
     references, captions: by image id, the same ids in both; raw text, or token strings as the
         official tokenizer writes them if `tokenized`. An empty caption is legal and scores 0.
     Returns {"corpus": {metric: value}, "per_image": {id: {metric: value}}}.
-    Raises InputError where ids do not match, references are missing, or there is nothing to score.
+    Raises InputError if ids do not match, references are missing, or there is nothing to score.
     """
     check_names(metrics)
-    check(references, captions)
+    check_matching(references, captions)
     texts = Texts([references[image] for image in captions], list(captions.values()))
     if not tokenized:
         texts = tokens(texts.references, texts.captions)
     scores = [METRICS[name](texts) for name in metrics]
     return {
-        "corpus": {name: value for sums in scores for name, value in sums.corpus().items()},
+        "corpus": {name: value for metric in scores for name, value in metric.corpus().items()},
         "per_image": per_image(list(captions), scores),
     }
 
@@ -81,10 +83,10 @@ def tokens(
     frequencies: DocumentFrequencies | None = None,
     official: bool = False,
 ) -> Texts:
-    """Raw text -> token strings.
+    """Tokenize raw references and captions.
 
-    official: as the official tokenizer does it, which looks at the next caption where one ends with
-        an abbreviation: scores then depend a little on the order of images and references.
+    official: as the official tokenizer, which looks at the next caption if one ends with an
+        abbreviation: scores then depend a little on the order of images and references.
     """
     flat = [text for texts in references for text in texts]
     strings = iter(token_strings(flat, official))
@@ -96,9 +98,9 @@ def tokens(
 
 
 def per_image(images: Sequence[Id], scores: Sequence[Statistics]) -> dict[Id, dict[str, float]]:
-    """{id: {metric: value}}."""
-    names = [name for sums in scores for name in sums.names]
-    rows = [sums.per_image().tolist() for sums in scores]
+    """The scores of each image, {id: {metric: value}}."""
+    names = [name for metric in scores for name in metric.names]
+    rows = [metric.per_image().tolist() for metric in scores]
     return {
         image: dict(zip(names, (value for row in rows for value in row[b]), strict=True))
         for b, image in enumerate(images)
@@ -106,33 +108,35 @@ def per_image(images: Sequence[Id], scores: Sequence[Statistics]) -> dict[Id, di
 
 
 def check_names(metrics: Sequence[str]) -> None:
-    """Raises InputError for a metric that there is not, or is not of captions and references."""
+    """Raise InputError for an unknown metric, or one that needs more than these texts."""
     if isinstance(metrics, str) or (unknown := [name for name in metrics if name not in METRICS]):
         wrong = metrics if isinstance(metrics, str) else ", ".join(unknown)
         raise InputError(f"metrics {wrong}: give a list of some of {', '.join(METRICS)}")
 
 
-def check(references: Mapping[Id, Sequence[str]], captions: Mapping[Id, str]) -> None:
-    """Raises InputError naming images, unless each has a caption and a list of references."""
+def check_matching(references: Mapping[Id, Sequence[str]], captions: Mapping[Id, str]) -> None:
+    """Raise InputError naming images, unless each has a caption and a list of references."""
     if unknown := [image for image in captions if image not in references]:
         raise InputError(
-            f"{some(unknown)} captioned but without references: score against the references "
-            "of the same split, with ids of the same type (1 is not '1')"
+            f"{list_images(unknown)} captioned but without references: score against the "
+            "references of the same split, with ids of the same type (1 is not '1')"
         )
     if missing := [image for image in references if image not in captions]:
         raise InputError(
-            f"{some(missing)} with references but without a caption: caption every image, "
+            f"{list_images(missing)} with references but without a caption: caption every image, "
             "or leave the references of the others out"
         )
     if empty := [image for image in captions if len(references[image]) == 0]:
-        raise InputError(f"{some(empty)} with an empty list of references: leave them out")
+        raise InputError(f"{list_images(empty)} with an empty list of references: leave them out")
     if bare := [image for image in captions if isinstance(references[image], str)]:
-        raise InputError(f"{some(bare)} with one string as references: give a list of strings")
+        raise InputError(
+            f"{list_images(bare)} with one string as references: give a list of strings"
+        )
     if not captions:
         raise InputError("no captions to score")
 
 
-def some(images: Collection[Hashable]) -> str:
-    """The number of images and the first ids."""
+def list_images(images: Collection[Hashable]) -> str:
+    """The number of images and their first ids, for a message."""
     first = ", ".join(repr(image) for image in list(images)[:5])
     return f"{len(images)} image{'s' * (len(images) > 1)} ({first}{', ...' * (len(images) > 5)})"

@@ -26,21 +26,22 @@ def spice(
     heap: str = "8g",
     cache: bool = True,
 ) -> Statistics:
-    """SPICE and its categories as SPICE_Object and so on, each in 0..1.
+    """The statistics of SPICE and its categories (SPICE_Object ..), each 0 to 1, means over images.
 
     F of the tuples (objects, attributes, relations) that parses of the caption and of its
-    references have in common, up to synonyms; the corpus is the mean over its images. A category
-    that no reference of an image mentions has no value there (nan), and the mean is of the others.
+    references have in common, up to synonyms. A category that no reference of an image mentions has
+    no value for it (nan), and the mean is over the others.
 
     references, captions: token strings, one caption and at least one reference per image.
     timeout: seconds; by default 10 minutes and 1 s a text, where 10 s and 0.06 s are usual. The
-    parser takes time cubic in the words of a sentence, and much memory: 200 words take minutes.
+    parser's time is cubic in the words of a sentence, and it needs much memory: 200 words take
+    minutes.
     heap: the most memory that Java may take, 4 GB being usual.
-    cache: keep the parses in the user's cache, so that a second run over the same references has
-    only its captions to parse. A run that finds it in use does without.
-    Raises Unavailable without Java or the jars, or where they fail; InputError.
+    cache: keep the parses in the user's cache, so that a second run over the same references need
+    only parse its captions. A run that meets the cache in use does without it.
+    Raises Unavailable without Java or the jars, or if they fail; InputError for missing texts.
     """
-    references, captions = java.clean(references, captions)
+    references, captions = java.one_line_each(references, captions)
     if timeout is None:
         timeout = 600 + sum(len(texts) + 1 for texts in references)
     jar = java.find_file(

@@ -1,4 +1,4 @@
-"""A metric as sums over images: what scores, intervals and paired tests are all made of."""
+"""A metric as sufficient statistics: the one form that scores, intervals and tests start from."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -7,39 +7,43 @@ import numpy as np
 
 
 class Statistics(NamedTuple):
-    """M metrics of B images, as what each image adds and what such sums say.
+    """The sufficient statistics of M metrics: S numbers of each of B images, which add up.
 
-    The score of the corpus is `of` the sum over its images, that of an image `of` its own row, that
-    of a resampled corpus `of` the sum over the images drawn. So BLEU's counts are summed before
-    they are divided, officially and in every resample, and a mean is the sum of (value, 1).
+    The score of a corpus is `score` of the sum over its images, that of an image `score` of its
+    row, that of a resampled corpus `score` of the sum over the images drawn. So BLEU's counts are
+    summed before they are divided, officially and in every resample, and a mean is the sum of
+    (value, 1).
 
-    names: M of them. image_BS: S numbers of each image. of: (..., S) -> (..., M); what has no value
-    (no mention, so no share of right ones) is nan.
+    names: of the M metrics. image_BS: the statistics. score: (..., S) -> (..., M); nan for a metric
+    that has no value (with no mention, there is no share of right ones).
     """
 
     names: tuple[str, ...]
     image_BS: np.ndarray
-    of: Callable[[np.ndarray], np.ndarray]
+    score: Callable[[np.ndarray], np.ndarray]
 
     def corpus(self) -> dict[str, float]:
-        """The scores of all images together."""
-        return dict(zip(self.names, self.of(self.image_BS.sum(0)).tolist(), strict=True))
+        """The scores of all images together, by name."""
+        return dict(zip(self.names, self.score(self.image_BS.sum(0)).tolist(), strict=True))
 
     def per_image(self) -> np.ndarray:
-        """(B, M)."""
-        return self.of(self.image_BS)
+        """The scores of each image, (B, M)."""
+        return self.score(self.image_BS)
 
 
-def shares(names: Sequence[str], part_BM: np.ndarray, whole_BM: np.ndarray) -> Statistics:
+def shares(
+    names: Sequence[str], numerator_BM: np.ndarray, denominator_BM: np.ndarray
+) -> Statistics:
     """Metrics that are each a sum divided by a sum."""
-    part_BM, whole_BM = np.broadcast_arrays(part_BM, whole_BM)
+    numerator_BM, denominator_BM = np.broadcast_arrays(numerator_BM, denominator_BM)
 
-    def of(sums_XS: np.ndarray) -> np.ndarray:
-        part_XM, whole_XM = np.split(sums_XS, 2, axis=-1)
+    def score(sum_XS: np.ndarray) -> np.ndarray:
+        numerator_XM, denominator_XM = np.split(sum_XS, 2, axis=-1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return part_XM / whole_XM
+            return numerator_XM / denominator_XM
 
-    return Statistics(tuple(names), np.concatenate([part_BM, whole_BM], 1).astype(float), of)
+    image_BS = np.concatenate([numerator_BM, denominator_BM], 1).astype(float)
+    return Statistics(tuple(names), image_BS, score)
 
 
 def mean(name: str, value_B: np.ndarray) -> Statistics:
@@ -47,13 +51,13 @@ def mean(name: str, value_B: np.ndarray) -> Statistics:
     return shares([name], value_B[:, None], np.ones((len(value_B), 1)))
 
 
-COUNTS = {"vocabulary": 0, "parameters": 0, "seconds": 0, "median_rank": 1, "words": 1}
-COUNTS |= {"perplexity": 2, "bits_per_character": 3, "bits_per_word": 3}
-"""What is not a share or a score, and so not multiplied by 100: how many decimals it has."""
+DECIMALS = {"vocabulary": 0, "parameters": 0, "seconds": 0, "median_rank": 1, "words": 1}
+DECIMALS |= {"perplexity": 2, "bits_per_character": 3, "bits_per_word": 3}
+"""The decimals of values that are not shares or scores, and so not multiplied by 100."""
 
 
 def as_text(name: str, value: float | None) -> str:
-    """A value for a table: x 100, as papers print scores, but for COUNTS."""
+    """A value for a table: x 100, as papers print scores, or with its DECIMALS; "-" for none."""
     if value is None or value != value:
         return "-"
-    return f"{value:.{COUNTS[name]}f}" if name in COUNTS else f"{100 * value:.1f}"
+    return f"{value:.{DECIMALS[name]}f}" if name in DECIMALS else f"{100 * value:.1f}"

@@ -1,11 +1,11 @@
-"""The words of a caption, as the official COCO evaluation sees them.
+"""The words of a caption, as the official COCO evaluation tokenizes it.
 
 The official code runs the Stanford PTBTokenizer (Penn Treebank conventions) over all captions as
 one file, lower-cases, and removes a list of punctuation marks. This is a tokenizer of our own,
-written from how the official one was seen to behave. Two things differ on purpose: a line separator
-inside a caption is a space (officially it moves all later captions to the wrong image), and each
-caption is read alone, so that its words never depend on its neighbours. Officially one does look
-at the next caption: `token_strings(captions, official=True)` does the same.
+written from the observed behaviour of the official one. It differs in two things on purpose: a line
+separator inside a caption is a space (officially it moves all later captions to the wrong image),
+and each caption is read alone, so that its words never depend on its neighbours. The official one
+looks at the next caption: `token_strings(captions, official=True)` does so too.
 
 Rewards, scores and vocabularies all use this tokenizer; a model's tokenizer.json holds its VERSION.
 """
@@ -37,14 +37,14 @@ _REWRITE = (
     | {"&amp;": "&", "&lt;": "<", "&gt;": ">", "£": "#", "€": "$", "¤": "$", "¢": "cents"}
     | {"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
 )
-# Before all else: separators are spaces, soft hyphens vanish, Windows-1252 is what it was meant as.
+# Before all else: separators become spaces, soft hyphens vanish, Windows-1252 is decoded as meant.
 _CHARACTERS = str.maketrans(
     "\n\r\v\f\x85\u2028\u2029\x80\x91\x92\x93\x94«»", " " * 7 + "€‘’“”“”", "\xad"
 )
 _ENTITIES = {"apos": "'", "quot": '"', "nbsp": " ", "mdash": "—", "ndash": "–"}
 _ENTITY = re.compile(rf"&({'|'.join(_ENTITIES)});")
 
-_NONE = r"²³¹¼-¾\u2070-\u2189①-⓿\U00010000-\U0010ffff"  # no letters or digits here, but in Python
+_NONE = r"²³¹¼-¾\u2070-\u2189①-⓿\U00010000-\U0010ffff"  # letters or digits for Python only
 _L, _W = rf"[^\W\d_{_NONE}]", rf"[^\W_{_NONE}]"  # a letter; a letter or digit
 _ACCENT = r"[\u0300-\u036f\u064b-\u065e\u0900-\u0903\u093a-\u094f\u0e31-\u0e3a\u0e47-\u0e4e]"
 _SYMBOL = (  # a token of its own; all other marks, emoji and control characters are left out
@@ -108,7 +108,7 @@ _INSIDE: dict[str | None, dict[int, str]] = {
 _WORD = re.compile(r"[^\W_][\w&.,!?‐‑-]*")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)+")
 _ACRONYM = re.compile(r"[A-Za-z](?:\.[A-Za-z])*")
-# What a sentence was seen to begin with; before anything else a lone letter keeps its period.
+# Observed sentence beginnings; before anything else a lone letter keeps its period.
 _NEW_SENTENCE = re.compile(
     rf"""\.\s+ (?: (?=[A-Z]) (?i: m[rs]\. | (?: an?|about|according|after|as|at|but|earlier|he|her
     |here|however|if|in|it|last|many|more|now|once|one|other|our|she|since|so|some|such|that|the
@@ -121,8 +121,9 @@ _A_NUMBER = re.compile(r"\.\s?\d")
 def tokenize(caption: str) -> list[str]:
     """The lower-cased words of one raw caption, without punctuation.
 
-    " ".join of them is the official token string. A token may hold a no-break space ("22\\xa03/4"),
-    where BLEU and CIDEr officially see two words and ROUGE-L one: give scorers the joined string.
+    Joined by spaces they are the official token string. A token may hold a no-break space
+    ("22\\xa03/4"), where BLEU and CIDEr officially see two words and ROUGE-L one: give scorers the
+    joined string.
 
     At its end an abbreviation ("Main St.") and a lone letter ("the letter K.") keep their period
     and "no." loses it, as officially before a next caption that starts with neither a word like
@@ -134,13 +135,12 @@ def tokenize(caption: str) -> list[str]:
 def token_strings(captions: Sequence[str], official: bool = False) -> list[str]:
     """The words of each caption, joined by spaces, as scorers take them.
 
-    official: as of captions that stand in one file, in order.
-
-    Only there the next caption that is not blank decides two things: a lone letter at a caption's
-    end loses its period before "A", "The", "It" and some 40 more or a <tag>, and "no.", "fig." and
-    a few keep theirs before a digit in the very next line. After the last caption nothing follows,
-    not even a line's end: a smile or '05 there is no token. pycocoevalcap makes one file of all
-    references, image by image, and one of all candidates.
+    official: tokenize as if the captions were lines of one file, in order. Only then does the next
+    caption that is not blank decide two things: a lone letter at a caption's end loses its period
+    before "A", "The", "It", some 40 more words or a <tag>; and "no.", "fig." and a few others keep
+    theirs before a digit in the very next line. Nothing follows the last caption, not even a line's
+    end: a smile or '05 at its end is no token. pycocoevalcap makes one file of all references,
+    image by image, and one of all candidates.
     """
     if not official:
         return [" ".join(tokenize(caption)) for caption in captions]
@@ -153,7 +153,7 @@ def token_strings(captions: Sequence[str], official: bool = False) -> list[str]:
 
 
 def _words(caption: str, after: str) -> list[str]:
-    """The words of a caption that is followed by `after`, from its line's end on."""
+    """The words of a caption; `after`: the text that follows it, from its line's end on."""
     if plain := _plain(caption):
         return plain
     caption = caption.translate(_CHARACTERS)
@@ -181,9 +181,9 @@ def _words(caption: str, after: str) -> list[str]:
 
 
 def _plain(caption: str) -> list[str]:
-    """The words of a caption of plain words, commas, a period at its end; [] if it is not so plain.
+    """The words of a caption that has only plain words, commas and a final period, else [].
 
-    Most captions are, and `_words` would find the same, slower.
+    Most captions are so plain; `_words` would give the same, more slowly.
     """
     text = caption.rstrip()
     body = text.removesuffix(".")
@@ -205,7 +205,7 @@ def _keeps_period(word: str, text: str, end: int) -> bool:
         return True
     if _ACRONYM.fullmatch(word):
         return len(word) > 1 or not _NEW_SENTENCE.match(text, end)
-    # Seen, not understood: "dog.," and "5.;" but not "5.5.,"
+    # Observed, not understood: "dog.," and "5.;" but not "5.5.,"
     return text[end + 1 : end + 2] in {",", ";", ":"} and bool(
         _WORD.fullmatch(word) and not _NUMBER.fullmatch(word)
     )

@@ -77,7 +77,7 @@ def test_language_by_what_is_known():
     assert scores["corpus"]["bad_endings"] == pytest.approx(1 / 3)
     assert not {"unfinished", "mBLEU"} & set(scores["corpus"])
     assert scores["unavailable"] == {
-        "unfinished": "give model=DIR: this file does not say it",
+        "unfinished": "give model=DIR: this file does not tell",
         "mBLEU": "give equally many captions of each image (search.n=5): there are 0",
     }
     several = [{**p, "captions": [p["caption"], "a cat"], "finished": False} for p in GOOD]

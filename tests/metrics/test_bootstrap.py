@@ -39,7 +39,7 @@ def test_bleu_is_resampled_by_its_counts():
     sums = bleu(References(references).match(words))
     drawn = RNG.integers(0, 30, 30)
     again = bleu(References([references[i] for i in drawn]).match([words[i] for i in drawn]))
-    of_drawn = sums.of(sums.image_BS[drawn].sum(0))
+    of_drawn = sums.score(sums.image_BS[drawn].sum(0))
     np.testing.assert_allclose(of_drawn, list(again.corpus().values()), rtol=1e-12)
     intervals = bootstrap.intervals([sums], 500)
     for name, value in sums.corpus().items():

@@ -223,8 +223,8 @@ def test_coco_itself_is_known_and_other_categories_are_named(written):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not JSON"),
-        pytest.param("[" * 100_000, "not JSON", id="deep"),
+        ("{", "not readable as JSON"),
+        pytest.param("[" * 100_000, "not readable as JSON", id="deep"),
         ("[]", "no 'categories' in"),
         ({"categories": 3}, "categories is '3'; expected list"),
         (instances(images=None), "images is 'None'; expected list"),

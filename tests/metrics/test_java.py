@@ -86,9 +86,9 @@ def scored():
     for text in [*AWKWARD, *AWKWARD.values(), *STRANGE]:  # each followed by the plain image
         own += [(PLAIN[0], text), PLAIN, ([text, "x"], PLAIN[1]), PLAIN]
     answers: list[str] = []
-    ask = meteor._ask
+    ask = meteor._ask_jar
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(meteor, "_ask", lambda *given: answers.extend(ask(*given)) or answers)
+        patch.setattr(meteor, "_ask_jar", lambda *given: answers.extend(ask(*given)) or answers)
         sums = meteor.meteor(
             [*references, *(texts for texts, _ in own)], [*captions, *(text for _, text in own)]
         )
@@ -145,7 +145,7 @@ def test_meteor_of_a_resample_is_what_java_says_of_it(scored):
     """Drawn with repetition; among them whole matches, whose chunks the official sum leaves out."""
     sums, answers, count = scored
     same = meteor._question(["a dog runs fast"], "a dog runs fast")
-    answers = [*answers, *meteor._ask([same], 100)]
+    answers = [*answers, *meteor._ask_jar([same], 100)]
     image_BS = np.concatenate(
         [sums.image_BS, meteor._weighted(np.array([answers[-1].split()], float))]
     )
@@ -153,13 +153,13 @@ def test_meteor_of_a_resample_is_what_java_says_of_it(scored):
     samples = [draw.choices(range(count), k=size) for size in (1, 2, 300)]
     samples += [[len(answers) - 1] * n for n in (1, 2)]
     samples += [[*draw.choices(range(len(answers)), k=20), len(answers) - 1] for _ in range(5)]
-    said = meteor._ask([" ||| ".join(["EVAL", *(answers[i] for i in s)]) for s in samples], 100)
+    said = meteor._ask_jar([" ||| ".join(["EVAL", *(answers[i] for i in s)]) for s in samples], 100)
     for sample in samples:  # a score for each image, then that of all
         each, all_of_them, said = said[: len(sample)], said[len(sample)], said[len(sample) + 1 :]
         np.testing.assert_allclose(
-            sums.of(image_BS[sample])[:, 0], np.array(each, float), atol=1e-12
+            sums.score(image_BS[sample])[:, 0], np.array(each, float), atol=1e-12
         )
-        corpus = sums.of(image_BS[sample].sum(0))[0]
+        corpus = sums.score(image_BS[sample].sum(0))[0]
         assert corpus == pytest.approx(float(all_of_them), abs=1e-12)
     assert said == []
 

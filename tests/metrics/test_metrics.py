@@ -89,7 +89,7 @@ def cider(references, captions, frequencies=None, plain=False) -> tuple[float, n
 
 
 def document_frequencies(references) -> DocumentFrequencies:
-    return DocumentFrequencies.of(References(references))
+    return DocumentFrequencies.from_references(References(references))
 
 
 def test_bleu_by_hand():
