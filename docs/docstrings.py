@@ -32,9 +32,10 @@ def markdown(docstring: str) -> str:
         code = bool(re.search(r"[^\s.!?] {2,}\S", line)) or (
             indented and (code or not before or before.endswith(":"))
         )
-        if not line or not blocks or blocks[-1][0] != code:
-            blocks.append((code, []))
-        blocks[-1][1].append(line if code else line.strip())
+        if line:
+            if not before or blocks[-1][0] != code:
+                blocks.append((code, []))
+            blocks[-1][1].append(line if code else line.strip())
         before = line
     return "\n\n".join(_block(code, lines) for code, lines in blocks)
 
@@ -47,4 +48,4 @@ def escape(text: str) -> str:
 def _block(code: bool, lines: list[str]) -> str:
     if code:
         return "```text\n" + textwrap.dedent("\n".join(lines)) + "\n```"
-    return escape("\n".join(lines)).strip()
+    return escape("\n".join(lines))
