@@ -31,7 +31,7 @@ def test_the_examples_work(tmp_path):
         else:
             assert not path.exists()
             path.write_text(code, encoding="utf-8")
-    assert len(checks) == 7
+    assert len(checks) == 6
     script = tmp_path / "check.py"
     script.write_text("\n".join(checks), encoding="utf-8")
     done = subprocess.run(
