@@ -37,7 +37,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Link names such as `captioner.search.beam.Beam` to the reference; they must exist there."""
-    if page.file.src_uri.startswith("reference/"):
+    if page.file.src_uri.startswith(("reference/", "log", "changelog")):
         return markdown
     return re.sub(r"`(captioner(?:\.\w+)+)`", r"[`\1`][\1]", markdown)
 
