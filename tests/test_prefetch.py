@@ -5,7 +5,15 @@ import time
 
 import pytest
 
-from captioner.prefetch import prefetch
+from captioner import prefetch as module
+from captioner.prefetch import prefetch, prefetch_batches
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -37,9 +45,7 @@ def test_it_reads_so_far_ahead_and_no_further():
     results = prefetch(read.append, range(100), workers)
     for taken in range(1, 4):
         next(results)
-        deadline = time.monotonic() + 10
-        while len(read) < taken + 2 * workers and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: len(read) >= taken + 2 * workers)  # noqa: B023
         time.sleep(0.05)
         assert sorted(read) == list(range(taken + 2 * workers))
 
@@ -50,9 +56,56 @@ def test_the_readers_work_side_by_side():
     assert sorted(prefetch(lambda _: both.wait(), range(2), workers=2)) == [0, 1]
 
 
-def test_nothing_goes_on_when_no_more_is_wanted():
+@pytest.mark.parametrize("make", [prefetch, lambda *args: prefetch_batches(*args[:2], 2, 3)])
+def test_nothing_goes_on_when_no_more_is_wanted(make):
     before = threading.active_count()
-    results = prefetch(lambda n: n, range(100), workers=3)
-    assert next(results) == 0 and threading.active_count() > before
+    results = make(lambda n: n, range(100), 3)
+    assert next(results) in (0, [0, 1]) and threading.active_count() > before
     results.close()
-    assert threading.active_count() == before
+    assert wait_until(lambda: threading.active_count() == before)
+
+
+def test_batches_of_a_collection_are_full_however_slow_the_machine(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0)
+    for count in (0, 7, 8):
+        batches = list(prefetch_batches(lambda n: n * n, range(count), 4, 2))
+        assert [n for batch in batches for n in batch] == [n * n for n in range(count)]
+        assert all(len(batch) == 4 for batch in batches[:-1])
+
+
+def test_a_slow_iterator_is_answered_as_it_comes():
+    """Each item comes when the one before was answered; to wait for a batch would be for ever."""
+    answered = threading.Semaphore(0)
+
+    def slow():
+        for n in range(4):
+            yield n
+            assert answered.acquire(timeout=20)
+
+    answers = []
+    for batch in prefetch_batches(str, slow(), batch_size=16, workers=2):
+        answers.append(batch)
+        answered.release()
+    assert answers == [["0"], ["1"], ["2"], ["3"]]
+
+
+def test_two_batches_are_read_ahead_and_no_more():
+    read = []
+    batches = prefetch_batches(read.append, iter(range(100)), batch_size=3, workers=2)
+    for taken in (1, 2):
+        next(batches)
+        wait_until(lambda: len(read) >= 3 * taken + 6)  # noqa: B023
+        time.sleep(0.05)
+        assert sorted(read) == list(range(3 * taken + 6))
+    batches.close()
+
+
+def test_an_iterators_own_error_comes_after_what_it_gave():
+    def broken():
+        yield 1
+        raise LookupError("no more")
+
+    batches = prefetch_batches(lambda n: n, broken(), 1, 2)
+    assert next(batches) == [1]
+    with pytest.raises(LookupError, match="no more"):
+        next(batches)

@@ -82,13 +82,13 @@ def run(options: Namespace) -> None:
             raise InputError(f"{printable(path)}: a model, no picture: write --model before each")
         if is_model(path / "model"):
             raise InputError(f"{printable(path)} holds a run: give --model {path / 'model'}")
-    paths = [_expand(path) for path in options.paths]
+    paths: Iterable[str] = chain.from_iterable([_expand(path) for path in options.paths])
+    if "-" not in options.paths:
+        paths = list(paths)  # all there, so that every batch is complete
     model = load(*(options.model or [os.environ.get("CAPTIONER_MODEL") or PRETRAINED]))
     strategy = choose_strategy(getattr(model, "strategy", Beam()), options)
     constraints = Constraints(include=options.include, forbid=options.forbid)
-    results = model.caption_stream(
-        chain.from_iterable(paths), strategy, options.batch, constraints, options.tokens
-    )
+    results = model.caption_stream(paths, strategy, options.batch, constraints, options.tokens)
     # Lines on a terminal are progress enough; a bar among them would tear them.
     quiet = sys.stdout.isatty() or not sys.stderr.isatty()
     for result in tqdm(results, unit=" pictures", disable=quiet):

@@ -1,8 +1,8 @@
 """CaptionModel: encoder, decoder and tokenizer together; built from JSON, saved, used."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +15,12 @@ from captioner.encoders import CNN, Encoders
 from captioner.errors import InputError, printable
 from captioner.instantiate import instantiate
 from captioner.models.directory import Model
-from captioner.prefetch import prefetch
+from captioner.prefetch import prefetch_batches
 from captioner.search.constraints import UNCONSTRAINED, Constraints
 from captioner.types import PAD, Batch, Features, Memory, PerMember, State
 
 READERS = 4
-"""Threads that open the pictures of a batch."""
+"""Threads that open pictures, ahead of the CNN."""
 
 
 class Hypothesis(NamedTuple):
@@ -162,41 +162,48 @@ class CaptionModel(Model):
         wording: Constraints = UNCONSTRAINED,
         tokens: bool = False,
     ) -> Iterator[Caption]:
-        """The same one by one, as they are made, for any number of paths.
+        """Yield the same one by one, as they are made, for any number of paths.
 
+        The next pictures are read while a batch is captioned. If `paths` is an iterator that gives
+        none for a while, such as the lines of a terminal, a batch does not wait to be complete.
         tokens: whether the log-probabilities of the tokens are wanted.
         """
         self.eval()
         strategy = strategy or search.Beam()
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: give 1 or more")
-        todo, begun = map(str, paths), 0
-        while paths_now := list(islice(todo, batch_size)):  # no more: they may come slowly
-            batch = list(prefetch(self._open, paths_now, READERS))
-            good = {n: p for n, (_, p) in enumerate(batch, begun) if not isinstance(p, InputError)}
-            begun += len(batch)
-            results: Iterator[tuple[list[Hypothesis], str | None]] = iter(())
-            if good:
-                with torch.inference_mode():
-                    features = self.encode(_stack(list(good.values())))
-                captions = self.generate(features, strategy, list(good), wording)
-                log_probs = self.trace(features, captions)[0] if tokens else None
-                results = zip(self.texts(captions, log_probs), captions.error_B)
-            for path, picture in batch:
-                if isinstance(picture, InputError):
-                    yield Caption(path, None, None, str(picture))
-                    continue
-                said, error = next(results)
-                if error is None:
-                    yield Caption(path, said[0].caption, said[0].score, None, said)
-                else:
-                    yield Caption(path, None, None, f"{printable(path)}: {error}")
+        begun = 0
+        with closing(prefetch_batches(self._open, paths, batch_size, READERS)) as batches:
+            for batch in batches:
+                pictures = {
+                    n: picture
+                    for n, (_, picture) in enumerate(batch, begun)
+                    if not isinstance(picture, InputError)
+                }
+                begun += len(batch)
+                results: Iterator[tuple[list[Hypothesis], str | None]] = iter(())
+                if pictures:
+                    with torch.inference_mode():
+                        features = self.encode(_stack(list(pictures.values())))
+                    captions = self.generate(features, strategy, list(pictures), wording)
+                    log_probs = self.trace(features, captions)[0] if tokens else None
+                    results = zip(self.texts(captions, log_probs), captions.error_B)
+                for path, picture in batch:
+                    if isinstance(picture, InputError):
+                        yield Caption(path, None, None, str(picture))
+                        continue
+                    hypotheses, error = next(results)
+                    if error is None:
+                        best = hypotheses[0]
+                        yield Caption(path, best.caption, best.score, None, hypotheses)
+                    else:
+                        yield Caption(path, None, None, f"{printable(path)}: {error}")
 
-    def _open(self, path: str) -> tuple[str, Tensor | PerMember | InputError]:
+    def _open(self, path: str | Path) -> tuple[str, Tensor | PerMember | InputError]:
         try:
-            return path, self.encoder.preprocess(images.read_image(path))
+            return str(path), self.encoder.preprocess(images.read_image(path))
         except InputError as error:
-            return path, error
+            return str(path), error
 
     def save(
         self, folder: str | Path, dtype: torch.dtype = torch.float32, encoder: bool = True
