@@ -12,7 +12,7 @@ import docstrings
 import omegaconf
 import yaml
 
-from captioner.experiment import config as schemas
+from captioner.experiment import schemas
 from captioner.search.constraints import Constraints
 
 CONF = Path(__file__).parents[1] / "conf"

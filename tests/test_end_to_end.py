@@ -19,7 +19,8 @@ import train as train_command
 from captioner.commands.main import main as captioner_command
 from captioner.data import records
 from captioner.evaluation import scoring
-from captioner.experiment import config, sources
+from captioner.experiment import schemas, sources
+from captioner.experiment.run_dir import RunDir
 from captioner.models import loading
 from tests.helpers.forks import ROOT, python
 from tests.helpers.runs import run, scores_in
@@ -81,7 +82,7 @@ def test_the_run_directory_holds_everything(trained, scenes_dir):
 
 
 def test_the_model_keeps_the_statistics_of_its_training_pictures(trained, options):
-    cfg = config.resumed(trained[0])
+    cfg = RunDir(trained[0]).resumed_config()
     loaded = loading.load(trained[0] / "model")
     some = sources.read_records(cfg.data, "train")
     _, source, _ = sources.make_source(cfg.data, loaded, some, train=True)

@@ -1,7 +1,6 @@
 """`captioner runs RUN_DIR ...`: what runs differ in and what they scored, in one table."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from captioner.errors import escape
 
@@ -19,8 +18,9 @@ def run(options: Namespace) -> None:
     from rich.console import Console
 
     from captioner.experiment import runs
+    from captioner.experiment.run_dir import RunDir
 
-    results = {folder: runs.read_run(Path(folder)) for folder in options.folders}
+    results = {folder: RunDir(folder).results() for folder in options.folders}
     if options.format == "text":
         Console(width=1000).print(runs.runs_table(results))  # wide enough for every number
     else:

@@ -94,9 +94,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     return predictions
 
 
-def write_predictions(folder: Path, predictions: Sequence[Prediction]) -> None:
-    """Write predictions.json in a folder, which is made if need be."""
-    files.make_folder(folder)
-    files.write_atomic(
-        folder / "predictions.json", json.dumps(predictions, ensure_ascii=False, indent=1)
-    )
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write a file in the official COCO results format."""
+    files.make_folder(path.parent)
+    files.write_atomic(path, json.dumps(predictions, ensure_ascii=False, indent=1))

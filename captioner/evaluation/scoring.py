@@ -218,7 +218,7 @@ def headline(scores: Mapping[str, Any]) -> float:
     return float(next((value for value in values if value is not None), math.nan))
 
 
-def write_scores(folder: Path, scores: Mapping[str, Any]) -> None:
-    """Write scores.json in a folder, which is made if need be."""
-    files.make_folder(folder)
-    files.write_atomic(folder / "scores.json", json.dumps(scores, ensure_ascii=False, indent=1))
+def write_scores(path: Path, scores: Mapping[str, Any]) -> None:
+    """Write scores as JSON."""
+    files.make_folder(path.parent)
+    files.write_atomic(path, json.dumps(scores, ensure_ascii=False, indent=1))

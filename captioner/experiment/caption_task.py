@@ -1,141 +1,157 @@
 """What train.py does for captioners: pictures and their captions, judged by CIDEr."""
 
-from pathlib import Path
-
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from rich.console import Console
 
-from captioner import files, instantiate, tokenizers
+from captioner import tokenizers
 from captioner.data.batches import image_vectors
+from captioner.data.records import Record
 from captioner.decoders.base import WordDecoder
 from captioner.errors import InputError
 from captioner.evaluation import predictions, scoring
 from captioner.evaluation.scoring import Case
-from captioner.experiment import config, sources
+from captioner.experiment import sources
+from captioner.experiment.components import (
+    decoder_options,
+    make_objective,
+    make_strategy,
+    weight_digests,
+)
+from captioner.experiment.optimizers import make_optimizer
+from captioner.experiment.run_dir import RunDir
+from captioner.experiment.schemas import plain
 from captioner.metrics.score import USUAL
 from captioner.models import caption_model, loading
-from captioner.objectives.base import Objective
+from captioner.models.caption_model import CaptionModel
 from captioner.training.caption_training import CaptionTraining
 from captioner.training.data import CaptionData
 
 MONITOR, MODE = "val/CIDEr", "max"
 
 
-def make(
-    cfg: DictConfig, trainer: pl.Trainer, run_dir: Path
+def prepare(
+    config: DictConfig, trainer: pl.Trainer, run: RunDir
 ) -> tuple[CaptionTraining, CaptionData, list[str]]:
     """The model and its data, and what is wrong with the pictures that are left out.
 
     Every picture is opened, and seen by a frozen encoder, if it was not before.
     """
-    objective = instantiate.instantiate(
-        config.plain(cfg.objective), "captioner.objectives", Objective
-    )
-    strategy = config.make_strategy(cfg.search)
-    optimizer = config.make_optimizer(cfg.optimizer, trainer.precision)
-    train = sources.read_records(cfg.data, cfg.data.train_split)
-    val = sources.read_records(cfg.data, cfg.data.val_split)
-    both = {record.image for record in train} & {record.image for record in val}
-    if both and cfg.data.train_split != cfg.data.val_split:
+    objective = make_objective(config.objective)
+    strategy = make_strategy(config.search)
+    optimizer = make_optimizer(config.optimizer, trainer.precision)
+    train, val = _read_records(config)
+    model = _build_model(config, train)
+    model.encoder.to(trainer.strategy.root_device)  # where features are computed
+    model.encoder.fuse()
+    train, train_source, bad = sources.make_source(config.data, model, train, train=True)
+    val, val_source, bad_val = sources.make_source(config.data, model, val, train=False)
+    sources.skip_bad(config.data, bad + bad_val, train, val)
+    if -(-len(train) // config.data.batch_size) < trainer.world_size:
         raise InputError(
-            f"{len(both)} pictures are in {cfg.data.train_split} and in {cfg.data.val_split}, such "
-            f"as {min(both)}: the validation would mean nothing; take them out of one"
+            f"{len(train)} pictures with data.batch_size={config.data.batch_size} are too few "
+            f"batches for {trainer.world_size} processes: give a smaller one, or fewer devices"
         )
-    tokenizer = tokenizers.train_tokenizer(
-        (caption for record in train for caption in record.captions),
-        **config.plain(cfg.tokenizer),
-    )
-    if not cfg.encoder:
-        raise InputError("encoder=none is for data=text: give an encoder")
-    decoder, begin = config.decoder_options(cfg.decoder)
-    old = loading.load(cfg.model.init_from) if cfg.model.init_from else None
-    if old is not None and begin is not None:
-        raise InputError("model.init_from and decoder.init_from: give one of them")
-    written = loading.read_model(begin) if begin is not None else None
-    if (known := old or written) is not None:
-        tokenizer = known.tokenizer.grown(tokenizer)
-    captioner = caption_model.build_captioner(
-        {"encoder": config.plain(cfg.encoder), "decoder": decoder}, tokenizer
-    )
-    if old is not None:
-        loading.start_from(captioner, old, cfg.model.init_from)
-    if begin is not None and written is not None:
-        loading.start_decoder(captioner.decoder, written, begin)
-    captioner.encoder.to(trainer.strategy.root_device)  # where features are computed
-    captioner.encoder.fuse()
-    train, train_source, bad = sources.make_source(cfg.data, captioner, train, train=True)
-    val, val_source, bad_val = sources.make_source(cfg.data, captioner, val, train=False)
-    bad += bad_val
-    sources.skip_bad(cfg.data, bad, train, val)
-    if -(-len(train) // cfg.data.batch_size) < trainer.world_size:
-        raise InputError(
-            f"{len(train)} pictures with data.batch_size={cfg.data.batch_size} are too few batches "
-            f"for {trainer.world_size} processes: give a smaller one, or fewer devices"
-        )
-    if old is None and captioner.encoder.frozen and isinstance(captioner.decoder, WordDecoder):
-        captioner.decoder.standard.fit(image_vectors(train_source, len(train)))
+    fresh = not config.model.init_from and model.encoder.frozen
+    if fresh and isinstance(model.decoder, WordDecoder):
+        model.decoder.standard.fit(image_vectors(train_source, len(train)))
     data = CaptionData(
         train,
         val,
         train_source,
         val_source,
-        tokenizer,
-        batch_size=cfg.data.batch_size,
-        captions=cfg.data.captions,
-        workers=0 if captioner.encoder.frozen else cfg.data.workers,
-        seed=cfg.seed,
+        model.tokenizer,
+        batch_size=config.data.batch_size,
+        captions=config.data.captions,
+        workers=0 if model.encoder.frozen else config.data.workers,
+        seed=config.seed,
     )
     objective.prepare(train)
     training = CaptionTraining(
-        captioner,
+        model,
         objective,
         strategy,
         train,
         val,
         optimizer,
-        encoder_lr=cfg.encoder_lr,
-        ema=cfg.ema,
-        warmup=cfg.warmup,
-        schedule=cfg.schedule,
-        seed=cfg.seed,
-        summed=cfg.loss == "sum",
-        count=cfg.data.batch_size if objective.rewarded else data.words,
+        encoder_lr=config.encoder_lr,
+        ema=config.ema,
+        warmup=config.warmup,
+        schedule=config.schedule,
+        seed=config.seed,
+        summed=config.loss == "sum",
+        count=config.data.batch_size if objective.rewarded else data.words,
     )
-    return training, data, bad
+    return training, data, bad + bad_val
+
+
+def _read_records(config: DictConfig) -> tuple[list[Record], list[Record]]:
+    """Those of both splits. Raises InputError if a picture is in both."""
+    train = sources.read_records(config.data, config.data.train_split)
+    val = sources.read_records(config.data, config.data.val_split)
+    both = {record.image for record in train} & {record.image for record in val}
+    if both and config.data.train_split != config.data.val_split:
+        raise InputError(
+            f"{len(both)} pictures are in {config.data.train_split} and in "
+            f"{config.data.val_split}, such as {min(both)}: the validation would mean nothing; "
+            "take them out of one"
+        )
+    return train, val
+
+
+def _build_model(config: DictConfig, train: list[Record]) -> CaptionModel:
+    """A captioner with the words of these records, and the weights of another one if told so."""
+    if not config.encoder:
+        raise InputError("encoder=none is for data=text: give an encoder")
+    captions = (caption for record in train for caption in record.captions)
+    tokenizer = tokenizers.train_tokenizer(captions, **plain(config.tokenizer))
+    decoder, init_from = decoder_options(config.decoder)
+    old = loading.load(config.model.init_from) if config.model.init_from else None
+    if old is not None and init_from is not None:
+        raise InputError("model.init_from and decoder.init_from: give one of them")
+    language_model = loading.read_model(init_from) if init_from is not None else None
+    if (known := old or language_model) is not None:
+        tokenizer = known.tokenizer.grown(tokenizer)
+    model = caption_model.build_captioner(
+        {"encoder": plain(config.encoder), "decoder": decoder}, tokenizer
+    )
+    if old is not None:
+        loading.start_from(model, old, config.model.init_from)
+    if init_from is not None and language_model is not None:
+        loading.start_decoder(model.decoder, language_model, init_from)
+    return model
 
 
 def evaluate(
-    cfg: DictConfig,
+    config: DictConfig,
     trainer: pl.Trainer,
     training: CaptionTraining,
     data: CaptionData,
-    run_dir: Path,
+    run: RunDir,
 ) -> float:
-    """Scores the best model on the validation split; the processes share the pictures."""
-    captioner = loading.load(run_dir / "model").to(trainer.strategy.root_device)
+    """Score the best model on the validation split; the processes share the pictures."""
+    model = loading.load(run.model).to(trainer.strategy.root_device)
     val, source = training.val_records, data.sources["val"]
-    said = predictions.predict(captioner, val, source, training.strategy, workers=data.workers)
+    captions = predictions.predict(model, val, source, training.strategy, workers=data.workers)
     if trainer.is_global_zero:
-        predictions.write_predictions(run_dir, said)
-    shown = sources.read_scenes(cfg.data, cfg.data.val_split)
-    case = Case(val, said, scenes=shown)
-    scores = scoring.evaluate(case, [*USUAL, *(["scenes"] if shown else [])])
+        predictions.write_predictions(run.predictions, captions)
+    scenes = sources.read_scenes(config.data, config.data.val_split)
+    case = Case(val, captions, scenes=scenes)
+    scores = scoring.evaluate(case, [*USUAL, *(["scenes"] if scenes else [])])
     if trainer.is_global_zero:
-        weights = run_dir / "model" / "model.safetensors"
         scores["origin"] = scoring.origin(
             case,
-            data=config.plain(cfg.data),
-            split=cfg.data.val_split,
-            search=config.plain(cfg.search),
+            data=plain(config.data),
+            split=config.data.val_split,
+            search=plain(config.search),
             resamples=scoring.RESAMPLES,
             seed=0,
-            model={str(run_dir / "model"): files.sha256(weights)},
+            model=weight_digests(run.model),
         )
-        scoring.write_scores(run_dir, scores)
-        Console().print(scoring.scores_table(scores, f"{len(val)} images of {cfg.data.val_split}"))
+        scoring.write_scores(run.scores, scores)
+        title = f"{len(val)} images of {config.data.val_split}"
+        Console().print(scoring.scores_table(scores, title))
         print(
-            f"everything is in {run_dir}; caption pictures with\n"
-            f"  caption --model {run_dir / 'model'} PATH ..."
+            f"everything is in {run}; caption pictures with\n  caption --model {run.model} PATH ..."
         )
     return scoring.headline(scores)

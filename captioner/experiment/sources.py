@@ -11,7 +11,8 @@ from captioner.data import batches, records
 from captioner.data.cache import FeatureCache
 from captioner.encoders import CNN, Encoders
 from captioner.errors import InputError
-from captioner.experiment.config import cache_folder, plain
+from captioner.experiment.components import cache_folder
+from captioner.experiment.schemas import plain
 from captioner.images import integrity
 from captioner.images.integrity import BadPictures
 from captioner.models.caption_model import CaptionModel

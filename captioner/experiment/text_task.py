@@ -1,107 +1,126 @@
 """What train.py does for language models: texts, judged by bits per character (or word)."""
 
-from pathlib import Path
-
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from captioner import distributed, files, instantiate, tokenizers
+from captioner import distributed, tokenizers
 from captioner.data import text
 from captioner.errors import InputError
 from captioner.evaluation import scoring
-from captioner.experiment import config
+from captioner.experiment.components import (
+    cache_folder,
+    decoder_options,
+    make_objective,
+    make_strategy,
+    weight_digests,
+)
+from captioner.experiment.optimizers import make_optimizer
+from captioner.experiment.run_dir import RunDir
+from captioner.experiment.schemas import plain
 from captioner.models import language_model, loading
-from captioner.objectives.base import Objective
+from captioner.models.language_model import LanguageModel
 from captioner.training.data import TextData
 from captioner.training.language_training import LanguageTraining, bits
 
 MONITOR, MODE = "val/bits", "min"
 
 
-def make(
-    cfg: DictConfig, trainer: pl.Trainer, run_dir: Path
+def prepare(
+    config: DictConfig, trainer: pl.Trainer, run: RunDir
 ) -> tuple[LanguageTraining, TextData, list[str]]:
     """The model and its texts; nothing of them is left out."""
-    objective = instantiate.instantiate(
-        config.plain(cfg.objective), "captioner.objectives", Objective
-    )
+    objective = make_objective(config.objective)
     if objective.rewarded:
         raise InputError("objective: rewards are of captions; a language model has cross_entropy")
-    strategy = config.make_strategy(cfg.search)
-    optimizer = config.make_optimizer(cfg.optimizer, trainer.precision)
-    train, val = text.split(text.documents(cfg.data.path, cfg.data.pattern), cfg.data.val_share)
-    pieces = (piece for document in train for piece in document.pieces())
-    old = loading.read_model(cfg.model.init_from) if cfg.model.init_from else None
-    tokenizer = tokenizers.train_tokenizer(pieces, **config.plain(cfg.tokenizer))
-    if old is not None:
-        tokenizer = old.tokenizer.grown(tokenizer)
-    decoder, begin = config.decoder_options(cfg.decoder)
-    if begin is not None:
-        raise InputError(
-            "decoder.init_from is for captioners; a language model has model.init_from"
-        )
-    model = language_model.build_language_model({"decoder": decoder}, tokenizer)
-    if old is not None:
-        loading.start_from(model, old, cfg.model.init_from)
-    folder = config.cache_folder(cfg.data.cache, "text")
-    model.read(cfg.data.prompt)
-    if distributed.rank() > 0:
-        distributed.gather(None)  # the first process encodes
-    corpora = [text.Corpus(some, tokenizer, folder) for some in (train, val)]
-    if distributed.rank() == 0:
-        distributed.gather(None)
-    for name, corpus in zip(("train", "validate"), corpora):
-        if not corpus.units:
-            raise InputError(
-                f"data.val_share={cfg.data.val_share}: nothing to {name} on: there are no "
-                f"{tokenizer.kind}s in that part"
-            )
+    strategy = make_strategy(config.search)
+    optimizer = make_optimizer(config.optimizer, trainer.precision)
+    documents = text.documents(config.data.path, config.data.pattern)
+    train, val = text.split(documents, config.data.val_share)
+    model = _build_model(config, train)
+    model.read(config.data.prompt)
     data = TextData(
-        corpora[0],
-        corpora[1],
-        batch_size=cfg.data.batch_size,
-        bptt=cfg.data.bptt,
-        seed=cfg.seed,
+        *_encode(config, train, val, model.tokenizer),
+        batch_size=config.data.batch_size,
+        bptt=config.data.bptt,
+        seed=config.seed,
     )
     training = LanguageTraining(
         model,
         objective,
         strategy,
-        cfg.data.prompt,
-        run_dir / "samples.txt",
+        config.data.prompt,
+        run.samples,
         optimizer,
-        ema=cfg.ema,
-        warmup=cfg.warmup,
-        schedule=cfg.schedule,
-        seed=cfg.seed,
+        ema=config.ema,
+        warmup=config.warmup,
+        schedule=config.schedule,
+        seed=config.seed,
         count=data.words,
-        summed=cfg.loss == "sum",
+        summed=config.loss == "sum",
     )
     return training, data, []
 
 
+def _build_model(config: DictConfig, train: list[text.Document]) -> LanguageModel:
+    """A language model with the units of these texts, and another one's weights if told so."""
+    pieces = (piece for document in train for piece in document.pieces())
+    old = loading.read_model(config.model.init_from) if config.model.init_from else None
+    tokenizer = tokenizers.train_tokenizer(pieces, **plain(config.tokenizer))
+    if old is not None:
+        tokenizer = old.tokenizer.grown(tokenizer)
+    decoder, init_from = decoder_options(config.decoder)
+    if init_from is not None:
+        raise InputError(
+            "decoder.init_from is for captioners; a language model has model.init_from"
+        )
+    model = language_model.build_language_model({"decoder": decoder}, tokenizer)
+    if old is not None:
+        loading.start_from(model, old, config.model.init_from)
+    return model
+
+
+def _encode(
+    config: DictConfig,
+    train: list[text.Document],
+    val: list[text.Document],
+    tokenizer: tokenizers.Tokenizer,
+) -> tuple[text.Corpus, text.Corpus]:
+    """Both parts of the texts as ids. The first process encodes, the others wait for its files."""
+    folder = cache_folder(config.data.cache, "text")
+    if distributed.rank() > 0:
+        distributed.gather(None)
+    corpora = text.Corpus(train, tokenizer, folder), text.Corpus(val, tokenizer, folder)
+    if distributed.rank() == 0:
+        distributed.gather(None)
+    for name, corpus in zip(("train", "validate"), corpora):
+        if not corpus.units:
+            raise InputError(
+                f"data.val_share={config.data.val_share}: nothing to {name} on: there are no "
+                f"{tokenizer.kind}s in that part"
+            )
+    return corpora
+
+
 def evaluate(
-    cfg: DictConfig,
+    config: DictConfig,
     trainer: pl.Trainer,
     training: LanguageTraining,
     data: TextData,
-    run_dir: Path,
+    run: RunDir,
 ) -> float:
     """Bits of the best model on the validation text."""
-    model = loading.read_model(run_dir / "model")
-    assert isinstance(model, language_model.LanguageModel)
+    model = loading.read_model(run.model)
+    assert isinstance(model, LanguageModel)
     model.to(trainer.strategy.root_device)
-    found = bits(model, data.val, data.batch_size, data.bptt)
+    score = bits(model, data.val, data.batch_size, data.bptt)
     if trainer.is_global_zero:
         unit = {"char": "character"}.get(model.tokenizer.kind, model.tokenizer.kind)
-        origin = {
-            "data": config.plain(cfg.data),
-            "model": {str(run_dir / "model"): files.sha256(run_dir / "model/model.safetensors")},
-        }
-        scoring.write_scores(run_dir, {"corpus": {f"bits_per_{unit}": found}, "origin": origin})
+        origin = {"data": plain(config.data), "model": weight_digests(run.model)}
+        scores = {"corpus": {f"bits_per_{unit}": score}, "origin": origin}
+        scoring.write_scores(run.scores, scores)
         print(
-            f"{found:.4f} bits a {unit} of {data.val.units} held out; {run_dir / 'samples.txt'} "
+            f"{score:.4f} bits a {unit} of {data.val.units} held out; {run.samples} "
             f"shows how it wrote; let it write with\n"
-            f"  python -m captioner.commands.sample {run_dir / 'model'}"
+            f"  python -m captioner.commands.sample {run.model}"
         )
-    return found
+    return score

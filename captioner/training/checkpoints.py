@@ -122,6 +122,7 @@ class Stopped(Exception):
 class Checkpoints(pl.callbacks.Checkpoint):
     """Saves the state of a run so that going on from it is exact, and exports the best model.
 
+    folder: of the checkpoints. model: where the best model goes.
     monitor, mode: what is logged of a validation, and whether the best is its max or min.
     The state is saved every `minutes`, before each validation, and after each epoch; always after
     an optimiser's step. On SIGTERM, SIGINT (a second one interrupts at once), SIGUSR1 or SIGUSR2
@@ -131,11 +132,16 @@ class Checkpoints(pl.callbacks.Checkpoint):
     """
 
     def __init__(
-        self, run_dir: Path, minutes: float = 10.0, monitor: str = "val/CIDEr", mode: str = "max"
+        self,
+        folder: Path,
+        model: Path,
+        minutes: float = 10.0,
+        monitor: str = "val/CIDEr",
+        mode: str = "max",
     ):
         if minutes <= 0:
             raise InputError(f"checkpoint_minutes={minutes}: give more than 0")
-        self.run_dir, self.seconds, self.monitor = run_dir, 60 * minutes, monitor
+        self.folder, self.model, self.seconds, self.monitor = folder, model, 60 * minutes, monitor
         self.sign = {"max": 1.0, "min": -1.0}[mode]
         self.best, self.early, self.moment = float("-inf"), False, "step"
         self.signal, self.agreed, self.saved = 0, 0, time.monotonic()
@@ -205,7 +211,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         if score > self.best:
             self.best = score
             if trainer.is_global_zero:
-                pl_module.kept.save(self.run_dir / "model")
+                pl_module.kept.save(self.model)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.early = trainer.should_stop
@@ -217,7 +223,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         """The state now, written by rank 0 while the others wait. moment: after a "step", before
         a "validation", after an "epoch"."""
         self.moment = moment
-        trainer.save_checkpoint(self.run_dir / "checkpoints")
+        trainer.save_checkpoint(self.folder)
         self.saved = time.monotonic()
 
     def _stop(self, signum: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from captioner.experiment import config
+from captioner.experiment import schemas
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,6 +70,6 @@ def test_programs_and_make_targets_exist():
     ids=" ".join,
 )
 def test_documented_configurations_compose(words):
-    config.register()
+    schemas.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         assert compose(words[1].removesuffix(".py"), words[2:])

@@ -49,7 +49,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_written_and_read_again(tmp_path):
-    predictions.write_predictions(tmp_path, GOOD)
+    predictions.write_predictions(tmp_path / "predictions.json", GOOD)
     assert predictions.read_predictions(tmp_path / "predictions.json") == GOOD
     assert [p.name for p in tmp_path.iterdir()] == ["predictions.json"]
 

@@ -206,7 +206,7 @@ def test_the_headline_is_cider_or_the_first_that_has_a_value():
 
 def test_scores_json_is_json(tmp_path):
     scores = scoring.evaluate(Case(RECORDS, GOOD), ["language", "chair"])
-    scoring.write_scores(tmp_path, scores)
+    scoring.write_scores(tmp_path / "scores.json", scores)
 
     def refuse(constant):
         raise AssertionError(constant)

@@ -14,7 +14,9 @@ from captioner.decoders import cells
 from captioner.decoders.minds_eye import MindsEye
 from captioner.decoders.mrnn import MRNN
 from captioner.errors import InputError
-from captioner.experiment import config
+from captioner.experiment import schemas
+from captioner.experiment.components import decoder_options, make_strategy
+from captioner.experiment.optimizers import make_optimizer
 from captioner.models import caption_model, language_model
 from captioner.objectives.base import Objective
 from captioner.types import Features
@@ -34,7 +36,7 @@ CHOICES = [choice for choice in CHOICES if choice not in TEXT]
 
 
 def composed(*overrides, name="train"):
-    config.register()
+    schemas.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, [*overrides, "run_dir=somewhere"])
 
@@ -51,18 +53,18 @@ def test_every_choice_composes_and_is_made(group, choice, monkeypatch, tmp_path)
     if (group, choice) == ("encoder", "timm"):
         overrides.append("encoder.name=resnet10t")
     cfg = composed(*overrides)
-    plain = config.plain(cfg)
+    plain = schemas.plain(cfg)
     assert leaves(plain) <= 75, "a composed run should fit on a screen"
     if plain["encoder"].get("pretrained"):
         plain["encoder"]["pretrained"] = False  # no downloads here
     tokenizer = tokenizers.train_tokenizer(["a dog"], **plain["tokenizer"] | {"min_count": 1})
-    decoder, _ = config.decoder_options(cfg.decoder)
+    decoder, _ = decoder_options(cfg.decoder)
     made = caption_model.build_captioner(
         {"encoder": plain["encoder"], "decoder": decoder}, tokenizer
     )
-    strategy = config.make_strategy(cfg.search)
+    strategy = make_strategy(cfg.search)
     objective = instantiate.instantiate(plain["objective"], "captioner.objectives", Objective)
-    optimizer = config.make_optimizer(cfg.optimizer)(made.decoder.parameters())
+    optimizer = make_optimizer(cfg.optimizer)(made.decoder.parameters())
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert isinstance(objective, Objective)
     some = Features(torch.rand(2, made.encoder.size), torch.rand(2, 4, made.encoder.size))
@@ -72,13 +74,13 @@ def test_every_choice_composes_and_is_made(group, choice, monkeypatch, tmp_path)
 @pytest.mark.parametrize("group, choice", TEXT, ids=lambda x: x)
 def test_every_choice_for_text_composes_and_is_made(group, choice):
     cfg = composed("data=text", "encoder=none", f"{group}={choice}", "data.path=x")
-    plain = config.plain(cfg)
+    plain = schemas.plain(cfg)
     assert leaves(plain) <= 75, "a composed run should fit on a screen"
     tokenizer = tokenizers.train_tokenizer(["a dog"], **plain["tokenizer"] | {"min_count": 1})
-    decoder, _ = config.decoder_options(cfg.decoder)
+    decoder, _ = decoder_options(cfg.decoder)
     made = language_model.build_language_model({"decoder": decoder}, tokenizer)
-    strategy = config.make_strategy(cfg.search)
-    assert config.make_optimizer(cfg.optimizer)(made.decoder.parameters())
+    strategy = make_strategy(cfg.search)
+    assert make_optimizer(cfg.optimizer)(made.decoder.parameters())
     assert len(made.eval().go_on("", strategy)) == getattr(strategy, "n", 1)
 
 
@@ -94,7 +96,7 @@ def test_every_choice_for_text_composes_and_is_made(group, choice):
 )
 def test_what_the_page_on_objectives_says_is_made(overrides):
     instantiate.instantiate(
-        config.plain(composed(*overrides).objective), "captioner.objectives", Objective
+        schemas.plain(composed(*overrides).objective), "captioner.objectives", Objective
     )
 
 
@@ -110,22 +112,22 @@ PAPERS = {
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_papers_are_made_for_coco_too(name):
     cfg = composed(f"experiment={name}", "data=coco", "data.root=x", "encoder=resnet101")
-    plain = config.plain(cfg)
+    plain = schemas.plain(cfg)
     plain["encoder"]["pretrained"] = False
     tokenizer = tokenizers.train_tokenizer(["a dog"] * 3)
-    decoder, _ = config.decoder_options(cfg.decoder)
+    decoder, _ = decoder_options(cfg.decoder)
     made = caption_model.build_captioner(
         {"encoder": plain["encoder"], "decoder": decoder}, tokenizer
     )
     assert made.encoder.size == 2048
     assert PAPERS[name](made.decoder)
-    found = made.eval().generate(Features(torch.rand(2, 2048)), config.make_strategy(cfg.search))
+    found = made.eval().generate(Features(torch.rand(2, 2048)), make_strategy(cfg.search))
     assert len(found.token_BKT) == 2
 
 
 @pytest.mark.parametrize("launcher, tasks", [("submitit_slurm", 1), ("slurm", 4)])
 def test_a_sweep_on_slurm_composes(launcher, tasks):
-    config.register()
+    schemas.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         overrides = [f"hydra/launcher={launcher}", "trainer.devices=4", "hydra.job.num=0"]
         cfg = compose("train", overrides, return_hydra_config=True)
@@ -160,16 +162,16 @@ def test_a_typo_is_an_error(name, override):
 def test_nothing_but_optimisers_is_made(target):
     node = OmegaConf.create({"_target_": target, "lr": 1})
     with pytest.raises(InputError, match="optimizer._target_="):
-        config.make_optimizer(node)
+        make_optimizer(node)
     with pytest.raises(InputError, match="not a class of captioner.search"):
-        config.make_strategy(node)
+        make_strategy(node)
 
 
 @pytest.mark.parametrize("name", ["AdamW", "SGD", "RMSprop"])
 def test_optimisers_are_fused_where_they_can_be(name):
     def fused(precision="32-true", **options):
         node = OmegaConf.create({"_target_": f"torch.optim.{name}", "lr": 0.1, **options})
-        made = config.make_optimizer(node, precision)([torch.zeros(1, requires_grad=True)])
+        made = make_optimizer(node, precision)([torch.zeros(1, requires_grad=True)])
         return bool(made.defaults.get("fused"))
 
     assert fused() == (name != "RMSprop")
@@ -184,8 +186,8 @@ def test_optimisers_are_fused_where_they_can_be(name):
 
 def test_a_wrong_option_of_ours_is_named():
     with pytest.raises(InputError, match=r"search\.Beam.*'wide'"):
-        config.make_strategy(OmegaConf.create({"_target_": "captioner.search.Beam", "wide": 3}))
+        make_strategy(OmegaConf.create({"_target_": "captioner.search.Beam", "wide": 3}))
     with pytest.raises(InputError, match="search.width=0"):
-        config.make_strategy(OmegaConf.create({"_target_": "captioner.search.Beam", "width": 0}))
+        make_strategy(OmegaConf.create({"_target_": "captioner.search.Beam", "width": 0}))
     with pytest.raises(InputError, match="not a class of captioner.search"):
-        config.make_strategy(OmegaConf.create({"_target_": "captioner.search.Captions"}))
+        make_strategy(OmegaConf.create({"_target_": "captioner.search.Captions"}))

@@ -6,7 +6,7 @@ import shlex
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from captioner.experiment import config, sources
+from captioner.experiment import schemas, sources
 from tests.helpers.forks import ROOT
 
 
@@ -20,7 +20,7 @@ def composed(command: str):
     """The data that the printed command would train on, as train.py reads it."""
     program, script, *overrides = shlex.split(command)
     assert (program, script) == ("python", "train.py")
-    config.register()
+    schemas.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("train", overrides).data
 

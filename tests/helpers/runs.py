@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import train as train_command
-from captioner.experiment import config
+from captioner.experiment import schemas
 from captioner.training import checkpoints
 from tests.helpers import mishaps
 from tests.helpers.forks import ROOT, python
@@ -22,7 +22,7 @@ TORCHRUN = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc-pe
 def run(command, *overrides):
     """train.py's or eval.py's main, as Hydra calls it."""
     name = Path(command.__file__).stem
-    config.register()
+    schemas.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return command.main.__wrapped__(compose(name, list(overrides)))
 

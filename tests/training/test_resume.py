@@ -11,7 +11,7 @@ import torch
 
 import train as train_command
 from captioner.errors import InputError
-from captioner.experiment import config
+from captioner.experiment.run_dir import RunDir
 from captioner.models import loading
 from captioner.training import checkpoints
 from captioner.training.caption_training import CaptionTraining
@@ -292,8 +292,9 @@ def curriculum(options, tmp_path_factory):
 
 def test_each_phase_is_a_run_of_its_own_and_the_last_ones_results_the_wholes(curriculum):
     first, last = curriculum / "1_words", curriculum / "2_rewards"
-    assert config.resumed(last).model.init_from == str(first / "model")
-    assert config.resumed(last).data.batch_size == 10 != config.resumed(first).data.batch_size
+    before, after = (RunDir(phase).resumed_config() for phase in (first, last))
+    assert after.model.init_from == str(first / "model")
+    assert after.data.batch_size == 10 != before.data.batch_size
     assert "train/reward" in (last / "metrics.csv").read_text().splitlines()[0]
     assert (last / "frequencies.npz").exists() and not (first / "frequencies.npz").exists()
     assert "train/reward" not in (first / "metrics.csv").read_text().splitlines()[0]

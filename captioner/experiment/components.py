@@ -1,0 +1,51 @@
+"""What a run is put together from: parts that conf/ names by `_target_`, folders, the device.
+
+Hydra's `instantiate` would call anything, so it is not used: parts are made by
+`captioner.instantiate`, of the classes of one package.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from captioner import files, instantiate, search
+from captioner.experiment.schemas import plain
+from captioner.models.directory import FILES
+from captioner.objectives.base import Objective
+
+
+def make_objective(config: DictConfig) -> Objective:
+    """The objective that `conf/objective` describes."""
+    return instantiate.instantiate(plain(config), "captioner.objectives", Objective)
+
+
+def make_strategy(config: DictConfig) -> search.Strategy:
+    """The search that `conf/search` describes."""
+    return instantiate.instantiate(plain(config), "captioner.search", search.STRATEGIES)
+
+
+def decoder_options(config: DictConfig) -> tuple[dict[str, Any], str | None]:
+    """What makes the decoder, and decoder.init_from: the language model that it starts from."""
+    options = plain(config)
+    return options, options.pop("init_from", None)
+
+
+def cache_folder(given: str | None, kind: str) -> Path:
+    """data.cache, or captioner/KIND in the user's cache folder."""
+    user_cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(given or f"{user_cache}/captioner/{kind}").expanduser()
+
+
+def device() -> torch.device:
+    """Where captions are made: this process's GPU if there is one."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+def weight_digests(*folders: str | Path) -> dict[str, str]:
+    """Model directory -> SHA-256 of its weights, by which a score can be traced to its model."""
+    return {str(folder): files.sha256(Path(folder) / FILES[-1]) for folder in folders}

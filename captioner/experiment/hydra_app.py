@@ -1,0 +1,84 @@
+"""train.py and eval.py as Hydra's commands: exit codes, and the jobs of a sweep (-m)."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from traceback import clear_frames
+from typing import Any, NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue
+
+from captioner import errors, files
+from captioner.errors import InputError
+from captioner.experiment import runs
+from captioner.experiment.run_dir import RunDir, ended_runs
+
+
+def command(main: Callable[[DictConfig], float]) -> Callable[[DictConfig], float]:
+    """Decorate a command: a user's error ends it with its message alone, and exit code 2.
+
+    In a sweep it ends only its job, and Hydra ends with 1 after the others.
+    """
+
+    @wraps(main)
+    def run(config: DictConfig) -> float:
+        try:
+            return main(config)
+        except MissingMandatoryValue as error:
+            message = f"{error.full_key} is not set: give {error.full_key}=..."
+        except InputError as error:
+            message = str(error)
+        except Exception as error:
+            if in_sweep():  # Hydra keeps it, and with its frames the model and its batches
+                clear_frames(error.__traceback__)
+            raise
+        if not in_sweep():
+            stop(message)
+        job_error = InputError(message)  # a new one, without frames; the other jobs go on
+        errors.report(job_error)
+        raise job_error
+
+    return run
+
+
+def stop(message: str) -> NoReturn:
+    """End the command with exit code 2, and a sweep with all its jobs."""
+    sys.exit(errors.report(InputError(message)))
+
+
+def in_sweep() -> bool:
+    """Whether this is a job of a sweep (-m)."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def run_dir_of(config: DictConfig) -> RunDir:
+    """Where this run, or this job of a sweep, writes."""
+    return RunDir(HydraConfig.get().runtime.output_dir if in_sweep() else config.run_dir)
+
+
+def check_resumes_alone(resume: str) -> None:
+    """Raise InputError if other values were given with resume=: a run goes on as it began."""
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    if others := [override for override in overrides if not override.startswith("resume=")]:
+        raise InputError(
+            f"resume={resume} goes on with that run's own configuration: leave out "
+            f"{' '.join(others)}, or train anew in another run_dir"
+        )
+
+
+class SweepTable(Callback):
+    """After each job of a sweep, writes one table of all jobs, as runs.md and runs.csv."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        folder = Path(config.hydra.sweep.dir)
+        if results := {run.folder.name: run.results() for run in ended_runs(folder)}:
+            files.write_atomic(folder / "runs.md", runs.markdown(results))
+            files.write_atomic(folder / "runs.csv", runs.as_csv(results))

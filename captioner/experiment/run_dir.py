@@ -1,0 +1,183 @@
+"""The files of a run directory, and how far its run has come. No other module knows their names.
+
+    RUN_DIR/config.yaml        the composed configuration; a run has begun once this is written
+    RUN_DIR/tokenizer.json     the vocabulary
+    RUN_DIR/skipped.txt        the bad pictures that were left out, and why
+    RUN_DIR/run.json           the number of trained parameters, the seconds spent
+    RUN_DIR/metrics.csv        what each step and validation logged; tensorboard/ has the same
+    RUN_DIR/samples.txt        what a language model wrote as it learned
+    RUN_DIR/checkpoints/       the state of the run, for resume=RUN_DIR
+    RUN_DIR/model/             the best model of all validations
+    RUN_DIR/predictions.json   its captions of the validation split
+    RUN_DIR/scores.json        their scores; a run has ended once this is written
+
+A run of phases has a run directory for each of them inside, and the last one's results. eval.py
+writes predictions.json and scores.json only.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from captioner import files
+from captioner.errors import InputError
+from captioner.evaluation import scoring
+from captioner.experiment.schemas import TrainConfig
+from captioner.models import directory
+from captioner.tokenizers import Tokenizer
+
+PLACES = ("run_dir", "resume", "data.cache", "data.root")
+"""Options that do not change what a run computes, only where it reads and writes."""
+
+Results = Mapping[str, Any]
+"""Corpus scores (1 = 100), `perplexity`, `parameters`, `seconds`, and `config`, by dotted names."""
+
+
+class RunDir:
+    """The paths in a run directory, and what they say of its run."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.config = self.folder / "config.yaml"
+        self.tokenizer = self.folder / "tokenizer.json"
+        self.skipped = self.folder / "skipped.txt"
+        self.summary = self.folder / "run.json"
+        self.metrics = self.folder / "metrics.csv"  # Lightning's CSVLogger chooses this name
+        self.samples = self.folder / "samples.txt"
+        self.checkpoints = self.folder / "checkpoints"
+        self.model = self.folder / "model"
+        self.predictions = self.folder / "predictions.json"
+        self.scores = self.folder / "scores.json"
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def has_begun(self, config: DictConfig | None = None) -> bool:
+        """Whether a run has begun here; if a config is given, with this very configuration."""
+        if config is None or not self.config.is_file():
+            return self.config.exists() and config is None
+        return self.config.read_text(encoding="utf-8") == as_yaml(config)
+
+    def has_ended(self) -> bool:
+        """Whether the run has its scores."""
+        return self.scores.exists()
+
+    def obstacle(self) -> str | None:
+        """Why a new run cannot begin here, or None if it can."""
+        if self.has_begun():
+            go_on = f"go on with it by resume={self}"
+            return f"{self} holds a run already: {go_on}, or give another run_dir"
+        if self.folder.exists() and not self.folder.is_dir():
+            return f"{self}: not a folder: give another run_dir"
+        return None
+
+    def resumed_config(self) -> DictConfig:
+        """The configuration of the run that goes on here. Raises InputError if there is none."""
+        if not self.config.is_file():
+            raise InputError(f"{self.config}: no such file, so there is no run to go on with")
+        try:
+            config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(self.config))
+        except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.config}: not the configuration of a run: {error}") from error
+        assert isinstance(config, DictConfig)
+        config.run_dir = config.resume = str(self)
+        return config
+
+    def write_config(self, config: DictConfig) -> None:
+        """Mark the run as begun, unless it is already."""
+        files.make_folder(self.folder)
+        if not self.has_begun():
+            files.write_atomic(self.config, as_yaml(config))
+
+    def write_beginnings(
+        self, config: DictConfig, tokenizer: Tokenizer, skipped: Sequence[str]
+    ) -> None:
+        """Write the vocabulary, the list of bad pictures and the configuration.
+
+        Raises InputError if a run that goes on would have another vocabulary than it began with.
+        """
+        files.make_folder(self.folder)
+        path = self.tokenizer
+        if path.exists() and path.read_text(encoding="utf-8") != tokenizer.to_json():
+            raise InputError(
+                f"{path}: the training captions have changed since the run began, or texts"
+            )
+        files.write_atomic(path, tokenizer.to_json())
+        if skipped:
+            files.write_atomic(self.skipped, "".join(f"{line}\n" for line in skipped))
+        self.write_config(config)
+
+    def add_time(self, seconds: float, parameters: int) -> None:
+        """Add these seconds to those in run.json. A kill loses the seconds of its process."""
+        if self.summary.exists():
+            seconds += json.loads(self.summary.read_text(encoding="utf-8"))["seconds"]
+        files.write_atomic(self.summary, json.dumps({"parameters": parameters, "seconds": seconds}))
+
+    def copy_results(self, other: "RunDir") -> None:
+        """Take over the other run's model, predictions (if any: texts have none) and scores."""
+        models = [(other.model / name, self.model / name) for name in directory.FILES]
+        for source, target in [
+            (other.predictions, self.predictions),
+            (other.scores, self.scores),
+            *models,
+        ]:
+            if source.exists():
+                files.make_folder(target.parent)
+                files.write_atomic(target, source.read_bytes())
+
+    def headline(self) -> float:
+        """The one number by which a run that has ended is compared."""
+        return scoring.headline(json.loads(self.scores.read_text(encoding="utf-8")))
+
+    def results(self) -> Results:
+        """Scores, perplexity, size, time and configuration, or those of an evaluation: scores only.
+
+        Raises InputError naming the file that cannot be read.
+        """
+        path = self.scores
+        try:
+            results = json.loads(path.read_text(encoding="utf-8"))["corpus"]
+            path = self.metrics
+            if path.exists():
+                with open(path, newline="", encoding="utf-8") as file:
+                    rows = [row for row in csv.DictReader(file) if row.get("val/nll")]
+                best = max(
+                    rows, key=lambda row: float(row.get("val/CIDEr") or -float(row["val/nll"]))
+                )
+                results["perplexity"] = math.exp(float(best["val/nll"]))
+            path = self.summary
+            if path.exists():
+                results |= json.loads(path.read_text(encoding="utf-8"))
+            path = self.config
+            if path.exists():
+                flat = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+                results["config"] = {k: value for k, value in flat.items() if k not in PLACES}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+            raise InputError(f"{path}: not readable ({error!r}); has the run ended?") from error
+        return results
+
+
+def ended_runs(folder: Path) -> list[RunDir]:
+    """The runs in the folders of this one that have ended, in the order of a sweep's jobs."""
+    runs = [RunDir(path) for path in folder.glob("*") if RunDir(path).has_ended()]
+    return sorted(runs, key=lambda run: (len(str(run)), str(run)))
+
+
+def as_yaml(config: DictConfig) -> str:
+    """The content of config.yaml."""
+    return OmegaConf.to_yaml(config, resolve=True)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,174 @@
+"""Lightning's trainer as a run uses it: callbacks, loggers, processes, and how a fit may end."""
+
+import csv
+import logging
+import signal
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.multiprocessing import ProcessRaisedException
+
+from captioner import distributed
+from captioner.errors import InputError
+from captioner.experiment.hydra_app import in_sweep, stop
+from captioner.experiment.run_dir import RunDir
+from captioner.experiment.schemas import check_ranges, plain
+from captioner.experiment.tasks import Task
+from captioner.training import checkpoints
+from captioner.training.loop import Loop
+
+
+def quieten_lightning() -> None:
+    """Leave out what Lightning says of things that are meant to be as they are."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        "Found .* module.* in eval mode",  # the frozen encoder's
+        "You're resuming from a checkpoint that ended before",  # see training/data.py
+        "Experiment logs directory .* exists",  # see `make_loggers`
+        ".*sync_dist=True.* when logging on epoch",  # they are joint
+        ".*treespec, LeafSpec.* is deprecated",  # Lightning's use of it
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+class ProgressBar(RichProgressBar):
+    """Without the version number that Lightning makes of our logger's folder."""
+
+    def get_metrics(self, *args: Any) -> Any:
+        metrics = super().get_metrics(*args)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+def make_trainer(config: DictConfig, run: RunDir, task: Task) -> pl.Trainer:
+    """Lightning's, with the callbacks of a run. Raises InputError for options that it refuses."""
+    check_ranges(config)
+    try:
+        trainer = pl.Trainer(
+            **plain(config.trainer),
+            default_root_dir=run.folder,
+            callbacks=[
+                EarlyStopping(
+                    task.MONITOR,
+                    mode=task.MODE,
+                    patience=config.patience,
+                    check_on_train_epoch_end=False,
+                ),
+                checkpoints.Checkpoints(
+                    run.checkpoints, run.model, config.checkpoint_minutes, task.MONITOR, task.MODE
+                ),
+                ProgressBar(),
+            ],
+            logger=False,
+            plugins=[checkpoints.Files()],
+            use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+        )
+    except InputError:
+        raise
+    except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
+        raise InputError(f"trainer: {error}") from error
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._timeout = timedelta(seconds=config.timeout)
+    return trainer
+
+
+def launch(
+    config: DictConfig,
+    trainer: pl.Trainer,
+    function: Callable[[], float],
+    arguments: Sequence[str] | None = None,
+) -> float:
+    """Call the function in every process of the trainer, after starting those that are missing.
+
+    They start here and not in `fit`, so that all share the features and the evaluation too.
+    arguments: those of train.py with which they do what this one does; by default the same.
+    """
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        return function()
+    if in_sweep() and not launcher.cluster_environment.creates_processes_externally:
+        stop(
+            f"-m with trainer.strategy={config.trainer.strategy}: its processes would each run the "
+            "whole sweep. Give trainer.strategy=ddp_spawn; or hydra/launcher=slurm (submitit); or "
+            "one process a job, side by side: trainer.devices=1 hydra/launcher=joblib"
+        )
+    try:
+        return launcher.launch(function)
+    except BaseException:
+        launcher.kill(signal.SIGKILL)  # they may wait for this process for ever
+        launcher.procs.clear()  # or Lightning's observer kills this one for their exit code
+        raise
+
+
+def join(trainer: pl.Trainer) -> None:
+    """Let the processes of the trainer talk to each other from here on."""
+    if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+        trainer.strategy.setup_environment()
+
+
+def make_loggers(run: RunDir, checkpoint: Path | None, monitor: str) -> list[Logger]:
+    """metrics.csv and TensorBoard; those of a run that goes on, without what comes after it."""
+    before = run.metrics.with_suffix(".before.csv")
+    step, moment, rows = None, None, []
+    if checkpoint is not None:
+        state = checkpoints.load(checkpoint)
+        step = state["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+        moment = state["callbacks"]["Checkpoints"]["moment"]
+        step += moment != "epoch"  # the number of the first row that is still to come
+    table = CSVLogger(run.folder, name="", version="")
+    if distributed.rank() == 0:
+        if run.metrics.exists() and not before.exists():
+            run.metrics.rename(before)  # Lightning deletes the file that lies there
+        if step is not None and before.exists():
+            with open(before, newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    last = int(row["step"]) == step - 1
+                    repeated = moment == "validation" and last and row.get(monitor)
+                    if int(row["step"]) < step and not repeated:
+                        rows.append(row)
+        table.experiment.metrics = rows
+        table.save()
+        before.unlink(missing_ok=True)
+    board = TensorBoardLogger(run.folder, name="", version="tensorboard", purge_step=step or 0)
+    return [table, board]
+
+
+def fit(
+    trainer: pl.Trainer, training: Loop, data: pl.LightningDataModule, checkpoint: Path | None
+) -> None:
+    """Train to the end. Raises Stopped after a signal, with the state saved."""
+    try:
+        trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
+    except ProcessRaisedException as error:  # from a process of ddp_spawn
+        _, known, message = str(error).partition("captioner.errors.InputError: ")
+        if not known:
+            raise
+        raise InputError(message.strip()) from error
+    saver = trainer.checkpoint_callback
+    assert isinstance(saver, checkpoints.Checkpoints)
+    late = max(distributed.gather(saver.signal))
+    if late in (signal.SIGTERM, signal.SIGINT):  # after the last step
+        raise checkpoints.Stopped(late)
+
+
+def check_validated(config: DictConfig, run: RunDir) -> None:
+    """Raise InputError if training ended without a model."""
+    if not run.model.exists():
+        raise InputError(
+            "no validation took place: raise trainer.max_epochs, or lower "
+            f"trainer.check_val_every_n_epoch={config.trainer.check_val_every_n_epoch}, or raise "
+            f"trainer.limit_val_batches={config.trainer.limit_val_batches}"
+        )
