@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 
 import hydra
-import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from captioner import distributed
@@ -18,6 +17,7 @@ from captioner.experiment.phases import run_phases
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.tasks import Task, task_of
 from captioner.experiment.trainer import (
+    Trainer,
     check_validated,
     fit,
     join,
@@ -57,16 +57,15 @@ def train(config: DictConfig, run: RunDir, arguments: Sequence[str] | None = Non
     return launch(config, trainer, lambda: train_here(config, run, task, trainer), arguments)
 
 
-def train_here(config: DictConfig, run: RunDir, task: Task, trainer: pl.Trainer) -> float:
+def train_here(config: DictConfig, run: RunDir, task: Task, trainer: Trainer) -> float:
     """What each process does: data and model, training, evaluation of the best model."""
     start = time.monotonic()
-    join(trainer)
+    join(trainer, config.seed)
     run = distributed.gather(run)[0]
     problem = None if config.resume else run.obstacle()
     if problem := distributed.gather(problem)[0]:
         raise InputError(problem)
     checkpoint = checkpoints.newest(run.checkpoints) if config.resume else None
-    pl.seed_everything(config.seed, verbose=False)
     training, data, skipped = task.prepare(config, trainer, run)
     first = trainer.is_global_zero
     if first:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
@@ -51,11 +52,11 @@ class ProgressBar(RichProgressBar):
         return metrics
 
 
-def make_trainer(config: DictConfig, run: RunDir, task: Task) -> pl.Trainer:
+def make_trainer(config: DictConfig, run: RunDir, task: Task) -> Trainer:
     """Lightning's, with the callbacks of a run. Raises InputError for options that it refuses."""
     check_ranges(config)
     try:
-        trainer = pl.Trainer(
+        trainer = Trainer(
             **plain(config.trainer),
             default_root_dir=run.folder,
             callbacks=[
@@ -87,7 +88,7 @@ def make_trainer(config: DictConfig, run: RunDir, task: Task) -> pl.Trainer:
 
 def launch(
     config: DictConfig,
-    trainer: pl.Trainer,
+    trainer: Trainer,
     function: Callable[[], float],
     arguments: Sequence[str] | None = None,
 ) -> float:
@@ -113,10 +114,11 @@ def launch(
         raise
 
 
-def join(trainer: pl.Trainer) -> None:
-    """Let the processes of the trainer talk to each other from here on."""
+def join(trainer: Trainer, seed: int) -> None:
+    """Let the processes of the trainer talk to each other from here on, and seed this one."""
     if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
         trainer.strategy.setup_environment()
+    pl.seed_everything(seed, verbose=False)
 
 
 def make_loggers(run: RunDir, checkpoint: Path | None, monitor: str) -> list[Logger]:
@@ -147,7 +149,7 @@ def make_loggers(run: RunDir, checkpoint: Path | None, monitor: str) -> list[Log
 
 
 def fit(
-    trainer: pl.Trainer, training: Loop, data: pl.LightningDataModule, checkpoint: Path | None
+    trainer: Trainer, training: Loop, data: pl.LightningDataModule, checkpoint: Path | None
 ) -> None:
     """Train to the end. Raises Stopped after a signal, with the state saved."""
     try:
