@@ -1,0 +1,67 @@
+"""How far a training has come: Rich's bar in a terminal, a line every ten seconds in a file."""
+
+import sys
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import RichProgressBar
+
+from captioner.progress import EVERY, time_left
+
+
+class ProgressBar(RichProgressBar):
+    """Without the version number that Lightning makes of our logger's folder."""
+
+    def get_metrics(self, *args: Any) -> Any:
+        metrics = super().get_metrics(*args)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+class ProgressLines(pl.callbacks.ProgressBar):
+    """Prints every ten seconds how far the training is, and the time left, validations included.
+
+    epoch 2 of 8, step 120 of 1504, loss 3.214, 4:10 left
+    epoch 2 of 8, validation: 12 of 63 batches
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = True
+
+    def disable(self) -> None:  # Lightning does so in every process but the first
+        self.enabled = False
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.start = self.last = time.monotonic()
+        self.first_step = trainer.global_step  # 0, or where a run goes on
+        self.steps = int(trainer.estimated_stepping_batches)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        step, total = trainer.global_step, self.steps
+        loss = trainer.progress_bar_metrics.get("train/loss")
+        seconds = time.monotonic() - self.start
+        left = time_left(seconds, step - self.first_step, total - self.first_step)
+        shown_loss = f", loss {float(loss):.3f}" if loss is not None else ""
+        self._say(trainer, f"step {step} of {total}{shown_loss}, {left} left")
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        total = int(sum(trainer.num_val_batches))
+        self._say(trainer, f"validation: {batch_idx + 1} of {total} batches")
+
+    def _say(self, trainer: pl.Trainer, line: str) -> None:
+        if self.enabled and self.last + EVERY <= time.monotonic():
+            self.last = time.monotonic()
+            epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+            print(f"{epoch}, {line}", flush=True)
+
+
+def progress_callback() -> pl.callbacks.ProgressBar:
+    """The one that suits stdout."""
+    return ProgressBar() if sys.stdout.isatty() else ProgressLines()
