@@ -1,4 +1,4 @@
-"""How far a long piece of work has come: a bar in a terminal, a line every ten seconds in a file."""
+"""How far long work has come: a bar in a terminal, a line every ten seconds in a file."""
 
 import sys
 import time
@@ -15,31 +15,31 @@ EVERY = 10.0
 class Lines:
     """Says every ten seconds how much is done, with the time that is left; short work says nothing.
 
-        features: 640 of 6000 images, 1:24 left
+    features: 640 of 6000 images, 1:24 left
     """
 
     def __init__(self, title: str, total: int, unit: str):
-        self.title, self.total, self.unit, self.done = title, total, unit, 0
+        self.title, self.total, self.unit, self.n = title, total, unit, 0
         self.start = self.last = time.monotonic()
 
     def __enter__(self) -> "Lines":
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.last > self.start and self.done < self.total:
+        if self.last > self.start and self.n < self.total:
             self._print()
 
     def update(self, count: int = 1) -> None:
         """Say that so many more are done."""
-        self.done = min(self.total, self.done + count)
+        self.n += count
         if self.last + EVERY <= time.monotonic():
             self._print()
 
     def _print(self) -> None:
         self.last = time.monotonic()
-        left = time_left(self.last - self.start, self.done, self.total)
+        left = time_left(self.last - self.start, self.n, self.total)
         print(
-            f"{self.title}: {self.done} of {self.total} {self.unit}, {left} left",
+            f"{self.title}: {self.n} of {self.total} {self.unit}, {left} left",
             file=sys.stderr,
             flush=True,
         )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from captioner import distributed
 from captioner.data.batches import EvalBatches, Source
@@ -17,6 +16,7 @@ from captioner.errors import InputError
 from captioner.metrics.statistics import Statistics, shares
 from captioner.metrics.tokenize import tokenize
 from captioner.models.caption_model import CaptionModel
+from captioner.progress import with_progress
 from captioner.types import BOS, EOS, PAD, UNK, Features, PerMember
 
 RANKS = (1, 5, 10)
@@ -53,7 +53,7 @@ def perplexity(
     rank, world = distributed.rank(), distributed.world()
     loader = Loader(EvalBatches(source, ids, batch_size, most, rank, world), workers=workers)
     model.eval()
-    for batch in tqdm(loader, "perplexity", unit=" batches", disable=rank > 0):
+    for batch in with_progress(loader, "perplexity", len(loader), "batches", rank == 0):
         log_prob_N = _log_prob(model, batch.images, batch.token_NT, batch.length_N)
         np.subtract.at(nats_B, batch.index_B.numpy(), log_prob_N.view(-1, most).sum(1).numpy())
     sum_BS[:, 0] += np.sum(distributed.gather(nats_B), axis=0)
@@ -82,7 +82,8 @@ def retrieval(
     log_prob_NB = np.full((images, images), -np.inf)
     rank, world = distributed.rank(), distributed.world()
     model.eval()
-    for block in tqdm(blocks[rank::world], "retrieval", unit=" blocks", disable=rank > 0):
+    mine = blocks[rank::world]
+    for block in with_progress(mine, "retrieval", len(mine), "blocks", rank == 0):
         features = model.encode(source(block.tolist(), None))
         for chunk in chunks:
             length_N = torch.tensor([len(ids[n]) - 1 for n in chunk])

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from captioner import distributed, files
 from captioner.data.batches import EvalBatches, Source
 from captioner.data.loader import Loader
 from captioner.data.records import Record
 from captioner.errors import InputError, printable, read_json
 from captioner.models.caption_model import CaptionModel
+from captioner.progress import with_progress
 from captioner.search import Strategy
 from captioner.search.constraints import UNCONSTRAINED, Constraints
 
@@ -43,7 +42,8 @@ def predict(
     loader = Loader(batches, workers=workers)
     predictions: dict[int, Prediction] = {}
     errors: dict[int, str] = {}
-    for batch in tqdm(loader, "captions", unit=" batches", disable=distributed.rank() > 0):
+    first = distributed.rank() == 0
+    for batch in with_progress(loader, "captions", len(loader), "batches", show=first):
         numbers = batch.index_B.tolist()
         captions = model.generate(batch.images, strategy, numbers, wording)
         ended_B = captions.ended_BK[:, 0].tolist()

@@ -7,12 +7,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
@@ -27,6 +26,7 @@ from captioner.experiment.schemas import check_ranges, plain
 from captioner.experiment.tasks import Task
 from captioner.training import checkpoints
 from captioner.training.loop import Loop
+from captioner.training.progress import progress_callback
 
 
 def quieten_lightning() -> None:
@@ -41,15 +41,6 @@ def quieten_lightning() -> None:
         ".*treespec, LeafSpec.* is deprecated",  # Lightning's use of it
     ):
         warnings.filterwarnings("ignore", message)
-
-
-class ProgressBar(RichProgressBar):
-    """Without the version number that Lightning makes of our logger's folder."""
-
-    def get_metrics(self, *args: Any) -> Any:
-        metrics = super().get_metrics(*args)
-        metrics.pop("v_num", None)
-        return metrics
 
 
 def make_trainer(config: DictConfig, run: RunDir, task: Task) -> Trainer:
@@ -69,7 +60,7 @@ def make_trainer(config: DictConfig, run: RunDir, task: Task) -> Trainer:
                 checkpoints.Checkpoints(
                     run.checkpoints, run.model, config.checkpoint_minutes, task.MONITOR, task.MODE
                 ),
-                ProgressBar(),
+                progress_callback(),
             ],
             logger=False,
             plugins=[checkpoints.Files()],

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
-from tqdm import tqdm
 
 from captioner import distributed, files
 from captioner.errors import InputError, os_reason
 from captioner.images.decode import decode_image, read_bytes
 from captioner.images.preprocess import Augment, Preprocess, view
 from captioner.prefetch import prefetch
+from captioner.progress import progress
 
 
 class BadPictures(InputError):
@@ -165,11 +165,11 @@ class PictureReader:
         def read_batch(start: int) -> dict[int, Picture | str]:
             return {i: self.read(i) for i in mine[start : start + batch_size]}
 
-        hidden = rank > 0 or not indices
-        with tqdm(total=len(indices), desc=title, unit=" images", disable=hidden) as progress:
+        show = rank == 0 and len(indices) > 0
+        with progress(title, len(indices), "images", show) as shown:
             for pictures in prefetch(read_batch, starts, workers):
                 yield pictures
-                progress.update(min(batch_size * world, len(indices) - progress.n))
+                shown.update(min(batch_size * world, len(indices) - shown.n))
 
 
 def digest_of(recipe: object) -> str:
