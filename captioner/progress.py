@@ -62,6 +62,8 @@ def with_progress(items: Iterable[T], title: str, total: int, unit: str, show: b
 
 def time_left(seconds: float, done: float, total: float) -> str:
     """The time that the rest will take, as minutes and seconds, if `done` took so many seconds."""
-    minutes, rest = divmod(round(seconds * (total - done) / done), 60) if done else (0, 0)
+    if not done:
+        return "?"
+    minutes, rest = divmod(round(seconds * (total - done) / done), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

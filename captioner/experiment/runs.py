@@ -56,5 +56,3 @@ def as_csv(runs: Mapping[str, Results]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([names, *rows])
     return text.getvalue()
-
-
