@@ -19,7 +19,7 @@ import train as train_command
 from captioner.commands.main import main as captioner_command
 from captioner.data import records
 from captioner.evaluation import scoring
-from captioner.experiment import schemas, sources
+from captioner.experiment import sources
 from captioner.experiment.run_dir import RunDir
 from captioner.models import loading
 from tests.helpers.forks import ROOT, python
