@@ -31,9 +31,9 @@ def flow(
 ) -> dict[str, list[float]]:
     """How the gradient of each row's last loss falls off with the distance to it.
 
-    token_NT: as for `forward`, with the targets: column t + 1 is what is to follow column t.
-    Returns, for each entry of the state, the mean over rows of |dL/ds_t|, by distance: number d is
-    the state d steps before the one that the last word is said from.
+    token_NT: as for `forward`, with the targets: column t + 1 is the target at column t. Returns,
+    for each entry of the state, the mean over rows of |dL/ds_t|, by distance: number d belongs to
+    the state d steps before the one that predicts the last word.
     """
     memory, state = decoder.start(features, len(token_NT))
     last_N, rows = length_N - 1, torch.arange(len(token_NT), device=token_NT.device)
@@ -43,7 +43,7 @@ def flow(
         states.append(_vectors(state))
         nll_N = -logits_NV.log_softmax(1)[rows, token_NT[:, t + 1]]
         loss = loss + nll_N[last_N == t].sum()
-    found: dict[str, list[float]] = {}
+    mean_norms: dict[str, list[float]] = {}
     for name in states[0]:
         tensors = [entries[name] for entries in states]
         gradients = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
@@ -54,14 +54,14 @@ def flow(
         norm_TN = torch.stack(norms)
         distance_TN = last_N - torch.arange(len(norm_TN), device=last_N.device)[:, None]
         if norm_TN.any():
-            found[name] = [
+            mean_norms[name] = [
                 norm_TN[distance_TN == d].mean().item() for d in range(int(length_N.max()))
             ]
-    return found
+    return mean_norms
 
 
 def jacobian_norms(decoder: Decoder, features: Features | None, token_T: Tensor) -> list[float]:
-    """The largest singular value of ds_t/ds_{t-1}, all entries of the state together, for each
+    """The largest singular value of ds_t/ds_{t-1}, with all entries of the state together, at each
     step t > 1 of one row. features: of one image."""
     memory, state = decoder.start(features, 1)
     norms = []
@@ -96,9 +96,9 @@ def weight_norms(decoder: Decoder) -> dict[str, float]:
 def saturation(
     gates_NTgH: Tensor, real_NT: Tensor, names: str
 ) -> dict[str, dict[str, list[float]]]:
-    """For each gate and unit, the share of the words at which it is shut (< 0.1) and open (> 0.9).
+    """The share of words at which each gate is shut (< 0.1) and open (> 0.9), by gate and unit.
 
-    Karpathy, Johnson and Fei-Fei 2016, figure 2: left- and right-saturated gates.
+    Left- and right-saturated gates of Karpathy, Johnson and Fei-Fei 2016, figure 2.
     """
     gates_PgH = gates_NTgH[real_NT]
     return {
@@ -110,26 +110,30 @@ def saturation(
     }
 
 
-Some = tuple[Features | None, Tensor, Tensor]
-"""features, token_NT, length_N: what `flow` asks for."""
+Inputs = tuple[Features | None, Tensor, Tensor]
+"""features, token_NT, length_N: what a decoder reads."""
 
 
-def captions(captioner: caption_model.CaptionModel, some: Sequence[records.Record]) -> Some:
-    """The first caption of each of these pictures."""
+def caption_inputs(
+    captioner: caption_model.CaptionModel, captioned: Sequence[records.Record]
+) -> Inputs:
+    """The first caption of each record, with the features of its picture."""
     assert isinstance(captioner.encoder, CNN)
-    source = batches.PixelSource([record.image for record in some], captioner.encoder.preprocess)
-    first = [[captioner.tokenizer.targets(record.captions[0])] for record in some]
-    batch = batches.make_batch(source, range(len(some)), None, first, captions=1)
+    source = batches.PixelSource(
+        [record.image for record in captioned], captioner.encoder.preprocess
+    )
+    first = [[captioner.tokenizer.targets(record.captions[0])] for record in captioned]
+    batch = batches.make_batch(source, range(len(captioned)), None, first, captions=1)
     with torch.no_grad():
         return captioner.encode(batch.images), batch.token_NT, batch.length_N
 
 
-def chunks(
-    some: Sequence[text.Document], tokenizer: Tokenizer, rows: int, steps: int = 100
-) -> Some:
-    """As many chunks of a text, evenly spaced, each read without what comes before it."""
+def text_inputs(
+    documents: Sequence[text.Document], tokenizer: Tokenizer, rows: int, steps: int = 100
+) -> Inputs:
+    """Chunks of a text, evenly spaced, each read from a fresh state; `rows` of them."""
     with tempfile.TemporaryDirectory() as folder:
-        streams = text.Streams(text.Corpus(some, tokenizer, Path(folder)), rows, steps, None)
+        streams = text.Streams(text.Corpus(documents, tokenizer, Path(folder)), rows, steps, None)
         token_NT, length_N, _ = streams[0]
     return None, token_NT[length_N > 0], length_N[length_N > 0]
 
@@ -137,19 +141,19 @@ def chunks(
 def inspect(
     decoder: Decoder, features: Features | None, token_NT: Tensor, length_N: Tensor
 ) -> dict[str, Any]:
-    """All of it, as JSON has it."""
+    """All measurements, ready for JSON: {"gradient", "W_hh", "jacobian", "gates"}."""
     decoder.eval()
     gradient = flow(decoder, features, token_NT, length_N)
     if not gradient:
         raise InputError(f"a {type(decoder).__name__} has no recurrent state to follow")
-    one = None
+    first = None
     if features is not None:
         pooled_BD, *more = features
-        one = Features(pooled_BD[:1], *(None if x is None else x[:1] for x in more))
-    found: dict[str, Any] = {
+        first = Features(pooled_BD[:1], *(None if x is None else x[:1] for x in more))
+    measurements: dict[str, Any] = {
         "gradient": gradient,
         "W_hh": weight_norms(decoder),
-        "jacobian": jacobian_norms(decoder, one, token_NT[0, : length_N[0]]),
+        "jacobian": jacobian_norms(decoder, first, token_NT[0, : length_N[0]]),
         "gates": {},
     }
     gated = {
@@ -162,29 +166,29 @@ def inspect(
             memory, state = decoder.start(features, len(token_NT))
             _, _, kept = decoder(token_NT[:, :-1], length_N, memory, state, keep=tuple(gated))
         real_NT = real_positions(length_N, token_NT.shape[1] - 1)
-        found["gates"] = {
+        measurements["gates"] = {
             key: saturation(kept[key], real_NT, names) for key, names in gated.items()
         }
-    return found
+    return measurements
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
-    """The figure: gradients by distance, Jacobians by time step, gates by unit."""
+def draw(measurements: dict[str, Any], path: Path) -> None:
+    """Draw the figure: gradients by distance, Jacobians by time step, gates by unit."""
     from matplotlib.figure import Figure  # slow to import
 
     gates = [
         (f"{key[5:]}{gate}", shares)
-        for key, by_gate in found["gates"].items()
+        for key, by_gate in measurements["gates"].items()
         for gate, shares in by_gate.items()
     ]
     figure = Figure(figsize=(4 * (3 if gates else 2), 3.6), layout="constrained")
     left, middle, *right = figure.subplots(1, 3 if gates else 2)
-    for name, norms in found["gradient"].items():
+    for name, norms in measurements["gradient"].items():
         left.semilogy(range(len(norms)), norms, marker=".", label=f"|dL/d{name}|")
     left.set(xlabel="steps before the loss", ylabel="norm of the gradient")
     left.xaxis.get_major_locator().set_params(integer=True)
     left.legend()
-    middle.plot(range(2, 2 + len(found["jacobian"])), found["jacobian"], marker=".")
+    middle.plot(range(2, 2 + len(measurements["jacobian"])), measurements["jacobian"], marker=".")
     middle.axhline(1, color="grey", linewidth=0.8)
     middle.set(xlabel="time step", ylabel="largest singular value of the Jacobian", ylim=0)
     for name, shares in gates:
@@ -205,15 +209,15 @@ def read_inputs(
     """
     model, rows = loading.read_model(folder), max(1, limit)
     if isinstance(model, LanguageModel):
-        return model.decoder, *chunks(text.documents(str(data)), model.tokenizer, rows)
+        return model.decoder, *text_inputs(text.documents(str(data)), model.tokenizer, rows)
     captioned = [record for record in records.read_records(data, split) if record.captions]
     if not captioned:
         raise InputError(f"{printable(data)}: no captions in the split {split}")
-    return model.eval().decoder, *captions(model, captioned[:rows])
+    return model.eval().decoder, *caption_inputs(model, captioned[:rows])
 
 
 def _vectors(state: State) -> State:
-    """The recurrent entries of a state: one vector of numbers a row."""
+    """The recurrent entries of a state: those with one vector of floats per row."""
     return {
         name: entry
         for name, entry in state.items()

@@ -1,7 +1,7 @@
-"""What a unit of a network might keep track of: properties of each place in a text or a caption.
+"""Properties of each place in a text or a caption that a unit of a network might keep track of.
 
-A value belongs to a place after the character (or word) there was read. 0 and 1, or a number; NaN
-where the property says nothing.
+A value belongs to the state after the character (or word) at its place was read: 0 or 1, a number,
+or NaN where the property has no value.
 """
 
 import re
@@ -32,8 +32,11 @@ NUMBERS = {"one", "two", "three", "four", "five", "six", "several", "many"}
 
 
 def of_text(text: str, code: bool) -> Values:
-    """Of each character. code: whether it is Python, so that strings, comments, conditions and
-    indentation are known; else quotes are those of prose."""
+    """The properties of each character.
+
+    code: the text is Python, with strings, comments, conditions and indentation; else it is prose,
+    with quotes.
+    """
     lines = [len(line) for line in text.split("\n")]
     starts = np.repeat(np.cumsum([0, *(n + 1 for n in lines[:-1])]), [n + 1 for n in lines])
     column = (np.arange(len(text) + 1) - starts)[: len(text)].astype(float)
@@ -45,9 +48,9 @@ def of_text(text: str, code: bool) -> Values:
     }
     if not code:
         return values | {"inside quotes": _marked(text, [m.span() for m in QUOTES.finditer(text)])}
-    found = list(PYTHON.finditer(text))
-    strings = [m.span() for m in found if m.lastgroup == "string"]
-    comments = [m.span() for m in found if m.lastgroup == "comment"]
+    tokens = list(PYTHON.finditer(text))
+    strings = [m.span() for m in tokens if m.lastgroup == "string"]
+    comments = [m.span() for m in tokens if m.lastgroup == "comment"]
     inside = _marked(text, strings, 0) + _marked(text, comments, 0)
     bare = "".join(" " if i and c != "\n" else c for c, i in zip(text, inside))
     values["inside a string"] = _marked(text, strings)
@@ -65,7 +68,7 @@ def of_text(text: str, code: bool) -> Values:
 
 
 def _marked(text: str, spans: Sequence[tuple[int, int]], closing: int = 1) -> np.ndarray:
-    """1 inside, from the opening mark on; when the closing one was read, it is over."""
+    """1 inside the spans: from the opening mark on, until the closing one is read."""
     value = np.zeros(len(text))
     for begin, end in spans:
         value[begin : max(begin + 1, end - closing)] = 1
@@ -73,7 +76,7 @@ def _marked(text: str, spans: Sequence[tuple[int, int]], closing: int = 1) -> np
 
 
 def _indentation(text: str) -> np.ndarray:
-    """Of each line, once its first other character was read; NaN before, and in empty lines."""
+    """The indentation of the line, once it is known; NaN before, and in empty lines."""
     value = np.full(len(text), np.nan)
     at = 0
     for line in text.split("\n"):
@@ -85,13 +88,16 @@ def _indentation(text: str) -> np.ndarray:
 
 
 def of_caption(words: Sequence[str], references: Sequence[str], objects: Sequence[str]) -> Values:
-    """Of each word of a caption of a picture with these references. objects: COCO categories whose
-    presence in the picture, by what the references mention, is a property each."""
-    seen = {name for reference in references for name in mentions(reference)}
+    """The properties of each word of a caption.
+
+    references: of the picture; the COCO categories that they mention are in the picture. objects:
+    the categories whose presence is a property.
+    """
+    shown = {name for reference in references for name in mentions(reference)}
     T = len(words)
 
-    def among(some: set[str]) -> np.ndarray:
-        return np.array([float(word in some) for word in words])
+    def among(class_words: set[str]) -> np.ndarray:
+        return np.array([float(word in class_words) for word in words])
 
     return {
         "position in the sentence": np.arange(T).astype(float),
@@ -101,5 +107,5 @@ def of_caption(words: Sequence[str], references: Sequence[str], objects: Sequenc
         "a number": among(NUMBERS),
         "a verb in -ing": np.array([float(w.endswith("ing") and len(w) > 4) for w in words]),
         "an object": np.array([float(bool(mentions(word))) for word in words]),
-        **{f"{name} in the picture": np.full(T, float(name in seen)) for name in objects},
+        **{f"{name} in the picture": np.full(T, float(name in shown)) for name in objects},
     }

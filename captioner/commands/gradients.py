@@ -31,11 +31,11 @@ def run(options: Namespace) -> None:
     from captioner.analysis import gradients
 
     inputs = gradients.read_inputs(options.model, options.data, options.split, options.limit)
-    report = gradients.inspect(*inputs)
+    measurements = gradients.inspect(*inputs)
     files.make_folder(options.out)
-    files.write_atomic(options.out / "gradients.json", json.dumps(report, indent=1))
-    gradients.draw(report, options.out / "gradients.png")
-    for name, norms in report["gradient"].items():
+    files.write_atomic(options.out / "gradients.json", json.dumps(measurements, indent=1))
+    gradients.draw(measurements, options.out / "gradients.png")
+    for name, norms in measurements["gradient"].items():
         steps = len(norms) - 1
         print(f"|dL/d{name}|: {norms[0]:.2e} at the loss, {norms[-1]:.2e} {steps} steps before")
     print(f"gradients.json and gradients.png are in {printable(options.out)}")

@@ -29,8 +29,9 @@ def run(options: Namespace) -> None:
     """Write the page and print each property with its best unit."""
     from captioner import files
     from captioner.analysis import neurons, neurons_page
+    from captioner.analysis.activations import read_activations
 
-    readings, labels = neurons.read_activations(
+    readings, labels = read_activations(
         options.model,
         options.data,
         options.limit,
@@ -38,9 +39,9 @@ def run(options: Namespace) -> None:
         val_share=options.val_share,
         split=options.split,
     )
-    matches = neurons.search(readings, labels)
+    matches = neurons.find_units(readings, labels)
     files.make_folder(options.out.parent)
-    files.write_atomic(options.out, neurons_page.page(readings, matches))
+    files.write_atomic(options.out, neurons_page.render_page(readings, matches))
     for match in matches:
         score = f"{match.measure} {match.score:6.3f}   by chance {match.control:6.3f}"
         print(f"{match.name:32} {match.label:9} {score}")

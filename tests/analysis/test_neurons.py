@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from captioner.analysis import neurons, neurons_page, properties
-from captioner.analysis.neurons import Reading
+from captioner.analysis import activations, neurons, neurons_page, properties
+from captioner.analysis.activations import Reading
 from captioner.commands.main import main
 from captioner.data import text
 from tests.helpers.models import tiny_language_model
@@ -87,7 +87,7 @@ def readings(count=20, T=200, U=30, seed=0):
 
 
 def test_the_best_unit_is_found_and_chance_finds_none():
-    found = {one.name: one for one in neurons.search(readings(), NAMES)}
+    found = {one.name: one for one in neurons.find_units(readings(), NAMES)}
     assert set(found) == {"number", "mark", "none"}  # "always" cannot be told
     assert (found["number"].unit, found["mark"].unit) == (7, 11)
     assert found["number"].numeric and found["number"].score > 0.95
@@ -133,7 +133,7 @@ def test_what_is_the_same_in_all_documents_is_not_in_the_control():
         Reading(["x"] * 40, np.stack([np.arange(40.0), noise], 1), {"place": np.arange(40.0)}, n)
         for n, noise in enumerate(np.random.default_rng(0).normal(size=(20, 40)))
     ]
-    (one,) = neurons.search(made, ["counts", "noise"])
+    (one,) = neurons.find_units(made, ["counts", "noise"])
     assert one.label == "counts" and one.score > 0.99 and abs(one.control) < 0.3
 
 
@@ -150,7 +150,7 @@ def test_what_documents_have_in_common_is_in_the_control():
             for n in range(20)
         ]
         made = [piece for document in documents for piece in [document] * 3]
-        (one,) = neurons.search(made, [str(u) for u in range(500)])
+        (one,) = neurons.find_units(made, [str(u) for u in range(500)])
         far.append((abs(one.score - 0.5), abs(one.control - 0.5)))
     scores, controls = np.mean(far, axis=0)
     assert scores > 0.1 and 0.5 < controls / scores < 2
@@ -166,20 +166,20 @@ def test_what_stands_late_in_long_documents_has_a_control():
         )
         for n, (one, length) in enumerate(zip(readings(24), [20, 100] * 12))
     ]
-    (one,) = neurons.search(made, NAMES)
+    (one,) = neurons.find_units(made, NAMES)
     assert 0 <= one.control <= 1
 
 
 def test_pieces_are_read_with_what_stands_before_them(tmp_path, monkeypatch):
     """Units, values and states of each piece are those of the whole text."""
-    monkeypatch.setattr(neurons, "LENGTH", 60)
-    monkeypatch.setattr(neurons, "WARM", 25)
+    monkeypatch.setattr(activations, "LENGTH", 60)
+    monkeypatch.setattr(activations, "WARM_UP", 25)
     model = tiny_language_model(layers=1)
     model.decoder.float()
     whole = "".join(f"the cat {'on' * (n % 4)} Zé\n# the mat" + "\n" * (n % 3) for n in range(12))
     (tmp_path / "a.py").write_bytes(b"\xef\xbb\xbf" + whole.replace("\n", "\r\n").encode())
     some = text.documents(str(tmp_path))
-    made = neurons.read_texts(model, some, 99)
+    made = activations.read_texts(model, some, 99)
     assert [u for reading in made for u in reading.units] == model.tokenizer.split(whole)
     assert len({reading.document for reading in made}) == len(made) > 3  # too few documents
     told = properties.of_text(whole, code=True)
@@ -202,7 +202,7 @@ def test_states_are_those_after_each_character(tmp_path):
     (tmp_path / "a.txt").write_text("the cat sat\n")
     (tmp_path / "b.txt").write_text("on the mat, the dog\n")
     some = text.documents(str(tmp_path))
-    for reading in neurons.read_texts(model, some, 9):
+    for reading in activations.read_texts(model, some, 9):
         content = "".join(reading.units)
         memory, state = model.decoder.start(None, 1)
         with torch.no_grad():
@@ -211,7 +211,7 @@ def test_states_are_those_after_each_character(tmp_path):
                 if at:
                     expected = torch.cat([state[name][0] for name in ("h0", "c0", "h1", "c1")])
                     assert reading.state_TU[at - 1] == pytest.approx(expected.numpy(), abs=1e-5)
-    assert neurons.labels(model)[7 * 3 + 2] == "c1[2]"
+    assert activations.unit_labels(model)[7 * 3 + 2] == "c1[2]"
 
 
 def test_the_command_on_text_and_on_captions(tmp_path, model_dir, scenes_dir, capsys):
@@ -240,5 +240,5 @@ def test_the_command_on_text_and_on_captions(tmp_path, model_dir, scenes_dir, ca
 
 def test_text_on_the_page_is_escaped():
     some = [one._replace(units=["<b>"] * 200) for one in readings()]
-    page = neurons_page.page(some, neurons.search(some, NAMES))
+    page = neurons_page.render_page(some, neurons.find_units(some, NAMES))
     assert "<b>" not in page and "&lt;b&gt;" in page

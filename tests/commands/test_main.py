@@ -77,7 +77,7 @@ def test_the_verbs_are_listed_without_importing_torch():
         "finally: print('torch' in sys.modules, 'numpy' in sys.modules)"
     )
     out = shell(f'"$PY" -c "{code}"').stdout
-    assert all(f"    {name} " in out for name in VERBS) and out.endswith("False False\n")
+    assert all(f"\n    {name}" in out for name in VERBS) and out.endswith("False False\n")
 
 
 def test_bash_completes_verbs_and_options(tmp_path):

@@ -98,8 +98,8 @@ def test_models_with_different_encoders_caption_together(model_dir, others, scen
     together = captioner.load(model_dir, *others)
     said = together.caption([*some, "nowhere.png"], batch_size=3)
     assert [c.error is None for c in said] == [True] * len(some) + [False]
-    names = [str(folder) for folder in (model_dir, *others)]
-    assert main(["--model", *names, *map(str, some)]) == 0
+    models = [f"--model={folder}" for folder in (model_dir, *others)]
+    assert main([*models, *map(str, some)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ", 1)[1] for line in lines] == [c.caption for c in said[:-1]]
     one = captioner.load(model_dir).caption(some)

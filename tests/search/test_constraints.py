@@ -114,9 +114,8 @@ def test_on_the_command_line(model_dir, paths, capsys):
     assert main([*command, "--json", "--tokens", "--include", "red " * 40]) == 1
     printed = capsys.readouterr()
     assert all("what it must say is not said" in line for line in printed.out.splitlines())
-    with pytest.raises(SystemExit):
-        main([*command, "--beam", "2", "--best", "3"])
-    assert "--best 3 of --beam 2" in capsys.readouterr().err
+    assert main([*command, "--beam", "2", "--best", "3"]) == 2
+    assert "--best=3: give 1 to --beam=2" in capsys.readouterr().err
     assert main([*command, "--include", "zebra"]) == 2
     assert "does not know 'zebra'" in capsys.readouterr().err
 

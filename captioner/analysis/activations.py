@@ -1,0 +1,180 @@
+"""The activations of a model's units as it reads text, or captions that it generates itself."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from captioner.analysis import properties
+from captioner.analysis.properties import Values
+from captioner.data import batches, records, text
+from captioner.decoders.recurrent import Recurrent
+from captioner.encoders import CNN
+from captioner.errors import InputError
+from captioner.metrics.chair import mentions
+from captioner.metrics.tokenize import token_strings
+from captioner.models import loading
+from captioner.models.caption_model import CaptionModel
+from captioner.models.language_model import LanguageModel
+from captioner.search import Beam
+from captioner.types import BOS, PAD
+
+LENGTH = 2000  # characters of a piece of a document
+WARM_UP = 1000  # characters before it that are read as well, to warm up the state
+ROWS = 16  # pieces that are read side by side
+LEAST_PLACES = 20  # places with a property, and without it, for it to be scored
+LEAST_DOCUMENTS = 3  # documents with it, and without it
+
+
+class Reading(NamedTuple):
+    """A piece of a document: its units of text, and activations and properties after each.
+
+    state_TU: the activations of the model's U units. document: its number. picture: of a caption.
+    """
+
+    units: list[str]
+    state_TU: np.ndarray
+    values: Values
+    document: int
+    picture: Path | None = None
+
+
+def read_activations(
+    folder: str | Path,
+    data: str,
+    limit: int,
+    *,
+    pattern: str = "*",
+    val_share: float = 0.1,
+    split: str = "val",
+) -> tuple[list[Reading], list[str]]:
+    """The readings of a model over data, and the labels of its units.
+
+    data: for a language model, text (`pattern`: of a folder's files), of which the last `val_share`
+    is read, if not 0; for a captioner, a folder of pictures and captions. limit: pieces of text, or
+    pictures. Raises InputError naming what cannot be read.
+    """
+    if limit < 2 * LEAST_DOCUMENTS:
+        raise InputError(f"--limit {limit}: give {2 * LEAST_DOCUMENTS} or more")
+    model = loading.read_model(folder)
+    if isinstance(model, LanguageModel):
+        documents = text.documents(data, pattern)
+        held_out = text.split(documents, val_share)[1] if val_share else documents
+        readings = read_texts(model, held_out, limit)
+    else:
+        captioned = [r for r in records.read_records(Path(data), split) if r.captions]
+        readings = read_captions(model, captioned[:limit])
+    return readings, unit_labels(model)
+
+
+def read_texts(
+    model: LanguageModel, documents: Sequence[text.Document], limit: int
+) -> list[Reading]:
+    """The readings of up to `limit` pieces of LENGTH characters, evenly spaced over documents.
+
+    If there are too few documents to be halved, each piece counts as one. Raises InputError for a
+    model of words: properties belong to characters.
+    """
+    if model.tokenizer.kind != "char":
+        raise InputError("properties of texts are of characters, and this model reads words")
+    model.eval()
+    pieces = [
+        (document, begin)
+        for document in documents
+        for begin in range(0, document.end - document.begin, LENGTH)
+    ]
+    chosen = np.linspace(0, len(pieces) - 1, min(limit, len(pieces))).astype(int)
+    cut = list(_cut([pieces[i] for i in chosen]))
+    readings = []
+    for first in range(0, len(cut), ROWS):
+        rows = cut[first : first + ROWS]
+        states = _states(model, [content for content, *_ in rows])
+        for (content, warm_up, values, number), state_TU in zip(rows, states):
+            units = model.tokenizer.split(content)[warm_up:]
+            readings.append(Reading(units, state_TU[warm_up:].copy(), values, number))
+    if len({reading.document for reading in readings}) < 2 * LEAST_DOCUMENTS:
+        return [reading._replace(document=n) for n, reading in enumerate(readings)]
+    return readings
+
+
+def _cut(pieces: Sequence[tuple[text.Document, int]]) -> Iterator[tuple[str, int, Values, int]]:
+    """The text of each piece, with up to WARM_UP characters before it; their number; the properties
+    of the others, as they follow from the whole document; and the document's number."""
+    for number, (document, group) in enumerate(itertools.groupby(pieces, lambda piece: piece[0])):
+        content = "".join(document.pieces())
+        values = properties.of_text(content, document.code)
+        for _, begin in group:
+            warm_up, end = min(begin, WARM_UP), begin + LENGTH
+            if begin < len(content):  # as many bytes may be fewer characters
+                piece_values = {name: value[begin:end] for name, value in values.items()}
+                yield content[begin - warm_up : end], warm_up, piece_values, number
+
+
+def read_captions(
+    model: CaptionModel, captioned: Sequence[records.Record], batch_size: int = 32
+) -> list[Reading]:
+    """The readings of captions that the model generates for the pictures of records."""
+    model.eval()
+    count = Counter(
+        name
+        for record in captioned
+        for name in {
+            name for caption in token_strings(record.captions) for name in mentions(caption)
+        }
+    )
+    most = len(captioned) - LEAST_PLACES
+    objects = [name for name, images in count.items() if LEAST_PLACES <= images <= most]
+    assert isinstance(model.encoder, CNN)
+    source = batches.PixelSource([record.image for record in captioned], model.encoder.preprocess)
+    names = _entry_names(model)
+    readings = []
+    for first in range(0, len(captioned), batch_size):
+        batch = range(len(captioned))[first : first + batch_size]
+        with torch.inference_mode():
+            features = model.encode(source(batch, None))
+            generated = model.generate(features, Beam(), batch)
+            _, kept = model.trace(features, generated, names)
+        states = torch.cat([kept[name][:, 0] for name in names], dim=-1).cpu().numpy()
+        for number, tokens, state_TU in zip(batch, generated.token_BKT[:, 0].tolist(), states):
+            record, words = captioned[number], model.tokenizer.said(tokens)
+            values = properties.of_caption(words, token_strings(record.captions), objects)
+            rows = state_TU[1 : len(words) + 1]  # the word at t is read at t + 1
+            values = {name: value[: len(rows)] for name, value in values.items()}
+            readings.append(Reading(words[: len(rows)], rows, values, number, record.image))
+    return readings
+
+
+def _entry_names(model: CaptionModel | LanguageModel) -> tuple[str, ...]:
+    """The entries of the decoder's state, such as h0 and c0."""
+    if not isinstance(model.decoder, Recurrent):
+        kind = type(model.decoder).__name__
+        raise InputError(f"{kind}: its units are not looked at, only those of a Recurrent decoder")
+    return tuple(model.decoder.entries)
+
+
+def _states(model: LanguageModel, contents: Sequence[str]) -> list[np.ndarray]:
+    """All entries of the state after each unit of each text: (T, U) each."""
+    names = _entry_names(model)
+    ids = [torch.tensor([BOS, *model.tokenizer.encode(content)]) for content in contents]
+    token_NT = pad_sequence(ids, batch_first=True, padding_value=PAD)
+    length_N = torch.tensor([len(row) for row in ids])
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        memory, state = model.decoder.start(None, len(ids))
+        _, _, kept = model.decoder(
+            token_NT.to(device), length_N.to(device), memory, state, keep=names
+        )
+    state_NTU = torch.cat([kept[name] for name in names], dim=-1).cpu().numpy()
+    return [rows[1:length] for rows, length in zip(state_NTU, length_N.tolist())]
+
+
+def unit_labels(model: CaptionModel | LanguageModel) -> list[str]:
+    """The label of each unit: the entry of the state and the index in it, such as "c1[37]"."""
+    names = _entry_names(model)
+    assert isinstance(model.decoder, Recurrent)
+    return [f"{name}[{unit}]" for name in names for unit in range(model.decoder.hidden_size)]
