@@ -790,28 +790,6 @@ def test_the_table_is_long_and_each_case_is_its_own():
 # The page
 
 
-HEAD = """# Reliability: what becomes of bad input
-
-<!-- Written by tests/test_bad_input.py from what it saw. Do not edit: change the test, and run
-     CAPTIONER_WRITE=1 pytest tests/test_bad_input.py -->
-
-`caption` ends with 0 when every picture has its caption; with 1 when some could not be captioned:
-each of those is named on stderr with the reason, and the others have their captions; and with 2
-when it could not start or go on at all. `train.py` and `eval.py` end with 0 or with 2; with 1 where
-Hydra refuses the command line, before anything is begun. Whatever the code, there is no traceback:
-the message names the file or the value and says what to do, where the reason (No such file or
-directory, Permission denied) is not answer enough.
-
-Nothing that is given is executed: classes and optimisers are those of an allowlist, weights are
-tensors, annotations are data. Nothing half-written bears a final name. Nothing is skipped in
-silence, and nothing that was given is changed: each case is tested for all of it, and for files
-that should not be there.
-
-`...` stands for what depends on the system, or on the versions of other packages. `caption` has
-`--model model` in each command; `train.py` and `eval.py` have options that make them small.
-"""
-
-
 def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", "<br>")
 
@@ -821,28 +799,19 @@ def code(text: str) -> str:
     return "<br>".join(f"`{cell(line)}`" for line in text.split("\n") if line.strip())
 
 
-def page(observe: Callable[[Case], Seen]) -> str:
-    parts, group = [HEAD], None
-    for case in CASES:
-        title, _, given = case.name.partition(": ")
-        if title != group:
-            group = title
-            parts.append(
-                f"\n## {title.capitalize()}\n\n"
-                "| given | command | exit code | message | what is kept |\n"
-                "| --- | --- | --- | --- | --- |\n"
-            )
-        seen = observe(case)
-        message = case.says if fits(seen.message, case.says) else seen.message
-        row = [given, code(case.command), str(seen.code), code(message), case.kept]
-        parts.append("| " + " | ".join(row) + " |\n")
-    return "".join(parts)
+def row(case: Case, seen: Seen) -> str:
+    message = case.says if fits(seen.message, case.says) else seen.message
+    cells = [case.name, code(case.command), str(seen.code), code(message), case.kept]
+    return "| " + " | ".join(cells) + " |"
 
 
-def test_the_page_is_what_was_observed(observe):
-    text = page(observe)
+def test_the_page_shows_what_was_observed(observe):
+    """A row for each case, wherever it stands; headings and text are written by hand."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    rows = {case.name: row(case, observe(case)) for case in CASES}
+    shown = {line.split(" | ")[0][2:]: line for line in lines if re.match(r"\| [\w ]+: ", line)}
     if os.environ.get("CAPTIONER_WRITE"):
-        PAGE.write_text(text, encoding="utf-8")
-    assert PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text, (
-        f"{PAGE} is not what was seen: CAPTIONER_WRITE=1 pytest {Path(__file__).name} writes it"
-    )
+        lines = [rows.get(line.split(" | ")[0][2:], line) for line in lines]
+        lines += [line for name, line in rows.items() if name not in shown]
+        PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert shown == rows, f"{PAGE}: CAPTIONER_WRITE=1 pytest {Path(__file__).name} writes the rows"
