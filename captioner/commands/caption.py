@@ -74,7 +74,6 @@ def run(options: Namespace) -> None:
     from tqdm import tqdm
 
     from captioner.models.loading import PRETRAINED, is_model, load
-    from captioner.search import Beam
     from captioner.search.constraints import Constraints
 
     for path in map(Path, options.paths):
@@ -86,7 +85,7 @@ def run(options: Namespace) -> None:
     if "-" not in options.paths:
         paths = list(paths)  # all there, so that every batch is complete
     model = load(*(options.model or [os.environ.get("CAPTIONER_MODEL") or PRETRAINED]))
-    strategy = choose_strategy(getattr(model, "strategy", Beam()), options)
+    strategy = choose_strategy(model.strategy, options)
     constraints = Constraints(include=options.include, forbid=options.forbid)
     results = model.caption_stream(paths, strategy, options.batch, constraints, options.tokens)
     # Lines on a terminal are progress enough; a bar among them would tear them.
@@ -98,7 +97,7 @@ def run(options: Namespace) -> None:
         if options.json:
             print(json.dumps(_record(result, options), ensure_ascii=False), flush=True)
         else:
-            for hypothesis in result.said:
+            for hypothesis in result.hypotheses:
                 print(f"{printable(result.path)}: {escape(hypothesis.caption)}", flush=True)
 
 
@@ -132,12 +131,12 @@ def _record(result: Caption, options: Namespace) -> dict[str, Any]:
         return {"path": result.path, "error": result.error}
     record: dict[str, Any] = {"path": result.path, "caption": result.caption, "score": result.score}
     if options.tokens:
-        record["tokens"] = result.said[0].tokens
+        record["tokens"] = result.hypotheses[0].tokens
     if (options.best or 1) > 1:
         record["best"] = [
             {"caption": one.caption, "score": one.score, "log_prob": one.log_prob}
             | ({"tokens": one.tokens} if options.tokens else {})
-            for one in result.said
+            for one in result.hypotheses
         ]
     return record
 

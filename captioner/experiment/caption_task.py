@@ -14,6 +14,7 @@ from captioner.evaluation.scoring import Case
 from captioner.experiment import sources
 from captioner.experiment.components import (
     decoder_options,
+    init_from,
     make_objective,
     make_strategy,
     weight_digests,
@@ -23,7 +24,9 @@ from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import plain
 from captioner.metrics.score import USUAL
 from captioner.models import caption_model, loading
+from captioner.models.base import Model
 from captioner.models.caption_model import CaptionModel
+from captioner.models.warm_start import warm_start
 from captioner.training.caption_training import CaptionTraining
 from captioner.training.data import CaptionData
 
@@ -41,7 +44,7 @@ def prepare(
     strategy = make_strategy(config.search)
     optimizer = make_optimizer(config.optimizer, trainer.precision)
     train, val = _read_records(config)
-    model = _build_model(config, train)
+    model, old = _build_model(config, train)
     model.encoder.to(trainer.strategy.root_device)  # where features are computed
     model.encoder.fuse()
     train, train_source, bad = sources.make_source(config.data, model, train, train=True)
@@ -52,7 +55,7 @@ def prepare(
             f"{len(train)} pictures with data.batch_size={config.data.batch_size} are too few "
             f"batches for {trainer.world_size} processes: give a smaller one, or fewer devices"
         )
-    fresh = not config.model.init_from and model.encoder.frozen
+    fresh = not isinstance(old, CaptionModel) and model.encoder.frozen
     if fresh and isinstance(model.decoder, WordDecoder):
         model.decoder.standard.fit(image_vectors(train_source, len(train)))
     data = CaptionData(
@@ -99,27 +102,21 @@ def _read_records(config: DictConfig) -> tuple[list[Record], list[Record]]:
     return train, val
 
 
-def _build_model(config: DictConfig, train: list[Record]) -> CaptionModel:
-    """A captioner with the words of these records, and the weights of another one if told so."""
+def _build_model(config: DictConfig, train: list[Record]) -> tuple[CaptionModel, Model | None]:
+    """A captioner with the words of these records, and the model whose weights it starts from."""
     if not config.encoder:
         raise InputError("encoder=none is for data=text: give an encoder")
     captions = (caption for record in train for caption in record.captions)
     tokenizer = tokenizers.train_tokenizer(captions, **plain(config.tokenizer))
-    decoder, init_from = decoder_options(config.decoder)
-    old = loading.load(config.model.init_from) if config.model.init_from else None
-    if old is not None and init_from is not None:
-        raise InputError("model.init_from and decoder.init_from: give one of them")
-    language_model = loading.read_model(init_from) if init_from is not None else None
-    if (known := old or language_model) is not None:
-        tokenizer = known.tokenizer.grown(tokenizer)
+    folder = init_from(config)
+    old = loading.read_model(folder) if folder else None
+    options = {"encoder": plain(config.encoder), "decoder": decoder_options(config.decoder)}
     model = caption_model.build_captioner(
-        {"encoder": plain(config.encoder), "decoder": decoder}, tokenizer
+        options, old.tokenizer.grown(tokenizer) if old else tokenizer
     )
-    if old is not None:
-        loading.start_from(model, old, config.model.init_from)
-    if init_from is not None and language_model is not None:
-        loading.start_decoder(model.decoder, language_model, init_from)
-    return model
+    if folder and old:
+        warm_start(model, old, folder)
+    return model, old
 
 
 def evaluate(

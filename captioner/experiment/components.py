@@ -27,10 +27,14 @@ def make_strategy(config: DictConfig) -> search.Strategy:
     return instantiate.instantiate(plain(config), "captioner.search", search.STRATEGIES)
 
 
-def decoder_options(config: DictConfig) -> tuple[dict[str, Any], str | None]:
-    """What makes the decoder, and decoder.init_from: the language model that it starts from."""
-    options = plain(config)
-    return options, options.pop("init_from", None)
+def init_from(config: DictConfig) -> str | None:
+    """The model directory that training starts from; decoder.init_from is its older name."""
+    return config.model.init_from or config.decoder.get("init_from")
+
+
+def decoder_options(config: DictConfig) -> dict[str, Any]:
+    """What makes the decoder."""
+    return {name: value for name, value in plain(config).items() if name != "init_from"}
 
 
 def cache_folder(given: str | None, kind: str) -> Path:

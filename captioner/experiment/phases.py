@@ -60,8 +60,7 @@ def phase_configs(config: DictConfig, run: RunDir) -> list[tuple[RunDir, DictCon
         base = plain(config) | {"phases": None, "resume": None}
         if phases:
             base["model"] = {"init_from": str(phases[-1][0].model)}
-            if "init_from" in base["decoder"]:
-                base["decoder"]["init_from"] = None
+            base["decoder"].pop("init_from", None)
         replaced = {key: value for key, value in changes.items() if _has_target(value)}
         merged: Any = OmegaConf.to_container(OmegaConf.merge(base, changes))
         phase = RunDir(run.folder / f"{number}_{name}")

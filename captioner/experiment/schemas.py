@@ -66,7 +66,8 @@ class TextConfig:
 
 @dataclass
 class ModelConfig:
-    """init_from: a model directory whose weights training starts from; its words keep theirs."""
+    """init_from: a model directory whose weights training starts from; its words keep theirs. A
+    captioner can start from a language model, which fills its decoder."""
 
     init_from: str | None = None
 

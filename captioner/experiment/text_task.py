@@ -10,6 +10,7 @@ from captioner.evaluation import scoring
 from captioner.experiment.components import (
     cache_folder,
     decoder_options,
+    init_from,
     make_objective,
     make_strategy,
     weight_digests,
@@ -19,6 +20,7 @@ from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import plain
 from captioner.models import language_model, loading
 from captioner.models.language_model import LanguageModel
+from captioner.models.warm_start import warm_start
 from captioner.training.data import TextData
 from captioner.training.language_training import LanguageTraining, bits
 
@@ -63,19 +65,16 @@ def prepare(
 
 def _build_model(config: DictConfig, train: list[text.Document]) -> LanguageModel:
     """A language model with the units of these texts, and another one's weights if told so."""
+    folder = init_from(config)
+    old = loading.read_model(folder) if folder else None
     pieces = (piece for document in train for piece in document.pieces())
-    old = loading.read_model(config.model.init_from) if config.model.init_from else None
     tokenizer = tokenizers.train_tokenizer(pieces, **plain(config.tokenizer))
-    if old is not None:
-        tokenizer = old.tokenizer.grown(tokenizer)
-    decoder, init_from = decoder_options(config.decoder)
-    if init_from is not None:
-        raise InputError(
-            "decoder.init_from is for captioners; a language model has model.init_from"
-        )
-    model = language_model.build_language_model({"decoder": decoder}, tokenizer)
-    if old is not None:
-        loading.start_from(model, old, config.model.init_from)
+    options = {"decoder": decoder_options(config.decoder)}
+    model = language_model.build_language_model(
+        options, old.tokenizer.grown(tokenizer) if old else tokenizer
+    )
+    if folder and old:
+        warm_start(model, old, folder)
     return model
 
 

@@ -1,4 +1,4 @@
-"""CaptionModel: encoder, decoder and tokenizer together; built from JSON, saved, used."""
+"""CaptionModel: pictures in, captions out; an encoder, a decoder, a tokenizer and a search."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -14,7 +14,8 @@ from captioner.decoders.base import Decoder, token_log_probs
 from captioner.encoders import CNN, Encoders
 from captioner.errors import InputError, printable
 from captioner.instantiate import instantiate
-from captioner.models.directory import Model
+from captioner.models.base import Model
+from captioner.models.directory import write_model
 from captioner.prefetch import prefetch_batches
 from captioner.search.constraints import UNCONSTRAINED, Constraints
 from captioner.types import PAD, Batch, Features, Memory, PerMember, State
@@ -24,7 +25,8 @@ READERS = 4
 
 
 class Hypothesis(NamedTuple):
-    """A caption, what it was ranked by, its log-probability, and on request those of its tokens."""
+    """A caption, the score it was ranked by, its log-probability, and on request its tokens with
+    their log-probabilities."""
 
     caption: str
     score: float
@@ -33,23 +35,24 @@ class Hypothesis(NamedTuple):
 
 
 class Caption(NamedTuple):
-    """What became of one picture: a caption and its score, or the error that prevented it.
+    """The result for one picture: a caption and its score, or the error that prevented it.
 
-    said: all that the search found for it, best first.
+    hypotheses: all captions that the search returned for it, best first.
     """
 
     path: str
     caption: str | None
     score: float | None
     error: str | None = None
-    said: Sequence[Hypothesis] = ()
+    hypotheses: Sequence[Hypothesis] = ()
 
 
 class CaptionModel(Model):
     """encoder -> decoder.start -> decoder.step -> decoder.step -> ... -> END.
 
-    config: what `build` made it from; saved with it. An ensemble has none, and Many in place of
-    pixels and Features.
+    config: what `build_captioner` got; saved with the model. strategy: the search that captions are
+    made with unless told otherwise; saved too. An ensemble has an empty config, and takes and gives
+    PerMember in place of pixels and Features.
     """
 
     def __init__(
@@ -58,9 +61,10 @@ class CaptionModel(Model):
         decoder: Decoder,
         tokenizer: tokenizers.Tokenizer,
         config: dict[str, Any],
+        strategy: search.Strategy | None = None,
     ):
         super().__init__(decoder, tokenizer, config)
-        self.encoder = encoder
+        self.encoder, self.strategy = encoder, strategy or search.Beam()
 
     def start(  # type: ignore[override]
         self, batch: Batch, state: State | None = None
@@ -83,15 +87,16 @@ class CaptionModel(Model):
     def generate(
         self,
         images: Tensor | Features | PerMember,
-        strategy: search.Strategy,
+        strategy: search.Strategy | None = None,
         numbers: Sequence[int] | None = None,
-        wording: Constraints = UNCONSTRAINED,
+        constraints: Constraints = UNCONSTRAINED,
     ) -> search.Captions:
         """Captions of B images as ids; by default without the unknown word, of one word at least.
 
-        numbers: which images these are, so that sampling does not depend on their batch; and for
-        what `wording` says of single images.
+        strategy: by default the model's own. numbers: of the images in their data set, so that
+        sampling does not depend on the batch, and for constraints on single images.
         """
+        strategy = strategy or self.strategy
         with torch.inference_mode():
             features = self.encode(images)
             memory, state = self.decoder.start(features, _count(features) * strategy.rows)
@@ -99,9 +104,9 @@ class CaptionModel(Model):
                 self.decoder.step,
                 memory,
                 state,
-                wording.rules(self.tokenizer, numbers),
+                constraints.rules(self.tokenizer, numbers),
                 numbers,
-                wording.progress(self.tokenizer, numbers),
+                constraints.progress(self.tokenizer, numbers),
             )
 
     def trace(
@@ -125,21 +130,22 @@ class CaptionModel(Model):
     def texts(
         self, captions: search.Captions, log_prob_BKT: Tensor | None = None
     ) -> list[list[Hypothesis]]:
-        """What was found for each image, best first; nothing for one with an error.
+        """The hypotheses for each image as text, best first; none for an image with an error.
 
-        log_prob_BKT: of the tokens (see `trace`), to be handed on.
+        log_prob_BKT: log-probabilities of their tokens (see `trace`), to be handed on.
         """
         token_BKT = captions.token_BKT.tolist()
         scores, log_probs = captions.score_BK.tolist(), captions.log_prob_BK.tolist()
-        own = None if log_prob_BKT is None else log_prob_BKT.tolist()
+        of_tokens = None if log_prob_BKT is None else log_prob_BKT.tolist()
 
-        def said(b: int, k: int) -> Hypothesis:
+        def hypothesis(b: int, k: int) -> Hypothesis:
             ids = [i for i in token_BKT[b][k] if i != PAD]
-            tokens = own and list(zip((self.tokenizer.units[i] for i in ids), own[b][k]))
+            units = (self.tokenizer.units[i] for i in ids)
+            tokens = None if of_tokens is None else list(zip(units, of_tokens[b][k]))
             return Hypothesis(self.tokenizer.decode(ids), scores[b][k], log_probs[b][k], tokens)
 
         return [
-            [said(b, k) for k, score in enumerate(row) if score > -torch.inf]
+            [hypothesis(b, k) for k, score in enumerate(row) if score > -torch.inf]
             for b, row in enumerate(scores)
         ]
 
@@ -148,44 +154,44 @@ class CaptionModel(Model):
         paths: Iterable[str | Path],
         strategy: search.Strategy | None = None,
         batch_size: int = 16,
-        wording: Constraints = UNCONSTRAINED,
+        constraints: Constraints = UNCONSTRAINED,
         tokens: bool = False,
     ) -> list[Caption]:
         """One Caption for each path, in their order; a bad picture gives one with `error` set."""
-        return list(self.caption_stream(paths, strategy, batch_size, wording, tokens))
+        return list(self.caption_stream(paths, strategy, batch_size, constraints, tokens))
 
     def caption_stream(
         self,
         paths: Iterable[str | Path],
         strategy: search.Strategy | None = None,
         batch_size: int = 16,
-        wording: Constraints = UNCONSTRAINED,
+        constraints: Constraints = UNCONSTRAINED,
         tokens: bool = False,
     ) -> Iterator[Caption]:
-        """Yield the same one by one, as they are made, for any number of paths.
+        """Yield captions one by one, as they are made, for any number of paths.
 
         The next pictures are read while a batch is captioned. If `paths` is an iterator that gives
         none for a while, such as the lines of a terminal, a batch does not wait to be complete.
-        tokens: whether the log-probabilities of the tokens are wanted.
+        strategy: by default the model's own. tokens: whether each hypothesis lists its tokens with
+        their log-probabilities.
         """
         self.eval()
-        strategy = strategy or search.Beam()
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: give 1 or more")
-        begun = 0
+        number = 0
         with closing(prefetch_batches(self._open, paths, batch_size, READERS)) as batches:
             for batch in batches:
                 pictures = {
                     n: picture
-                    for n, (_, picture) in enumerate(batch, begun)
+                    for n, (_, picture) in enumerate(batch, number)
                     if not isinstance(picture, InputError)
                 }
-                begun += len(batch)
+                number += len(batch)
                 results: Iterator[tuple[list[Hypothesis], str | None]] = iter(())
                 if pictures:
                     with torch.inference_mode():
                         features = self.encode(_stack(list(pictures.values())))
-                    captions = self.generate(features, strategy, list(pictures), wording)
+                    captions = self.generate(features, strategy, list(pictures), constraints)
                     log_probs = self.trace(features, captions)[0] if tokens else None
                     results = zip(self.texts(captions, log_probs), captions.error_B)
                 for path, picture in batch:
@@ -208,18 +214,26 @@ class CaptionModel(Model):
     def save(
         self, folder: str | Path, dtype: torch.dtype = torch.float32, encoder: bool = True
     ) -> None:
-        """Writes the model directory (see `Model.write`).
+        """Write the model directory, search options included (see captioner/models/directory.py).
 
-        encoder: whether the CNN's weights are written; if not, the config must say where they come
-        from, and a digest of them is kept.
+        encoder: whether to write the CNN's weights; if not, the config must say where they come
+        from, and a digest of them is kept. Raises InputError for an ensemble, and for a strategy
+        that is not one of captioner.search.
         """
         if isinstance(self.encoder, Encoders):
             raise InputError("an ensemble is not saved as one: save its members")
-        more = {"preprocess": asdict(self.encoder.preprocess)}
+        if not isinstance(self.strategy, search.STRATEGIES):
+            raise InputError(f"{self.strategy}: only the strategies of captioner.search are saved")
+        target = f"captioner.search.{type(self.strategy).__name__}"
+        config = self.config | {
+            "preprocess": asdict(self.encoder.preprocess),
+            "search": {"_target_": target, **asdict(self.strategy)},
+        }
         if encoder:
-            self.write(Path(folder), dtype, more)
+            write_model(self, Path(folder), config, dtype)
         else:
-            self.write(Path(folder), dtype, more, {"encoder": self.encoder.weights()}, "encoder.")
+            digest = {"encoder": self.encoder.weights()}
+            write_model(self, Path(folder), config, dtype, digest, exclude="encoder.")
 
 
 def build_captioner(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> CaptionModel:

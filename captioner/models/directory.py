@@ -1,71 +1,161 @@
-"""Model directories: config.json, tokenizer.json and model.safetensors, nothing else.
+"""The model directory on disk: config.json, tokenizer.json and model.safetensors, nothing else.
 
-Nothing in them is executed: classes are those of `captioner.encoders` and `captioner.decoders`,
-weights are plain tensors. captioner/models/loading.py reads what `Model.save` writes.
+Written and read here. Nothing in it is executed: weights are plain tensors, and classes are named
+in config.json, which captioner/models/loading.py looks up among those of captioner:
+
+    format      1
+    encoder     the options of the encoder; null in a language model
+    decoder     the options of the decoder
+    preprocess  what is done to a picture before the encoder; not in a language model
+    search      the options of the search; may be missing
+
+The weights carry a digest of their tokenizer, so that words and weights stay together.
 """
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from captioner import files, tokenizers
-from captioner.decoders.base import Decoder
-from captioner.types import Batch, Features, Memory, State, TextBatch
+from captioner.errors import InputError, printable, read_json
+from captioner.models.base import Model
 
 FORMAT = 1
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
-class Model(nn.Module, ABC):
-    """A decoder and its tokenizer, and what there is besides. config: what it was made from."""
+class Contents(NamedTuple):
+    """A model directory that was read.
 
-    carries_state = False
-    """Whether a training batch begins with the state that the one before ended with."""
+    metadata: text stored with the weights: the digests "tokenizer" and, if the weights of the
+    encoder are left out, "encoder".
+    """
 
-    def __init__(self, decoder: Decoder, tokenizer: tokenizers.Tokenizer, config: dict[str, Any]):
-        super().__init__()
-        self.decoder, self.tokenizer, self.config = decoder, tokenizer, config
+    folder: Path
+    config: dict[str, Any]
+    tokenizer: tokenizers.Tokenizer
+    metadata: dict[str, str]
+    tensors: dict[str, Tensor]
 
-    @abstractmethod
-    def start(
-        self, batch: Batch | TextBatch, state: State | None
-    ) -> tuple[Features | None, Memory, State]:
-        """The image features, memory and state that the decoder reads a training batch with."""
 
-    def write(
-        self,
-        folder: Path,
-        dtype: torch.dtype = torch.float32,
-        more: Mapping[str, Any] = MappingProxyType({}),
-        marks: Mapping[str, str] = MappingProxyType({}),
-        without: str | None = None,
-    ) -> None:
-        """Writes the model directory; an existing one is replaced file by file.
+def is_model(folder: str | Path) -> bool:
+    """Whether a folder has the three files of a model directory."""
+    return all((Path(folder) / name).is_file() for name in FILES)
 
-        The weights carry a digest of their tokenizer, so that words and weights cannot be parted.
-        dtype: of all numbers, whatever was trained in, so that a model has one precision.
-        more: what config.json holds besides. marks: what the weights' file says of itself besides.
-        without: the prefix of weights that are left out.
-        """
-        files.make_folder(folder)
-        config = {"format": FORMAT, **self.config, **more}
-        tensors = {
-            name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
-            for name, tensor in self.state_dict().items()
-            if without is None or not name.startswith(without)
-        }
-        marks = {"tokenizer": self.tokenizer.digest(), **marks}
-        contents: dict[str, str | bytes] = {
-            "config.json": json.dumps(config, indent=2) + "\n",
-            "tokenizer.json": self.tokenizer.to_json(),
-            "model.safetensors": safetensors.torch.save(tensors, marks),
-        }
-        for name in FILES:
-            files.write_atomic(folder / name, contents[name])
+
+def write_model(
+    model: Model,
+    folder: Path,
+    config: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+    exclude: str | None = None,
+) -> None:
+    """Write a model directory; the files of an existing one are replaced one by one.
+
+    dtype: in which all floating-point weights are stored. exclude: the prefix of weights to leave
+    out.
+    """
+    files.make_folder(folder)
+    tensors = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if exclude is None or not name.startswith(exclude)
+    }
+    metadata = {"tokenizer": model.tokenizer.digest(), **metadata}
+    contents: dict[str, str | bytes] = {
+        "config.json": json.dumps({"format": FORMAT, **config}, indent=2) + "\n",
+        "tokenizer.json": model.tokenizer.to_json(),
+        "model.safetensors": safetensors.torch.save(tensors, metadata),
+    }
+    for name in FILES:
+        files.write_atomic(folder / name, contents[name])
+
+
+def read_contents(folder: Path) -> Contents:
+    """Read a model directory. Raises InputError naming the file that is missing or broken."""
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{printable(folder)}: not a model directory, it has no {' and no '.join(missing)}; "
+            "give the folder model/ of a run"
+        )
+    config_path, tokenizer_path, weights_path = (folder / name for name in FILES)
+    config = _read_config(config_path)
+    tokenizer = tokenizers.load_tokenizer(tokenizer_path)
+    return Contents(folder, config, tokenizer, *_read_tensors(weights_path))
+
+
+def load_weights(model: Model, contents: Contents) -> None:
+    """Copy the weights that were read into the model.
+
+    Raises InputError if they are those of another model or tokenizer, or are not finite.
+    """
+    path = contents.folder / "model.safetensors"
+    if contents.metadata.get("tokenizer") != model.tokenizer.digest():
+        raise InputError(
+            f"{path}: was not trained with the tokenizer.json beside it: take both from one run"
+        )
+    expected, tensors = model.state_dict(), contents.tensors
+    wrong = [f"{key} is missing" for key in expected if key not in tensors]
+    wrong += [f"{key} is foreign" for key in tensors if key not in expected]
+    wrong += [
+        f"{key} has shape {tuple(tensor.shape)}, not {tuple(expected[key].shape)}"
+        for key, tensor in tensors.items()
+        if key in expected and tensor.shape != expected[key].shape
+    ]
+    if wrong:
+        raise InputError(
+            f"{path}: does not fit its config.json: {'; '.join(wrong[:5])}"
+            + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+            + ": take both from one run"
+        )
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise InputError(
+                f"{path}: {key} holds values that are not finite: its training diverged; "
+                "train again with a lower learning rate"
+            )
+    model.load_state_dict(tensors)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The entries of a config.json but its format."""
+    saved = read_json(path)
+    if not isinstance(saved, dict):
+        raise InputError(f"{path}: not an object with format, encoder, decoder and preprocess")
+    is_language_model = saved.get("encoder", 0) is None
+    required = ["format", "encoder", "decoder", *(() if is_language_model else ("preprocess",))]
+    for key in required:
+        if key not in saved:
+            raise InputError(f"{path}: the key {key!r} is missing: copy it again")
+    if saved["format"] != FORMAT:
+        raise InputError(
+            f"{path}: format {saved['format']!r:.60}, this version reads {FORMAT}: use the version "
+            "of captioner that wrote it"
+        )
+    keys = [*required[1:], *(["search"] if "search" in saved else [])]
+    for key in keys:
+        if not isinstance(saved[key], dict) and not (key == "encoder" and is_language_model):
+            raise InputError(f"{path}: {key} is {saved[key]!r:.60}; it must be an object")
+    return {key: saved[key] for key in keys}
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and tensors of a safetensors file."""
+    path.open("rb").close()  # for the system's own error
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        return metadata, safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise InputError(
+            f"{path}: not a whole safetensors file ({error}): copy it again"
+        ) from error

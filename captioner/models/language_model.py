@@ -12,7 +12,8 @@ from captioner import tokenizers
 from captioner.decoders.recurrent import Recurrent
 from captioner.errors import InputError
 from captioner.instantiate import instantiate
-from captioner.models.directory import Model
+from captioner.models.base import Model
+from captioner.models.directory import write_model
 from captioner.search.base import Strategy
 from captioner.search.rules import forbid
 from captioner.types import BOS, UNK, Memory, State, TextBatch
@@ -43,8 +44,8 @@ class LanguageModel(Model):
         return None, memory, rows
 
     def save(self, folder: str | Path) -> None:
-        """Writes the model directory."""
-        self.write(Path(folder))
+        """Write the model directory."""
+        write_model(self, Path(folder), self.config)
 
     def read(self, prompt: str) -> list[int]:
         """Its ids. Raises InputError for a unit that the model does not know."""

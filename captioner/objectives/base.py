@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from captioner.data.records import Record
-from captioner.models.directory import Model
+from captioner.models.base import Model
 from captioner.types import Batch, State, TextBatch
 
 Logs = dict[str, Tensor]

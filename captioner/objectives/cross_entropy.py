@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from captioner.decoders.base import at_least_float32, real_positions
 from captioner.errors import InputError
-from captioner.models.directory import Model
+from captioner.models.base import Model
 from captioner.objectives.base import Logs, Objective, detached
 from captioner.types import BOS, Batch, State, TextBatch
 

@@ -58,7 +58,7 @@ def test_every_choice_composes_and_is_made(group, choice, monkeypatch, tmp_path)
     if plain["encoder"].get("pretrained"):
         plain["encoder"]["pretrained"] = False  # no downloads here
     tokenizer = tokenizers.train_tokenizer(["a dog"], **plain["tokenizer"] | {"min_count": 1})
-    decoder, _ = decoder_options(cfg.decoder)
+    decoder = decoder_options(cfg.decoder)
     made = caption_model.build_captioner(
         {"encoder": plain["encoder"], "decoder": decoder}, tokenizer
     )
@@ -77,7 +77,7 @@ def test_every_choice_for_text_composes_and_is_made(group, choice):
     plain = schemas.plain(cfg)
     assert leaves(plain) <= 75, "a composed run should fit on a screen"
     tokenizer = tokenizers.train_tokenizer(["a dog"], **plain["tokenizer"] | {"min_count": 1})
-    decoder, _ = decoder_options(cfg.decoder)
+    decoder = decoder_options(cfg.decoder)
     made = language_model.build_language_model({"decoder": decoder}, tokenizer)
     strategy = make_strategy(cfg.search)
     assert make_optimizer(cfg.optimizer)(made.decoder.parameters())
@@ -115,7 +115,7 @@ def test_the_papers_are_made_for_coco_too(name):
     plain = schemas.plain(cfg)
     plain["encoder"]["pretrained"] = False
     tokenizer = tokenizers.train_tokenizer(["a dog"] * 3)
-    decoder, _ = decoder_options(cfg.decoder)
+    decoder = decoder_options(cfg.decoder)
     made = caption_model.build_captioner(
         {"encoder": plain["encoder"], "decoder": decoder}, tokenizer
     )

@@ -33,25 +33,29 @@ def test_by_default_the_unknown_word_is_not_said_nor_nothing(loaded, paths):
     for strategy in (search.Greedy(), search.Beam(2), search.Sample(), search.StochasticBeam(2)):
         for result in loaded.caption(paths, strategy):
             assert result.caption and "<unk>" not in result.caption
-    silent = loaded.caption(paths, wording=Constraints(min_length=0))
+    silent = loaded.caption(paths, constraints=Constraints(min_length=0))
     assert {result.caption for result in silent} == {""}
-    assert all("<unk>" in r.caption for r in loaded.caption(paths, wording=Constraints(unk=True)))
+    assert all(
+        "<unk>" in r.caption for r in loaded.caption(paths, constraints=Constraints(unk=True))
+    )
 
 
 def test_words_and_phrases(loaded, paths):
     free = [result.caption.split() for result in loaded.caption(paths)]
     word, phrase = free[0][0], " ".join(free[1][:2])
     some = Constraints(forbid=[word], forbid_in={1: [phrase]}, include_in={2: ["red circle"]})
-    held = [result.caption for result in loaded.caption(paths, wording=some, batch_size=3)]
+    held = [result.caption for result in loaded.caption(paths, constraints=some, batch_size=3)]
     assert all(word not in caption.split() for caption in held)
     assert f" {phrase} " not in f" {held[1]} "
     assert "red circle" in held[2] and "red circle" not in " ".join(free[2])
-    begun = loaded.caption(paths, wording=Constraints(begin="a red", include=["circle"]))
+    begun = loaded.caption(paths, constraints=Constraints(begin="a red", include=["circle"]))
     assert all(r.caption.startswith("a red") and "circle" in r.caption for r in begun)
-    short = loaded.caption(paths, wording=Constraints(max_length=4, endings=["a", "the", "and"]))
+    short = loaded.caption(
+        paths, constraints=Constraints(max_length=4, endings=["a", "the", "and"])
+    )
     for result in short:
         assert len(result.caption.split()) <= 4 and result.caption.split()[-1] not in ("a", "and")
-    once = loaded.caption(paths, wording=Constraints(no_repeated_ngram=1, no_repeat=True))
+    once = loaded.caption(paths, constraints=Constraints(no_repeated_ngram=1, no_repeat=True))
     assert all(len(set(r.caption.split())) == len(r.caption.split()) for r in once)
 
 
@@ -66,27 +70,27 @@ def test_words_and_phrases(loaded, paths):
 )
 def test_what_it_cannot_say_is_named(loaded, paths, wording, message):
     with pytest.raises(InputError, match=message):
-        loaded.caption(paths, wording=wording)
+        loaded.caption(paths, constraints=wording)
 
 
 def test_a_picture_without_a_caption_has_an_error(loaded, paths):
     everything = [unit for unit in loaded.tokenizer.units if not unit.startswith("<")]
-    results = loaded.caption(paths, wording=Constraints(forbid_in={2: everything}))
+    results = loaded.caption(paths, constraints=Constraints(forbid_in={2: everything}))
     assert [result.error is None for result in results] == [True, True, False, True]
     assert str(paths[2]) in results[2].error and "forbid(in_image)" in results[2].error
-    assert results[2].caption is None and results[2].said == ()
+    assert results[2].caption is None and results[2].hypotheses == ()
 
 
 def test_the_best_and_their_tokens(loaded, paths):
     results = loaded.caption(paths, search.Beam(4, n=3), tokens=True)
     for result in results:
-        assert len(result.said) == 3 and result.said[0].caption == result.caption
-        assert len({said.caption for said in result.said}) == 3
-        for said in result.said:
+        assert len(result.hypotheses) == 3 and result.hypotheses[0].caption == result.caption
+        assert len({said.caption for said in result.hypotheses}) == 3
+        for said in result.hypotheses:
             words = [word for word, _ in said.tokens if word != "<eos>"]
             assert loaded.tokenizer.join(words) == said.caption
             assert abs(sum(log_prob for _, log_prob in said.tokens) - said.log_prob) < 1e-5
-    assert loaded.caption(paths)[0].said[0].tokens is None
+    assert loaded.caption(paths)[0].hypotheses[0].tokens is None
 
 
 def test_a_trace_is_one_forward_over_what_was_said(loaded, paths):
