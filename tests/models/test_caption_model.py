@@ -12,6 +12,7 @@ import captioner
 from captioner import images, search
 from captioner.errors import InputError
 from captioner.models import directory, loading
+from captioner.types import Features
 
 
 @pytest.fixture
@@ -38,6 +39,54 @@ def test_the_saved_preprocessing_counts(copied):
     config["preprocess"]["size"] = 96
     (copied / "config.json").write_text(json.dumps(config))
     assert loading.load(copied).encoder.preprocess.size == 96
+
+
+@pytest.mark.parametrize("strategy", [search.Beam(2, 0.3), search.Consensus(n=2, samples=9)])
+def test_the_search_is_saved_and_used_unless_told_otherwise(model_dir, tmp_path, strategy):
+    model = loading.load(model_dir, device="cpu")
+    assert model.strategy == search.Beam()
+    model.strategy = strategy
+    model.save(tmp_path)
+    loaded = loading.load(tmp_path, device="cpu")
+    assert loaded.strategy == strategy
+    assert loading.load(tmp_path, model_dir, device="cpu").strategy == strategy
+    used = []
+    loaded.strategy = Spy(used)
+    features = Features(torch.zeros(1, model.encoder.size))
+    loaded.generate(features)
+    loaded.generate(features, search.Greedy())
+    assert used == [1]
+    with pytest.raises(InputError, match="only the strategies of captioner.search are saved"):
+        loaded.save(tmp_path)
+
+
+class Spy(search.Strategy):
+    rows = 1
+
+    def __init__(self, used):
+        self.used = used
+
+    def find(self, step, memory, state, *args):
+        self.used.append(len(next(iter(state.values()))))
+
+
+def test_a_directory_of_before_has_no_search_options(copied):
+    edit_config(copied, lambda config: config.pop("search"))
+    assert loading.load(copied).strategy == search.Beam()
+
+
+def test_the_device_is_the_best_one_here(model_dir, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert loading.choose_device() == torch.device("cpu")
+    with pytest.raises(InputError, match="device=cuda: torch finds no such device"):
+        loading.load(model_dir, device="cuda")
+    with pytest.raises(InputError, match="device=gpu: give one of auto, cpu, cuda, mps"):
+        loading.load(model_dir, device="gpu")
+    assert next(loading.load(model_dir, device="cpu").parameters()).device.type == "cpu"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert loading.choose_device("auto") == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert loading.choose_device("auto") == torch.device("cuda")
 
 
 def test_captions_come_in_order_and_errors_with_them(model_dir, scenes_dir, tmp_path):
@@ -132,6 +181,15 @@ TARGET = "captioner.decoders.recurrent.Recurrent"
         (lambda d: edit_config(d, lambda c: c["decoder"].update(hidden_size=2**40)), "memory"),
         (lambda d: edit_config(d, lambda c: c.update(preprocess=[])), "must be an object"),
         (lambda d: (d / "config.json").write_text("[]"), "config.json: not an object with"),
+        (lambda d: edit_config(d, lambda c: c.update(search="beam")), "search is 'beam'; it must"),
+        (
+            lambda d: edit_config(d, lambda c: c["search"].update(width=0)),
+            "config.json: search: search.width=0: give a whole number",
+        ),
+        (
+            lambda d: edit_config(d, lambda c: c["search"].update(_target_="os.system")),
+            "config.json: search: _target_=os.system: not a class of captioner.search",
+        ),
         (lambda d: edit_tensors(d, lambda t: t.pop("decoder.W_hy.bias")), "W_hy.bias is missing"),
         (lambda d: edit_tensors(d, lambda t: t.update(x=torch.zeros(1))), "x is foreign"),
         (

@@ -319,7 +319,6 @@ def test_phases_of_text(options, tmp_path):
         ("data.val_share=0", "data.val_share=0"),
         ("schedule=linear", "schedule=linear"),
         ("loss=max", "loss=max"),
-        ("decoder.init_from=x", "decoder.init_from is for captioners"),
     ],
 )
 def test_a_wrong_option_is_named_before_training(options, tmp_path, capsys, option, message):
@@ -377,31 +376,6 @@ def test_it_writes_and_shows_its_gradients(tmp_path, capsys):
     assert main(["gradients", *order, f"--out={tmp_path / 'out'}"]) == 0
     found = json.loads((tmp_path / "out/gradients.json").read_text())
     assert set(found["gradient"]) == {"h0", "c0"} and set(found["gates"]["gates0"]) == set("ifo")
-
-
-def test_a_captioner_starts_from_a_language_model(tmp_path, scenes_dir):
-    """Known words keep their rows, the image's part is fresh, unlike decoders are named."""
-    made = tiny_language_model(layers=1, kind="word", size=16)
-    made.decoder.float()
-    made.save(tmp_path / "lm")
-    small = ["decoder.embed_size=16", "decoder.hidden_size=16", "encoder=blind", "search=greedy"]
-    small += [f"data.root={scenes_dir}", "tokenizer.min_count=1", "trainer.max_epochs=1"]
-    small += [f"data.cache={tmp_path}", "optimizer.lr=0"]
-    start = f"decoder.init_from={tmp_path / 'lm'}"
-    assert in_process(*small, start, f"run_dir={tmp_path / 'run'}") == 0
-    captioner = loading.load(tmp_path / "run/model")
-    V = len(made.tokenizer)
-    assert captioner.tokenizer.units[:V] == made.tokenizer.units
-    assert len(captioner.tokenizer) > V
-    theirs = captioner.decoder.state_dict()
-    for key, tensor in made.decoder.state_dict().items():
-        if not key.startswith("standard."):
-            assert torch.equal(theirs[key][: len(tensor)], tensor), key
-    assert theirs["W_ih.weight"].any() and theirs["embed.weight"][V:].any()
-    for wrong in ("decoder.hidden_size=8", "decoder.cell=GRU", "tokenizer.kind=char"):
-        assert in_process(*small, start, wrong, f"run_dir={tmp_path / 'wrong'}") == 2
-    other = f"decoder.init_from={tmp_path / 'run/model'}"
-    assert in_process(*small, other, f"run_dir={tmp_path / 'wrong'}") == 2
 
 
 def test_hello():
