@@ -1,72 +1,12 @@
-"""Units that tell a property are found, and nothing is found by chance."""
+"""Units that track a property are found, none is by chance, and a page shows them."""
 
 import numpy as np
 import pytest
-import torch
 
-from captioner.analysis import activations, neurons, neurons_page, properties
+from captioner.analysis import neurons, neurons_page
 from captioner.analysis.activations import Reading
 from captioner.commands.main import main
-from captioner.data import text
 from tests.helpers.models import tiny_language_model
-
-CODE = '''"""A module's page."""
-import os  # for "paths"
-
-if os.name == "nt":
-    x = ['a, b', f"{1}", 3]
-'''
-
-
-def marked(name):
-    """The characters for which it is 1."""
-    value = properties.of_text(CODE, code=True)[name]
-    return "".join(c if v == 1 else "." for c, v in zip(CODE, value))
-
-
-def test_strings_comments_and_conditions_of_python():
-    lines = marked("inside a string").split("\n") if "\n" in marked("inside a string") else None
-    assert lines is None  # no line break stands in a string here
-    assert (
-        marked("inside a string").replace(".", "")
-        == '"""A module\'s page""' + '"nt' + "'a, b" + 'f"{1}'
-    )
-    assert marked("inside a comment").strip(".") == '# for "paths"'
-    assert marked("inside the condition of an if").strip(".") == 'if os.name == "nt"'
-    values = properties.of_text(CODE, code=True)
-    at = CODE.index("x = ")
-    assert values["indentation of the line"][at] == 4
-    assert np.isnan(values["indentation of the line"][at - 1])
-    assert values["position in the line"][at] == 4
-    assert values["depth of brackets"][CODE.index('f"')] == 1
-    assert values["depth of brackets"][-1] == 0
-
-
-def test_brackets_in_comments_and_strings_do_not_count():
-    code = "x = f(1)  # see below (really)\ny = [')', 1]\n"
-    depth = properties.of_text(code, code=True)["depth of brackets"]
-    assert depth[-1] == 0 and depth[code.index("'") + 3] == 1 and depth.max() == 1
-
-
-def test_quotes_and_words_of_prose():
-    said = 'He said "no, not I" and left.'
-    values = properties.of_text(said, code=False)
-    inside = "".join(c for c, v in zip(said, values["inside quotes"]) if v)
-    assert inside == '"no, not I'
-    ends = "".join(c for c, v in zip(said, values["last letter of a word"]) if v == 1)
-    assert ends == "edotIdt"
-
-
-def test_properties_of_a_caption():
-    words = "two dogs running on a red ball".split()
-    values = properties.of_caption(words, ["a dog and a man"], ["dog", "cat"])
-    told = {name: [w for w, v in zip(words, value) if v == 1] for name, value in values.items()}
-    assert told["a number"] == ["two"] and told["an object"] == ["dogs", "ball"]
-    assert told["a verb in -ing"] == ["running"] and told["a preposition"] == ["on"]
-    assert told["an article"] == ["a"] and told["a colour"] == ["red"]
-    assert told["dog in the picture"] == words and told["cat in the picture"] == []
-    assert values["position in the sentence"].tolist() == list(range(7))
-
 
 NAMES = [f"unit {u}" for u in range(30)]
 
@@ -97,32 +37,32 @@ def test_the_best_unit_is_found_and_chance_finds_none():
         assert abs(one.control - (0 if one.numeric else 0.5)) < 0.06
 
 
-def test_auc_is_the_share_of_pairs_in_order():
-    rng = np.random.default_rng(1)
-    state_PU, value_P = rng.normal(size=(60, 3)), (rng.random(60) < 0.4).astype(float)
-    expected = [
-        np.mean([[a > b for b in column[value_P == 0]] for a in column[value_P == 1]])
-        for column in state_PU.T
-    ]
-    assert neurons._scores(state_PU, value_P, False) + 0.5 == pytest.approx(np.array(expected))
+def mean_ranks(x_P):
+    """Ranks by np.unique, as they were computed before scipy did."""
+    _, which_P, count = np.unique(x_P, return_inverse=True, return_counts=True)
+    return (count.cumsum() - (count + 1) / 2)[which_P]
 
 
-def test_rho_is_the_correlation_of_ranks():
-    x_P, value_P = np.array([0.1, 5.0, 0.3, 0.3, -9.0]), np.array([2, 7, 2, 4, 0])
-    order = np.array([1, 4, 2.5, 2.5, 0]), np.array([1.5, 4, 1.5, 3, 0])  # equal ones share ranks
-    (rho,) = neurons._scores(x_P[:, None], value_P, True)
-    assert rho == pytest.approx(np.corrcoef(*order)[0, 1])
-    (of_cube,) = neurons._scores(x_P[:, None] ** 3, value_P, True)
-    assert of_cube == pytest.approx(rho)
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_equal_their_formulas(seed):
+    """AUC is the share of pairs in order; rho the correlation of ranks, whatever the scale."""
+    rng = np.random.default_rng(seed)
+    state_PU, mark_P = rng.integers(-9, 9, (60, 3)) / 3.0, (rng.random(60) < 0.4).astype(float)
+    zeros_PU, ones_PU = state_PU[mark_P == 0], state_PU[mark_P == 1]
+    order = np.sign(ones_PU[:, None] - zeros_PU) / 2 + 0.5  # a tie is half in order
+    auc_U = neurons._scores(state_PU, mark_P, False) + 0.5
+    np.testing.assert_allclose(auc_U, order.mean((0, 1)), atol=1e-12)
+    number_P = rng.integers(0, 9, 60) - state_PU[:, 0]
+    expected = [np.corrcoef(mean_ranks(x), mean_ranks(number_P))[0, 1] for x in state_PU.T]
+    for scaled_PU in (state_PU, state_PU**3):
+        rho_U = neurons._scores(scaled_PU, number_P, True)
+        np.testing.assert_allclose(rho_U, expected, atol=1e-12)
 
 
-def test_a_unit_that_never_moves_tells_nothing():
+def test_what_never_changes_has_no_score():
     value_P = np.array([1.0] * 100 + [0.0] * 300)
-    assert neurons._scores(np.zeros((400, 2)), value_P, False).tolist() == [0.0, 0.0]
-    assert neurons._scores(np.zeros((400, 2)), value_P, True).tolist() == [0.0, 0.0]
-
-
-def test_where_nothing_differs_there_is_no_score():
+    for numeric in (False, True):
+        assert neurons._scores(np.zeros((400, 2)), value_P, numeric).tolist() == [0.0, 0.0]
     for value in (0, 1):
         assert np.isnan(neurons._scores(np.random.rand(9, 2), np.full(9, value), False)).all()
 
@@ -168,50 +108,6 @@ def test_what_stands_late_in_long_documents_has_a_control():
     ]
     (one,) = neurons.find_units(made, NAMES)
     assert 0 <= one.control <= 1
-
-
-def test_pieces_are_read_with_what_stands_before_them(tmp_path, monkeypatch):
-    """Units, values and states of each piece are those of the whole text."""
-    monkeypatch.setattr(activations, "LENGTH", 60)
-    monkeypatch.setattr(activations, "WARM_UP", 25)
-    model = tiny_language_model(layers=1)
-    model.decoder.float()
-    whole = "".join(f"the cat {'on' * (n % 4)} Zé\n# the mat" + "\n" * (n % 3) for n in range(12))
-    (tmp_path / "a.py").write_bytes(b"\xef\xbb\xbf" + whole.replace("\n", "\r\n").encode())
-    some = text.documents(str(tmp_path))
-    made = activations.read_texts(model, some, 99)
-    assert [u for reading in made for u in reading.units] == model.tokenizer.split(whole)
-    assert len({reading.document for reading in made}) == len(made) > 3  # too few documents
-    told = properties.of_text(whole, code=True)
-    for number, reading in enumerate(made):
-        begin = 60 * number
-        for name, value in reading.values.items():
-            np.testing.assert_array_equal(value, told[name][begin : begin + 60])
-        read = whole[max(0, begin - 25) : begin + 60]
-        memory, state = model.decoder.start(None, 1)
-        with torch.no_grad():
-            for token in [1, *model.tokenizer.encode(read)]:
-                _, state = model.decoder.step(torch.tensor([token]), memory, state)
-        expected = torch.cat([state["h0"][0], state["c0"][0]]).numpy()
-        assert reading.state_TU[-1] == pytest.approx(expected, abs=1e-5)
-
-
-def test_states_are_those_after_each_character(tmp_path):
-    model = tiny_language_model(layers=2)
-    model.decoder.float()
-    (tmp_path / "a.txt").write_text("the cat sat\n")
-    (tmp_path / "b.txt").write_text("on the mat, the dog\n")
-    some = text.documents(str(tmp_path))
-    for reading in activations.read_texts(model, some, 9):
-        content = "".join(reading.units)
-        memory, state = model.decoder.start(None, 1)
-        with torch.no_grad():
-            for at, token in enumerate([1, *model.tokenizer.encode(content)]):
-                _, state = model.decoder.step(torch.tensor([token]), memory, state)
-                if at:
-                    expected = torch.cat([state[name][0] for name in ("h0", "c0", "h1", "c1")])
-                    assert reading.state_TU[at - 1] == pytest.approx(expected.numpy(), abs=1e-5)
-    assert activations.unit_labels(model)[7 * 3 + 2] == "c1[2]"
 
 
 def test_the_command_on_text_and_on_captions(tmp_path, model_dir, scenes_dir, capsys):

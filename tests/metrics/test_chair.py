@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -56,9 +57,6 @@ def test_by_hand():
 def test_nothing_mentioned_anywhere_is_no_share():
     scores = chair([["a wall"]], ["a wall"], [frozenset()]).corpus()
     assert math.isnan(scores["CHAIR_i"]) and scores["CHAIR_s"] == 0
-
-
-def test_one_of_each_for_every_image():
     with pytest.raises(ValueError):
         chair([["a wall"]], ["a wall"], [])
 
@@ -103,60 +101,37 @@ def test_no_phrase_means_two_things_and_each_is_found():
         assert found == ([category] if category else []), (phrase, found)
 
 
-@pytest.mark.parametrize(
-    ("caption", "categories"),
-    [
-        ("a hot dog and a dog", "hot dog, dog"),
-        ("a hot-dog beside a dog/cat", "hot dog, dog, cat"),
-        ("a teddy bear holds a bear", "teddy bear, bear"),
-        ("a toy car on train tracks", ""),
-        ("trains at the train station", "train"),
-        ("a bus stop by the bus station", ""),
-        ("a bus at a bus stop", "bus"),
-        ("a tennis racket and a racket", "tennis racket, tennis racket"),
-        ("he swings a bat", "baseball bat"),
-        ("a fruit bat", ""),
-        ("a glass of wine beside her glasses", "wine glass"),
-        ("a glass table", "dining table"),
-        ("sliding into home plate", ""),
-        ("an orange cat in the orange car", "cat, car"),
-        ("an orange and white cat", "cat"),
-        ("an orange and a banana", "orange, banana"),
-        ("apples and oranges", "apple, orange"),
-        ("a man in orange", "person"),
-        ("toilet paper on a sink", "sink"),
-        ("a toilet bowl and a bowl", "toilet, bowl"),
-        ("a computer mouse and mice", "mouse, mouse"),
-        ("mickey mouse", ""),
-        ("a stop light and a traffic signal", "traffic light, traffic light"),
-        ("a stop sign under street signs", "stop sign"),
-        ("a fire truck by a fire hydrant", "truck, fire hydrant"),
-        ("a sofa with couches", "couch, couch"),
-        ("a man ties his bow tie", "person, tie"),
-        ("a baby elephant and its mother", "elephant"),
-        ("two babies", "person"),
-        ("a couple of zebras watch a couple", "zebra, person"),
-        ("a boat house", ""),
-        ("a skier with skis on a ski slope", "person, skis"),
-        ("a pair of scissors", "scissors"),
-        ("police officers and firemen", "person, person"),
-        ("geese and sheep", "bird, sheep"),
-        ("busses and knives", "bus, knife"),
-        ("cupcakes and a carrot cake", "cake, cake"),
-        ("a statue of a man near a horse statue", ""),
-        ("a stuffed dog and a cat puppet", ""),
-        ("a dog-shaped cake and a man shaping it", "cake, person"),
-        ("a remote control and a remote area", "remote"),
-        ("a clock tower", "clock"),
-        ("cake on a table top", "cake, dining table"),
-        ("a woman 's purse", "person, handbag"),
-        ("in the men 's room", ""),
-        ("dogmatic carpet tables", "dining table"),  # whole words
-        ("", ""),
-    ],
-)
-def test_awkward_phrases(caption, categories):
-    assert mentions(caption) == [name for name in categories.split(", ") if name]
+AWKWARD = """
+: - | a fruit bat: - | mickey mouse: - | a boat house: - | two babies: person
+a clock tower: clock | in the men 's room: - | a man in orange: person | a bus at a bus stop: bus
+sliding into home plate: - | a glass table: dining table | a toy car on train tracks: -
+an orange and white cat: cat | toilet paper on a sink: sink | a pair of scissors: scissors
+geese and sheep: bird, sheep | he swings a bat: baseball bat | busses and knives: bus, knife
+a bus stop by the bus station: - | a hot dog and a dog: hot dog, dog
+apples and oranges: apple, orange | a sofa with couches: couch, couch
+a stuffed dog and a cat puppet: - | a woman 's purse: person, handbag
+trains at the train station: train | a man ties his bow tie: person, tie
+dogmatic carpet tables: dining table | an orange and a banana: orange, banana
+a toilet bowl and a bowl: toilet, bowl | cupcakes and a carrot cake: cake, cake
+a computer mouse and mice: mouse, mouse | cake on a table top: cake, dining table
+a baby elephant and its mother: elephant | a statue of a man near a horse statue: -
+an orange cat in the orange car: cat, car | a stop sign under street signs: stop sign
+a remote control and a remote area: remote | a teddy bear holds a bear: teddy bear, bear
+police officers and firemen: person, person | a hot-dog beside a dog/cat: hot dog, dog, cat
+a glass of wine beside her glasses: wine glass | a skier with skis on a ski slope: person, skis
+a couple of zebras watch a couple: zebra, person
+a fire truck by a fire hydrant: truck, fire hydrant
+a dog-shaped cake and a man shaping it: cake, person
+a tennis racket and a racket: tennis racket, tennis racket
+a stop light and a traffic signal: traffic light, traffic light
+"""
+"""Captions and the categories that they mention."""
+
+
+@pytest.mark.parametrize("row", re.split(r"\n| \| ", AWKWARD.strip()))
+def test_awkward_phrases(row):
+    caption, _, categories = row.partition(": ")
+    assert mentions(caption) == re.findall(r"[a-z][a-z ]*", categories)
 
 
 def test_names_in_a_row_are_one_object_and_repeats_are_counted():
@@ -206,7 +181,9 @@ def written(tmp_path):
     return write
 
 
-def test_objects_of_each_image(written):
+def test_objects_of_each_image(written, tmp_path):
+    with pytest.raises(InputError, match=r"instances\.json: No such file"):
+        read_objects(tmp_path / "instances.json")
     objects = read_objects(written(instances()))
     assert objects == {1: {"person", "dog"}, 2: set(), "three": {"person"}}
 
@@ -241,11 +218,6 @@ def test_coco_itself_is_known_and_other_categories_are_named(written):
 def test_broken_files_are_named_with_their_key(written, content, message):
     with pytest.raises(InputError, match=rf"instances\.json: .*{message}"):
         read_objects(written(content))
-
-
-def test_no_such_file(tmp_path):
-    with pytest.raises(InputError, match="No such file"):
-        read_objects(tmp_path / "instances.json")
 
 
 def test_plurals():

@@ -3,7 +3,6 @@
 import gzip
 import importlib.util
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -13,12 +12,8 @@ from pathlib import Path
 import pytest
 
 from captioner.metrics.tokenize import token_strings, tokenize
+from tests.helpers.golden import GOLDEN, needs_golden, read_golden
 
-ROOT = Path(__file__).parents[2]
-GOLDEN = ROOT / os.environ.get("CAPTIONER_DATA", "../shared/data") / "metrics_golden"
-needs_golden = pytest.mark.skipif(
-    not GOLDEN.is_dir(), reason=f"no official values in {GOLDEN}: set CAPTIONER_DATA"
-)
 SEPARATORS = ["\n", "\r", "\r\n", "\v", "\f", "\x85", "\u2028", "\u2029"]
 
 
@@ -62,7 +57,7 @@ def test_captions_with_random_symbols_get_the_official_tokens():
 @pytest.mark.parametrize("case", ["lower", "title", "upper"])
 def test_abbreviations_keep_their_period(case):
     write = getattr(str, case)
-    black_box = json.loads((GOLDEN / "abbreviations_blackbox.json").read_text(encoding="utf-8"))
+    black_box = read_golden("abbreviations_blackbox")
     for word in black_box[f"{case}_end"]:
         assert tokenize(f"the {write(word)}.") == ["the", f"{word}."]
         assert tokenize(f"the {write(word)}. again") == ["the", f"{word}.", "again"]
@@ -156,13 +151,8 @@ def test_the_official_words_may_depend_on_the_next_caption(caption, following, t
 
 
 def test_without_official_no_caption_changes_another():
-    captions = [raw for raw, _ in AS_OBSERVED] + [
-        "reads K.",
-        "A dog",
-        "bus no.",
-        "5 men",
-        "class '05",
-    ]
+    captions = [raw for raw, _ in AS_OBSERVED]
+    captions += ["reads K.", "A dog", "bus no.", "5 men", "class '05"]
     captions += [raw for raw, _ in read("45000")[3700:3800]] if GOLDEN.is_dir() else []
     shuffled = random.Random(0).sample(captions, len(captions))
     assert dict(zip(shuffled, token_strings(shuffled))) == dict(
@@ -173,13 +163,8 @@ def test_without_official_no_caption_changes_another():
 
 @pytest.mark.parametrize("separator", SEPARATORS)
 def test_a_line_separator_is_a_space_and_moves_nothing(separator):
-    texts = [
-        "A man{0}isn't{0}here{0}",
-        "reads K.{0}A dog 5{0}1/2 no.{0}",
-        "{0}5 dogs{0}",
-        "{0}",
-        "end",
-    ]
+    texts = ["A man{0}isn't{0}here{0}", "reads K.{0}A dog 5{0}1/2 no.{0}", "{0}5 dogs{0}", "{0}"]
+    texts += ["end"]
     captions = [text.format(separator) for text in texts]
     spaces = [text.format(" " * len(separator)) for text in texts]
     for official in (False, True):
