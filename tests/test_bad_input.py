@@ -578,7 +578,7 @@ ANNOTATIONS = [
 ]
 PREDICTIONS = [
     prediction("cut JSON", lambda: (predict("a dog"), cut("predictions.json")),
-        "predictions.json: not readable as JSON: ..."),
+        "predictions.json: not readable as JSON (...): mend it, or copy it again"),
     prediction("an entry without a caption",
         lambda: (predict("a dog"), edit("predictions.json", lambda p: p[0].pop("caption"))),
         "predictions.json: entry 0 has no caption: {'image_id': 0}; add it"),

@@ -76,7 +76,7 @@ def run(options: Namespace) -> None:
     from captioner.models.loading import PRETRAINED, is_model, load
     from captioner.search.constraints import Constraints
 
-    for path in map(Path, options.paths):
+    for path in map(Path, filter(None, options.paths)):
         if is_model(path):
             raise InputError(f"{printable(path)}: a model, no picture: write --model before each")
         if is_model(path / "model"):

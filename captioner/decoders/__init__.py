@@ -1,0 +1,1 @@
+"""The networks that write captions, behind one interface: `start`, `step` and `forward`."""

@@ -1,0 +1,1 @@
+"""What train.py and eval.py do: configuration, run directories, tasks, phases and sweeps."""

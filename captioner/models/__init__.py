@@ -1,0 +1,1 @@
+"""The captioner and the language model, and the directories that hold them."""

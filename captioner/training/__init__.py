@@ -1,0 +1,1 @@
+"""The training loop, validations, checkpoints and optimisers, on top of Lightning."""
