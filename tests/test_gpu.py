@@ -14,7 +14,7 @@ from captioner.decoders.recurrent import Recurrent
 from captioner.decoders.transformer import Transformer
 from captioner.encoders import Timm
 from captioner.search import Beam, Consensus, Greedy, Sample, StochasticBeam
-from captioner.search.rules import Include
+from captioner.search.include import MustInclude
 from tests.helpers.brute import pictures, random_decoder, run
 from tests.helpers.laws import (
     LENGTH_N,
@@ -199,7 +199,7 @@ def test_every_strategy_says_there_what_it_says_here(strategy):
         assert torch.equal(there.token_BKT.cpu(), here.token_BKT)
         assert there.error_B == here.error_B
     if strategy == Beam(4, n=4, max_length=6):
-        progress = Include(4, in_image={1: [(5, 4)]})
-        here = run(strategy, decoder.cpu(), some, progress=progress)[1]
-        there = run(strategy, decoder.cuda(), some.to("cuda"), progress=progress)[1]
+        progress = MustInclude(4, in_image={1: [(5, 4)]})
+        here = run(strategy, decoder.cpu(), some, must_include=progress)[1]
+        there = run(strategy, decoder.cuda(), some.to("cuda"), must_include=progress)[1]
         assert torch.equal(there.token_BKT.cpu(), here.token_BKT)

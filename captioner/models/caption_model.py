@@ -106,7 +106,7 @@ class CaptionModel(Model):
                 state,
                 constraints.rules(self.tokenizer, numbers),
                 numbers,
-                constraints.progress(self.tokenizer, numbers),
+                constraints.must_include(self.tokenizer, numbers),
             )
 
     def trace(

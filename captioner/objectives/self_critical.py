@@ -14,8 +14,7 @@ from captioner.metrics.tokenize import token_strings
 from captioner.models.caption_model import CaptionModel
 from captioner.objectives.base import Logs, Objective
 from captioner.objectives.cross_entropy import CrossEntropy
-from captioner.search import Greedy, Sample, Strategy
-from captioner.search.engine import Captions
+from captioner.search import Captions, Greedy, Sample, Strategy
 from captioner.types import Batch, Features, State
 
 

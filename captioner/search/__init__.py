@@ -1,18 +1,18 @@
 """From a decoder's `step` to captions: greedy, sampling, beam. Knows nothing of any model.
 
-Each strategy is a small frozen object, called with the decoder's `step` and what `start` gave for
-B * rows rows; images and hypotheses are searched all at once, as tensors.
+Each strategy is a small frozen object, called with the decoder's `step` and with the memory and
+state that `start` returned for B * rows rows; all images and hypotheses are searched at once.
 
     captions = Beam(width=5)(decoder.step, memory, state)
 
-`numbers` says which images these are, for rules and for what is drawn at random: an image's samples
-do not depend on its batch. By default 0, 1, 2 ...  `rules`: see captioner/search/rules.py.
+`image_numbers` identify the images, for rules and for random draws, so that an image's samples do
+not depend on its batch. The default is 0, 1, 2 ...  `rules`: see captioner/search/rules.py.
+`must_include`: see captioner/search/include.py.
 """
 
-from captioner.search.base import SCORES, Strategy
+from captioner.search.base import SCORES, Captions, Strategy
 from captioner.search.beam import Beam, StochasticBeam
 from captioner.search.consensus import Consensus
-from captioner.search.engine import Captions
 from captioner.search.sampling import Greedy, Sample
 
 STRATEGIES = (Greedy, Sample, Beam, StochasticBeam, Consensus)

@@ -1,26 +1,77 @@
-"""What strategies have in common."""
+"""What strategies have in common: their call, what they return, how captions are scored."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from captioner.search.engine import Captions, Progress, Step, count
+from captioner.search.include import MustInclude
 from captioner.search.rules import Rule, check
-from captioner.types import Memory, State
+from captioner.types import BOS, EOS, PAD, Memory, State
 
 SCORES = ("power", "wu", "reward")
+Step = Callable[[Tensor, Memory, State], tuple[Tensor, State]]
+"""Decoder.step."""
+
+
+class Captions(NamedTuple):
+    """K captions of each of B images, best first.
+
+    token_BKT: words, then eos if the caption ended, then pad; bos is not part of it.
+    score_BK: what they are ranked by. log_prob_BK: the sum of log-probabilities, END included.
+    If fewer than K are possible, the others have a score of -inf and no tokens.
+    error_B: why an image has none at all, such as the rule that left no word; else None.
+    """
+
+    token_BKT: Tensor
+    score_BK: Tensor
+    log_prob_BK: Tensor
+    error_B: list[str | None]
+
+    @property
+    def length_BK(self) -> Tensor:
+        """Tokens, END included."""
+        return (self.token_BKT != PAD).sum(2)
+
+    @property
+    def ended_BK(self) -> Tensor:
+        """Whether the caption ended with END, rather than being cut off at the greatest length."""
+        return (self.token_BKT == EOS).any(2)
+
+    def framed(self) -> tuple[Tensor, Tensor]:
+        """token_NT of N = B * K rows with bos before the tokens, and length_N, as training reads
+        captions and `token_log_probs` scores them."""
+        token_NT = F.pad(self.token_BKT.flatten(0, 1), (1, 0), value=BOS)
+        return token_NT, self.length_BK.flatten()
+
+    def best(self, n: int) -> "Captions":
+        """The first n captions of each image."""
+        tokens, scores, log_probs, errors = self
+        return Captions(tokens[:, :n], scores[:, :n], log_probs[:, :n], errors)
+
+    def ranked(self, score_BK: Tensor) -> "Captions":
+        """The same captions, ranked by other scores; one with -inf is taken out."""
+        score_BK = score_BK.masked_fill(self.log_prob_BK == -torch.inf, -torch.inf)
+        score_BK, best_BK = score_BK.sort(dim=1, descending=True, stable=True)
+        impossible_BK = score_BK == -torch.inf
+        token_BKT = pick(self.token_BKT, best_BK).masked_fill(impossible_BK[..., None], PAD)
+        log_prob_BK = self.log_prob_BK.gather(1, best_BK).masked_fill(impossible_BK, -torch.inf)
+        return Captions(token_BKT, score_BK, log_prob_BK, self.error_B)
 
 
 class Strategy(ABC):
-    """What all have in common: `rows` an image, and how they are called."""
+    """A way to search for captions."""
 
-    rows: int
-    can_include = False
-    """Whether it sees to what captions must say."""
+    supports_must_include = False
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """How many rows of each image the decoder's `start` must be asked for."""
 
     def __call__(
         self,
@@ -28,60 +79,100 @@ class Strategy(ABC):
         memory: Memory,
         state: State,
         rules: Sequence[Rule] = (),
-        numbers: Sequence[int] | None = None,
-        progress: Progress | None = None,
+        image_numbers: Sequence[int] | None = None,
+        must_include: MustInclude | None = None,
     ) -> Captions:
-        """The captions of B images, of B * rows rows that start equal, `rows` of each image.
+        """Search for the captions of B images, of B * rows rows that start equal.
 
-        progress: what captions must say (rules.Include). Raises InputError where a strategy cannot
-        see to that, and where the decoder gives NaN.
+        Raises InputError if `must_include` is given to a strategy that does not support it, and if
+        the decoder returns NaN.
         """
-        images = count(state) // self.rows
-        numbers = list(range(images)) if numbers is None else [int(number) for number in numbers]
-        check(len(numbers) == images, f"{len(numbers)} numbers for {images} images")
-        check(all(number >= 0 for number in numbers), "numbers of images are 0 or more")
+        images = row_count(state) // self.rows
+        numbers = list(range(images)) if image_numbers is None else [int(i) for i in image_numbers]
+        check(len(numbers) == images, f"{len(numbers)} image numbers for {images} images")
+        check(all(number >= 0 for number in numbers), "image numbers are 0 or more")
         check(
-            progress is None or self.can_include,
-            f"{type(self).__name__} cannot say what it must: search=beam can",
+            must_include is None or self.supports_must_include,
+            f"{type(self).__name__} cannot force words into captions: use search=beam",
         )
-        return self.find(step, memory, state, rules, numbers, progress)
+        return self.search(step, memory, state, rules, numbers, must_include)
 
     @abstractmethod
-    def find(self, step, memory, state, rules, numbers, progress) -> Captions: ...
+    def search(
+        self,
+        step: Step,
+        memory: Memory,
+        state: State,
+        rules: Sequence[Rule],
+        image_numbers: Sequence[int],
+        must_include: MustInclude | None,
+    ) -> Captions:
+        """What `__call__` returns, for arguments that it has checked."""
 
 
-def grade(options: Any, log_prob: Tensor, length: int | Tensor) -> Tensor:
-    """What `options.score` and `options.length_penalty` make of a log-probability (see `Beam`)."""
-    a = options.length_penalty
+def length_normalised(
+    log_prob: Tensor, length: int | Tensor, score: str, length_penalty: float
+) -> Tensor:
+    """The score of hypotheses of these log-probabilities and lengths (see `Beam`)."""
     length = length.to(log_prob.dtype) if isinstance(length, Tensor) else length
-    if options.score == "power":
-        return log_prob / length**a
-    if options.score == "wu":
-        return log_prob / ((5 + length) / 6) ** a
-    return log_prob + a * length
+    if score == "power":
+        return log_prob / length**length_penalty
+    if score == "wu":
+        return log_prob / ((5 + length) / 6) ** length_penalty
+    return log_prob + length_penalty * length
 
 
-def check_draw(options: Any) -> None:
-    heat, seed = options.temperature, options.seed
-    check(1e-4 <= heat <= 1e4, f"search.temperature={heat}: give 0.0001 to 10000")
-    check(
-        isinstance(seed, int) and seed >= 0, f"search.seed={seed}: give a whole number, 0 or more"
-    )
-
-
-def check_score(options: Any) -> None:
-    a, score = options.length_penalty, options.score
-    check(0 <= a <= 100, f"search.length_penalty={a}: give 0 to 100")
+def check_score(score: str, length_penalty: float) -> None:
+    """Raises InputError if an option is out of range, as do the functions below."""
+    check(0 <= length_penalty <= 100, f"search.length_penalty={length_penalty}: give 0 to 100")
     check(score in SCORES, f"search.score={score}: give one of {', '.join(SCORES)}")
 
 
+def check_sampling(temperature: float, seed: int) -> None:
+    check(1e-4 <= temperature <= 1e4, f"search.temperature={temperature}: give 0.0001 to 10000")
+    valid = isinstance(seed, int) and seed >= 0
+    check(valid, f"search.seed={seed}: give a whole number, 0 or more")
+
+
+def check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        valid = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        check(valid, f"search.{name}={value}: give a whole number, 1 or more")
+
+
 def uniforms(rows: int, columns: int, *seeds: int) -> Tensor:
-    """Numbers in (0, 1) that depend on the seeds alone."""
+    """Numbers in (0, 1) that depend on the seeds alone; float64, on the CPU."""
     uniform = torch.from_numpy(np.random.default_rng(seeds).random((rows, columns)))
     return uniform.clamp_(min=torch.finfo(torch.float64).tiny)
 
 
-def check_count(options: object, name: str) -> None:
-    value = getattr(options, name)
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    check(whole, f"search.{name}={value}: give a whole number, 1 or more")
+def to_float64(x: Tensor) -> Tensor:
+    """x in float64: on its own device, or on the CPU if the device (MPS) has no float64."""
+    return (x if has_float64(x.device) else x.cpu()).double()
+
+
+def has_float64(device: torch.device) -> bool:
+    return device.type != "mps"
+
+
+def pick(x_AXT: Tensor, index_AK: Tensor) -> Tensor:
+    """Entries of the last dimension but one; the dimensions before it are the same in both."""
+    return x_AXT.gather(-2, index_AK[..., None].expand(*index_AK.shape, x_AXT.shape[-1]))
+
+
+def top(x_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The greatest `count` numbers of each row, or all of them, and where they are."""
+    values, index = x_NV.topk(min(count, x_NV.shape[1]), dim=1)
+    return values, index
+
+
+def select_rows(state: State, row_N: Tensor) -> State:
+    return {name: entry.index_select(0, row_N) for name, entry in state.items()}
+
+
+def row_count(state: State) -> int:
+    return len(next(iter(state.values())))
+
+
+def device_of(state: State) -> torch.device:
+    return next(iter(state.values())).device

@@ -1,12 +1,22 @@
-"""The strategies of the beam's engine (captioner/search/engine.py)."""
+"""The strategies of the beam engine (captioner/search/engine.py)."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from captioner.search.base import Strategy, check_count, check_draw, check_score, grade, uniforms
-from captioner.search.engine import Captions, Including, beam_search, top
+from captioner.search.base import (
+    Captions,
+    Strategy,
+    check_counts,
+    check_sampling,
+    check_score,
+    length_normalised,
+    top,
+    uniforms,
+)
+from captioner.search.engine import Policy, beam_search
+from captioner.search.include import DynamicBeamAllocation
 from captioner.search.rules import check
 
 
@@ -19,8 +29,8 @@ class Beam(Strategy):
         wu      L / ((5 + |Y|) / 6)^a      (Wu et al. 2016)
         reward  L + a |Y|
     groups, diversity: diverse beam search (Vijayakumar et al. 2018): `width / groups` hypotheses a
-        group; at each step a group chooses by L minus `diversity` for every hypothesis of the
-        groups before it that goes on with the same word now (Hamming diversity).
+        group; at each step a group chooses by L minus `diversity` for every hypothesis of earlier
+        groups that goes on with the same word at this step (Hamming diversity).
 
     Per image and group there are `width / groups` live hypotheses, ranked by L, and as many
     finished ones, ranked by score; one that ends among the best `width / groups` of a step moves
@@ -28,7 +38,7 @@ class Beam(Strategy):
     done when no live hypothesis can still beat its n-th finished one; an image, when its groups
     are. Then it leaves the batch.
 
-    `progress` is what captions must say (see `Including`).
+    It supports `must_include` (see `DynamicBeamAllocation`), with one group.
     """
 
     width: int = 5
@@ -39,13 +49,12 @@ class Beam(Strategy):
     groups: int = 1
     diversity: float = 0.5
 
-    can_include = True
+    supports_must_include = True
 
     def __post_init__(self):
-        for name in ("width", "max_length", "n", "groups"):
-            check_count(self, name)
+        check_counts(width=self.width, max_length=self.max_length, n=self.n, groups=self.groups)
         check(self.n <= self.width, f"search.n={self.n}: give 1 to search.width={self.width}")
-        check_score(self)
+        check_score(self.score, self.length_penalty)
         check(
             self.width % self.groups == 0,
             f"search.groups={self.groups}: does not divide search.width={self.width}",
@@ -53,26 +62,29 @@ class Beam(Strategy):
         check(0 <= self.diversity <= 1e6, f"search.diversity={self.diversity}: give 0 to 1e6")
 
     @property
-    def rows(self) -> int:  # type: ignore[override]
+    def rows(self) -> int:
         return self.width
 
-    def find(self, step, memory, state, rules, numbers, progress):
-        check(progress is None or self.groups == 1, "what captions must say: needs search.groups=1")
-        policy = self if progress is None else Including(self, progress)
-        tokens, scores, log_probs, errors = beam_search(policy, step, memory, state, rules, numbers)
-        return Captions(tokens[:, : self.n], scores[:, : self.n], log_probs[:, : self.n], errors)
+    def search(self, step, memory, state, rules, image_numbers, must_include) -> Captions:
+        policy: Policy = self
+        if must_include is not None:
+            check(self.groups == 1, "words that captions must include need search.groups=1")
+            policy = DynamicBeamAllocation(
+                must_include, self.width, self.n, self.max_length, self.score_of
+            )
+        return beam_search(policy, step, memory, state, rules, image_numbers).best(self.n)
 
     values = 1
 
-    def candidates(self, log_prob_NV, live_NS, prefix_NT, number_N):
+    def candidates(self, log_prob_NV, live_NS, prefix_NT, image_number_N) -> tuple[Tensor, Tensor]:
         """The likeliest words: with at most width - width / groups of them less likely by
         `diversity`, the best 2 width / groups of a group are among them."""
         best_NC, word_NC = top(log_prob_NV, self.width + self.width // self.groups)
         return live_NS[:, None] + best_NC[..., None], word_NC
 
-    def grade(self, value_XS: Tensor, length: int) -> Tensor:
+    def score_of(self, value_XS: Tensor, length: int) -> Tensor:
         """The score of hypotheses of that length; no live one can get more than at max_length."""
-        return grade(self, value_XS[..., 0], length)
+        return length_normalised(value_XS[..., 0], length, self.score, self.length_penalty)
 
 
 @dataclass(frozen=True)
@@ -90,24 +102,23 @@ class StochasticBeam(Strategy):
     max_length: int = 30
 
     def __post_init__(self):
-        for name in ("n", "max_length"):
-            check_count(self, name)
-        check_draw(self)
+        check_counts(n=self.n, max_length=self.max_length)
+        check_sampling(self.temperature, self.seed)
 
     @property
-    def rows(self) -> int:  # type: ignore[override]
+    def rows(self) -> int:
         return self.n
 
-    def find(self, step, memory, state, rules, numbers, progress):
-        found = beam_search(self, step, memory, state, rules, numbers)
-        return found.ranked(found.log_prob_BK)
+    def search(self, step, memory, state, rules, image_numbers, must_include) -> Captions:
+        captions = beam_search(self, step, memory, state, rules, image_numbers)
+        return captions.ranked(captions.log_prob_BK)
 
     groups, diversity, values = 1, 0.0, 3
 
-    def candidates(self, log_prob_NV, live_NS, prefix_NT, number_N):
+    def candidates(self, log_prob_NV, live_NS, prefix_NT, image_number_N) -> tuple[Tensor, Tensor]:
         """The words whose perturbed log-probability G is greatest (Kool's algorithm 1).
 
-        Values: log-probability; G; log-probability of being drawn, which is another one where the
+        Values: log-probability; G; log-probability of being drawn, which is another one if the
         temperature is not 1 or words are forbidden.
         """
         drawn_NV = live_NS[:, 2:] + (log_prob_NV / self.temperature).log_softmax(1)
@@ -116,11 +127,11 @@ class StochasticBeam(Strategy):
         uniform_NV = torch.cat(
             [
                 uniforms(self.n, log_prob_NV.shape[1], self.seed, number, t)
-                for number in number_N[:: self.n].tolist()
+                for number in image_number_N[:: self.n].tolist()
             ]
         )
         noise_NV = -(-uniform_NV.log()).log()  # in float32 a number could be rounded to 1
-        gumbel_NV = drawn_NV + noise_NV.to(drawn_NV)
+        gumbel_NV = drawn_NV + noise_NV.to(drawn_NV.dtype).to(drawn_NV.device)
         # Shifted so that the greatest of a row is its parent's G: -log(e^-G - e^-best + e^-gumbel).
         below_NV = gumbel_NV - gumbel_NV.amax(1, keepdim=True)
         v_NV = live_NS[:, 1:2] - gumbel_NV + torch.log1p(-below_NV.exp())
@@ -130,6 +141,6 @@ class StochasticBeam(Strategy):
         true_NC = live_NS[:, :1] + log_prob_NV.gather(1, word_NC)
         return torch.stack([true_NC, key_NC, drawn_NV.gather(1, word_NC)], dim=2), word_NC
 
-    def grade(self, value_XS: Tensor, length: int) -> Tensor:
+    def score_of(self, value_XS: Tensor, length: int) -> Tensor:
         """G: that of what a hypothesis may become is never greater."""
         return value_XS[..., 1]

@@ -1,4 +1,4 @@
-"""The hypothesis that agrees most with everything else that might be said."""
+"""The hypothesis that agrees most with samples of the same image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,16 @@ from torch import Tensor
 
 from captioner.metrics.cider import Cider, Uniform
 from captioner.metrics.ngrams import References
-from captioner.search.base import Strategy, check_count
+from captioner.search.base import (
+    Captions,
+    Strategy,
+    check_counts,
+    device_of,
+    row_count,
+    select_rows,
+)
 from captioner.search.beam import Beam
-from captioner.search.engine import Captions, Progress, count, device_of, rows_of
+from captioner.search.include import MustInclude
 from captioner.search.rules import check
 from captioner.search.sampling import Sample
 from captioner.types import EOS, PAD
@@ -23,9 +30,9 @@ class Consensus(Strategy):
     and Byrne 2004; Eikema and Aziz 2022). Samples of the same image stand for its references.
 
     width, length_penalty: of the beam. samples, temperature, seed: of what is drawn (see `Sample`);
-    by default cooler than 1, which is better (LOG.md). Every n-gram weighs the same in CIDEr-D, so
-    that it takes no corpus. The score of a caption is this mean, 0 to 10. What captions must say
-    the beam sees to. At most `max_length` tokens, END included.
+    the default is cooler than 1, which is better (LOG.md). Every n-gram weighs the same in CIDEr-D,
+    so that it needs no corpus. The score of a caption is this mean, 0 to 10. `must_include` is for
+    the beam. At most `max_length` tokens, END included.
     """
 
     width: int = 5
@@ -36,10 +43,10 @@ class Consensus(Strategy):
     seed: int = 0
     max_length: int = 30
 
-    can_include = True
+    supports_must_include = True
 
     def __post_init__(self):
-        check_count(self, "samples")
+        check_counts(samples=self.samples)
         self._beam, self._sample  # noqa: B018  # they check the rest
         check(self.n <= self.width, f"search.n={self.n}: give 1 to search.width={self.width}")
 
@@ -52,21 +59,20 @@ class Consensus(Strategy):
         return Sample(self.temperature, n=self.samples, seed=self.seed, max_length=self.max_length)
 
     @property
-    def rows(self) -> int:  # type: ignore[override]
+    def rows(self) -> int:
         return max(self.width, self.samples)
 
-    def find(self, step, memory, state, rules, numbers, progress):
-        first_B = torch.arange(0, count(state), self.rows, device=device_of(state))
+    def search(self, step, memory, state, rules, image_numbers, must_include) -> Captions:
+        first_B = torch.arange(0, row_count(state), self.rows, device=device_of(state))
 
-        def by(strategy: Strategy, progress: Progress | None = None) -> Captions:
+        def captions_of(strategy: Strategy, must_include: MustInclude | None = None) -> Captions:
             row_BK = first_B[:, None] + torch.arange(strategy.rows, device=first_B.device)
-            some = rows_of(state, row_BK.flatten())
-            return strategy(step, memory, some, rules, numbers, progress)
+            start = select_rows(state, row_BK.flatten())
+            return strategy(step, memory, start, rules, image_numbers, must_include)
 
-        found = by(self._beam, progress)
-        found = found.ranked(agreement(found, by(self._sample)))
-        tokens, scores, log_probs, errors = found
-        return Captions(tokens[:, : self.n], scores[:, : self.n], log_probs[:, : self.n], errors)
+        hypotheses = captions_of(self._beam, must_include)
+        agreement_BK = agreement(hypotheses, captions_of(self._sample))
+        return hypotheses.ranked(agreement_BK).best(self.n)
 
 
 def agreement(captions: Captions, samples: Captions) -> Tensor:
@@ -76,9 +82,10 @@ def agreement(captions: Captions, samples: Captions) -> Tensor:
     image_N = np.repeat(np.arange(len(text_BK)), captions.token_BKT.shape[1])
     matches = references.match([text for texts in text_BK for text in texts], image_N)
     value_N = Cider(references, Uniform(references.numbers))(matches)
-    return torch.from_numpy(value_N).to(captions.score_BK).view(captions.score_BK.shape)
+    score_BK = captions.score_BK
+    return torch.from_numpy(value_N).to(score_BK.dtype).to(score_BK.device).view_as(score_BK)
 
 
 def _texts(rows: Sequence[Sequence[int]]) -> list[str]:
-    """Token ids as the words of a text, END left out: all that n-grams ask for."""
+    """Token ids as the words of a text, END left out: all that n-grams need."""
     return [" ".join(str(i) for i in row if i not in (EOS, PAD)) for row in rows]

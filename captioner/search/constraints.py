@@ -1,24 +1,25 @@
-"""What captions may and must say, in words: a tokenizer makes rules of it."""
+"""What captions may and must contain, in words: a tokenizer turns it into rules."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from captioner.errors import InputError
 from captioner.search import rules
-from captioner.search.rules import Include, Rule
+from captioner.search.include import MustInclude
+from captioner.search.rules import Rule
 from captioner.tokenizers import Tokenizer
 from captioner.types import UNK
 
 
 @dataclass
 class Constraints:
-    """Rules for any strategy (captioner/search/rules.py), and what beam search must say.
+    """Rules for any strategy (captioner/search/rules.py), and words that beam search must include.
 
-    min_length, max_length: in words. no_repeat: no word twice in a row. no_repeated_ngram: n, of n
-    words that are not said again. unk: whether the unknown word may be said. forbid: words and
-    phrases that are not; endings: words that no caption ends with; begin: words that every
-    caption begins with; include: words and phrases that every caption says. forbid_in, include_in:
-    the same for single pictures, by their number in what is given (0, 1, 2 ...).
+    min_length, max_length: in words. no_repeat: no word twice in a row. no_repeated_ngram: n: no n
+    words in a row twice. unk: whether the unknown word may occur. forbid: words and phrases that
+    may not; endings: words that no caption ends with; begin: words that every caption begins with;
+    include: words and phrases that every caption contains. forbid_in, include_in: the same for
+    single images, by their number in the input (0, 1, 2 ...).
     """
 
     min_length: int = 1
@@ -33,52 +34,52 @@ class Constraints:
     forbid_in: dict[int, list[str]] = field(default_factory=dict)
     include_in: dict[int, list[str]] = field(default_factory=dict)
 
-    def rules(self, tokenizer: Tokenizer, numbers: Sequence[int] | None = None) -> list[Rule]:
-        """The rules as a strategy takes them, for the pictures of these numbers (default: all).
+    def rules(self, tokenizer: Tokenizer, image_numbers: Sequence[int] | None = None) -> list[Rule]:
+        """The rules as a strategy takes them, for the images of these numbers (default: all).
 
         Raises InputError for a word that is not known.
         """
-        made = [] if self.unk else [rules.forbid(UNK)]
-        made += [rules.min_length(self.min_length)] if self.min_length else []
-        made += [] if self.max_length is None else [rules.max_length(self.max_length)]
-        made += [rules.no_repeat()] if self.no_repeat else []
+        result = [] if self.unk else [rules.forbid(UNK)]
+        result += [rules.min_length(self.min_length)] if self.min_length else []
+        result += [] if self.max_length is None else [rules.max_length(self.max_length)]
+        result += [rules.no_repeat()] if self.no_repeat else []
         if self.no_repeated_ngram is not None:
-            made.append(rules.no_repeated_ngram(self.no_repeated_ngram))
+            result.append(rules.no_repeated_ngram(self.no_repeated_ngram))
         if self.forbid or self.forbid_in:
-            own = _own("forbid_in", self.forbid_in, tokenizer, numbers)
-            everywhere = _phrases("forbid", self.forbid, tokenizer)
-            made.append(rules.forbid(*everywhere, in_image=own))
+            in_image = _phrases_in("forbid_in", self.forbid_in, tokenizer, image_numbers)
+            phrases = _phrases("forbid", self.forbid, tokenizer)
+            result.append(rules.forbid(*phrases, in_image=in_image))
         if self.endings:
             words = _phrases("endings", self.endings, tokenizer)
             if any(len(word) > 1 for word in words):
                 raise InputError(f"wording.endings={list(self.endings)}: give single words")
-            made.append(rules.no_ending(*(word[0] for word in words)))
+            result.append(rules.no_ending(*(word[0] for word in words)))
         if self.begin:
-            made.append(rules.begin(*_phrases("begin", [self.begin], tokenizer)[0]))
-        return made
+            result.append(rules.begin(*_phrases("begin", [self.begin], tokenizer)[0]))
+        return result
 
-    def progress(
-        self, tokenizer: Tokenizer, numbers: Sequence[int] | None = None
-    ) -> Include | None:
-        """What must be said, or None where nothing must."""
+    def must_include(
+        self, tokenizer: Tokenizer, image_numbers: Sequence[int] | None = None
+    ) -> MustInclude | None:
+        """The words that captions must include, as a strategy takes them; None without any."""
         if not (self.include or self.include_in):
             return None
-        own = _own("include_in", self.include_in, tokenizer, numbers)
-        return Include(*_phrases("include", self.include, tokenizer), in_image=own)
+        in_image = _phrases_in("include_in", self.include_in, tokenizer, image_numbers)
+        return MustInclude(*_phrases("include", self.include, tokenizer), in_image=in_image)
 
 
 UNCONSTRAINED = Constraints()
-"""Anything but the unknown word, and nothing at all."""
+"""Any caption of at least one word, without the unknown word."""
 
 
-def _own(
+def _phrases_in(
     name: str,
     texts: Mapping[int, Sequence[str]],
     tokenizer: Tokenizer,
-    numbers: Sequence[int] | None,
+    image_numbers: Sequence[int] | None,
 ) -> dict[int, list[tuple[int, ...]]]:
-    chosen = texts if numbers is None else [number for number in numbers if number in texts]
-    return {number: _phrases(name, texts[number], tokenizer) for number in chosen}
+    numbers = texts if image_numbers is None else [i for i in image_numbers if i in texts]
+    return {number: _phrases(name, texts[number], tokenizer) for number in numbers}
 
 
 def _phrases(name: str, texts: Sequence[str], tokenizer: Tokenizer) -> list[tuple[int, ...]]:

@@ -1,14 +1,29 @@
-"""One word after the other, every caption on its own: greedily or at random."""
+"""Row by row, one word after the other: greedily or at random."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from captioner.search.base import Strategy, check_count, check_draw, check_score, grade, uniforms
-from captioner.search.engine import Captions, LogSoftmax, apply, blame, count, device_of
-from captioner.search.rules import check
-from captioner.types import BOS, EOS, PAD
+from captioner.search.base import (
+    Captions,
+    Step,
+    Strategy,
+    check_counts,
+    check_sampling,
+    check_score,
+    length_normalised,
+    row_count,
+    to_float64,
+    uniforms,
+)
+from captioner.search.frontier import Frontier
+from captioner.search.rules import Rule, check
+from captioner.types import EOS, PAD, Memory, State
+
+Choose = Callable[[Tensor, Tensor, int], Tensor]
+"""(log_prob_nV, row_n, t) -> word_n: the t-th words of the rows numbered row_n."""
 
 
 @dataclass(frozen=True)
@@ -18,15 +33,17 @@ class Greedy(Strategy):
     max_length: int = 30
 
     def __post_init__(self):
-        check_count(self, "max_length")
+        check_counts(max_length=self.max_length)
 
-    rows = 1
+    @property
+    def rows(self) -> int:
+        return 1
 
-    def find(self, step, memory, state, rules, numbers, progress):
-        def choose(log_prob_NV: Tensor, row_N: Tensor, t: int) -> Tensor:
-            return log_prob_NV.argmax(1)
+    def search(self, step, memory, state, rules, image_numbers, must_include) -> Captions:
+        def choose(log_prob_nV: Tensor, row_n: Tensor, t: int) -> Tensor:
+            return log_prob_nV.argmax(1)
 
-        return _roll(step, memory, state, rules, numbers, 1, self.max_length, choose)
+        return _generate(step, memory, state, rules, image_numbers, 1, self.max_length, choose)
 
 
 @dataclass(frozen=True)
@@ -54,32 +71,38 @@ class Sample(Strategy):
     length_penalty: float = 0.0
 
     def __post_init__(self):
-        check_draw(self)
-        for name in ("n", "max_length") + (() if self.top_k is None else ("top_k",)):
-            check_count(self, name)
-        for name in ("top_p", "typical_p"):
-            p = getattr(self, name)
+        check_sampling(self.temperature, self.seed)
+        check_counts(n=self.n, max_length=self.max_length)
+        if self.top_k is not None:
+            check_counts(top_k=self.top_k)
+        for name, p in (("top_p", self.top_p), ("typical_p", self.typical_p)):
             check(p is None or 0 < p <= 1, f"search.{name}={p}: not in (0, 1]")
-        check_score(self)
+        check_score(self.score, self.length_penalty)
 
     @property
-    def rows(self) -> int:  # type: ignore[override]
+    def rows(self) -> int:
         return self.n
 
-    def find(self, step, memory, state, rules, numbers, progress):
+    def search(self, step, memory, state, rules, image_numbers, must_include) -> Captions:
         uniform_NT = torch.cat(
-            [uniforms(self.n, self.max_length, self.seed, number) for number in numbers]
-        ).to(device_of(state))
+            [uniforms(self.n, self.max_length, self.seed, number) for number in image_numbers]
+        )
 
-        def draw(log_prob_NV: Tensor, row_N: Tensor, t: int) -> Tensor:
+        def draw(log_prob_nV: Tensor, row_n: Tensor, t: int) -> Tensor:
             """The word in whose stretch of the cumulative distribution the uniform number falls."""
-            prob_NV = self._cut(log_prob_NV / self.temperature).softmax(1)
-            sum_NV = prob_NV.double().cumsum(1)
-            u_N1 = uniform_NT[row_N, t, None] * sum_NV[:, -1:]
-            return torch.searchsorted(sum_NV, u_N1, right=True)[:, 0]
+            prob_nV = self._cut(log_prob_nV / self.temperature).softmax(1)
+            sum_nV = to_float64(prob_nV).cumsum(1)
+            u_n1 = uniform_NT.to(sum_nV.device)[row_n.to(sum_nV.device), t, None] * sum_nV[:, -1:]
+            return torch.searchsorted(sum_nV, u_n1, right=True)[:, 0].to(row_n.device)
 
-        found = _roll(step, memory, state, rules, numbers, self.n, self.max_length, draw)
-        return found.ranked(grade(self, found.log_prob_BK, found.length_BK))
+        captions = _generate(
+            step, memory, state, rules, image_numbers, self.n, self.max_length, draw
+        )
+        return captions.ranked(
+            length_normalised(
+                captions.log_prob_BK, captions.length_BK, self.score, self.length_penalty
+            )
+        )
 
     def _cut(self, logit_NV: Tensor) -> Tensor:
         if self.top_k is not None and self.top_k < logit_NV.shape[1]:
@@ -97,77 +120,62 @@ class Sample(Strategy):
 def _nucleus(logit_NV: Tensor, order_NV: Tensor, p: float) -> Tensor:
     """The words that come first in `order_NV`, as many as together have probability p."""
     word_NV = order_NV.argsort(dim=1, descending=True, stable=True)
-    prob_NV = logit_NV.double().softmax(1).gather(1, word_NV)
-    before_NV = prob_NV.cumsum(1) - prob_NV  # what the words before already hold
-    out_NV = torch.zeros_like(logit_NV, dtype=torch.bool).scatter(1, word_NV, before_NV >= p)
+    prob_NV = to_float64(logit_NV).softmax(1)
+    prob_NV = prob_NV.gather(1, word_NV.to(prob_NV.device))
+    before_NV = prob_NV.cumsum(1) - prob_NV  # the probability of the words before
+    beyond_NV = (before_NV >= p).to(logit_NV.device)
+    out_NV = torch.zeros_like(logit_NV, dtype=torch.bool).scatter(1, word_NV, beyond_NV)
     return logit_NV.masked_fill(out_NV, -torch.inf)
 
 
-def _roll(step, memory, state, rules, numbers, rows, max_length, choose) -> Captions:
-    """One word after the other, every row on its own: `choose(log_prob_nV, row_n, t)` -> word_n.
-
-    An image leaves the batch when all its rows have ended.
-    """
-    device, N = device_of(state), count(state)
-    number_N = torch.tensor(numbers, device=device).repeat_interleave(rows)
-    said_NT = torch.full((N, 1 + max_length), PAD, device=device)
-    said_NT[:, 0] = BOS
-    log_prob_N = torch.zeros(N, device=device)
-    error_B: list[str | None] = [None] * (N // rows)
-    # What follows is cut to the rows n of images that are still in the batch.
-    row_n, number_n, word_n = torch.arange(N, device=device), number_N, said_NT[:, 0]
-    live_n, all_live = torch.ones_like(word_n, dtype=torch.bool), True
-    log_softmax = LogSoftmax()
+def _generate(
+    step: Step,
+    memory: Memory,
+    state: State,
+    rules: Sequence[Rule],
+    image_numbers: Sequence[int],
+    rows: int,
+    max_length: int,
+    choose: Choose,
+) -> Captions:
+    """One word after the other, every row by itself. An image leaves the batch when all its rows
+    have ended, or have no word possible."""
+    N = row_count(state)
+    frontier = Frontier(step, memory, state, rules, image_numbers, rows)
+    row_n = torch.arange(N, device=frontier.prefix_nt.device)
+    token_NT = torch.full((N, max_length), PAD, device=row_n.device)
+    live_n = torch.ones_like(row_n, dtype=torch.bool)
+    log_prob_N = torch.zeros(N, device=row_n.device)
     for t in range(max_length):
-        whole = row_n.shape[0] == N
-        prefix_nt = said_NT[:, : t + 1] if whole else said_NT[row_n, : t + 1]
-        logits_nV, state = step(word_n, memory, state)
-        true_nV = log_softmax(logits_nV)
-        log_prob_N = log_prob_N.to(true_nV.dtype)
-        allowed_nV = apply(rules, prefix_nt, true_nV, number_n)
-        possible_n = allowed_nV.amax(1) > -torch.inf  # NaN is not greater either
+        allowed_nV = frontier.advance()
+        log_prob_N = log_prob_N.to(allowed_nV.dtype)
+        possible_n = allowed_nV.amax(1) > -torch.inf
         if not bool(possible_n.all()):
             dead_n = live_n & ~possible_n
-            check(
-                not allowed_nV[dead_n].isnan().any(),
-                "the decoder gives NaN: its training has diverged",
-            )
-            for n in dead_n.nonzero()[:, 0].tolist():
-                one = slice(n, n + 1)
-                error_B[int(row_n[n]) // rows] = blame(
-                    rules, prefix_nt[one], true_nV[one], number_n[one]
-                )
+            for n in dead_n.nonzero():
+                frontier.blame(n)
             log_prob_N[row_n[dead_n]] = -torch.inf
-            live_n, all_live = live_n & possible_n, False
-        if not all_live:
-            allowed_nV = allowed_nV.where(live_n[:, None], true_nV)  # there is something to choose
+            live_n &= possible_n
+            # So that there is something to choose.
+            allowed_nV = allowed_nV.where(possible_n[:, None], frontier.log_prob_nV)
         word_n = choose(allowed_nV, row_n, t)
         gain_n = allowed_nV.gather(1, word_n[:, None])[:, 0]
-        if not all_live:
-            word_n, gain_n = word_n.masked_fill(~live_n, PAD), gain_n.masked_fill(~live_n, 0.0)
-        if whole:
-            log_prob_N += gain_n
-            said_NT[:, t + 1] = word_n
+        log_prob_N[row_n] += gain_n.masked_fill(~live_n, 0.0)
+        word_n = word_n.masked_fill(~live_n, PAD)
+        token_NT[row_n, t] = word_n
+        prefix_nt = torch.cat([frontier.prefix_nt, word_n[:, None]], dim=1)
+        live_n &= word_n != EOS
+        stay_n = live_n.view(-1, rows).any(1).repeat_interleave(rows)
+        if bool(stay_n.all()):
+            frontier.prefix_nt = prefix_nt
+        elif bool(stay_n.any()):
+            row_m = stay_n.nonzero()[:, 0]
+            frontier.go_on(row_m, prefix_nt[row_m])
+            row_n, live_n = row_n[row_m], live_n[row_m]
         else:
-            log_prob_N[row_n] += gain_n
-            said_NT[row_n, t + 1] = word_n
-        live_n = live_n & (word_n != EOS)
-        all_live = bool(live_n.all())
-        if all_live:
-            continue
-        going_b = live_n.view(-1, rows).any(1)
-        if not bool(going_b.any()):
             break
-        if not bool(going_b.all()):
-            going_n = going_b.repeat_interleave(rows)
-            memory = {name: entry[going_b] for name, entry in memory.items()}
-            state = {name: entry[going_n] for name, entry in state.items()}
-            row_n, number_n, word_n, live_n = (
-                entry[going_n] for entry in (row_n, number_n, word_n, live_n)
-            )
-            all_live = bool(live_n.all())
     log_prob_BK = log_prob_N.view(-1, rows)
     for b in (log_prob_BK > -torch.inf).any(1).nonzero()[:, 0].tolist():
-        error_B[b] = None  # some of its rows are dead, not all
-    token_BKT = said_NT[:, 1 : t + 2].view(*log_prob_BK.shape, -1)
-    return Captions(token_BKT, log_prob_BK, log_prob_BK, error_B).ranked(log_prob_BK)
+        frontier.error_B[b] = None  # some of its rows are dead, not all
+    token_BKT = token_NT[:, : t + 1].view(*log_prob_BK.shape, -1)
+    return Captions(token_BKT, log_prob_BK, log_prob_BK, frontier.error_B).ranked(log_prob_BK)

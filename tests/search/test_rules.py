@@ -8,8 +8,7 @@ import torch
 from captioner.errors import InputError
 from captioner.search import Beam, Consensus, Greedy, Sample, StochasticBeam
 from captioner.search import rules as on_words
-from captioner.search.engine import Including
-from captioner.search.rules import Include
+from captioner.search.include import DynamicBeamAllocation, MustInclude
 from captioner.types import BOS, EOS, UNK
 from tests.helpers.brute import V, agrees, random_decoder, run, said
 from tests.helpers.rules import RULES, ngrams
@@ -87,8 +86,8 @@ def test_a_wide_beam_that_must_say_something_equals_brute_force(name, score):
     def allowed(hypothesis, b):
         return says(hypothesis, MUST[name].get(b, []))
 
-    beam, progress = Beam(81, 0.7, 81, 4, score), Include(in_image=MUST[name])
-    assert agrees(random_decoder(4, V), beam, allowed, progress=progress)[1] < 121
+    beam, progress = Beam(81, 0.7, 81, 4, score), MustInclude(in_image=MUST[name])
+    assert agrees(random_decoder(4, V), beam, allowed, must_include=progress)[1] < 121
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,7 @@ def test_a_narrow_beam_says_it_too_where_it_is_improbable(strategy):
         decoder = random_decoder(seed, 20)
         decoder.W_hy.bias.data[[7, 8, 9]] -= 7
         must = {0: [(7, 8)], 1: [9, (8, 7)], 3: [7, 8, 9]}
-        features, found = run(strategy, decoder, 4, progress=Include(in_image=must))
+        features, found = run(strategy, decoder, 4, must_include=MustInclude(in_image=must))
         for b in range(4):
             for tokens in map(said, found.token_BKT[b].tolist()):
                 assert not tokens or says(tokens, must.get(b, []))
@@ -114,7 +113,7 @@ def test_a_narrow_beam_says_it_too_where_it_is_improbable(strategy):
 
 
 def test_progress():
-    progress = Include(in_image={7: [(3, 4, 5), 4], 9: [(5, 5)]})
+    progress = MustInclude(in_image={7: [(3, 4, 5), 4], 9: [(5, 5)]})
     steps = [
         ([BOS], 7, 0, {3, 4}),
         ([BOS, 3], 7, 1, {4}),  # 4 goes on with the one and is the other
@@ -133,28 +132,35 @@ def test_progress():
 
 
 def test_all_images_and_one_more():
-    beam, progress = Beam(81, 0.7, 81, 4), Include(4, in_image={1: [(5, 4)], 9: [5]})
+    beam, progress = Beam(81, 0.7, 81, 4), MustInclude(4, in_image={1: [(5, 4)], 9: [5]})
     agrees(
         random_decoder(4, V),
         beam,
         lambda h, b: says(h, [4, (5, 4)] if b else [4]),
-        progress=progress,
+        must_include=progress,
     )
 
 
 def test_what_cannot_be_said_is_the_image_s_error():
-    too_long = Include(in_image={0: [(4, 5, 4, 5, 4)]})
-    _, found = run(Beam(5, max_length=4), random_decoder(1, V), 2, progress=too_long)
-    assert found.error_B == ["what it must say is not said after 3 words", None]
-    forbidden, must = on_words.forbid(4), Include(in_image={0: [4]})
-    _, found = run(Beam(5, max_length=4), random_decoder(1, V), 2, rules=[forbidden], progress=must)
-    assert found.error_B == ["what it must say is not said after 3 words, under forbid(4)", None]
+    too_long = MustInclude(in_image={0: [(4, 5, 4, 5, 4)]})
+    _, found = run(Beam(5, max_length=4), random_decoder(1, V), 2, must_include=too_long)
+    assert found.error_B == ["the words it must include are not all in it after 3 words", None]
+    forbidden, must = on_words.forbid(4), MustInclude(in_image={0: [4]})
+    _, found = run(
+        Beam(5, max_length=4), random_decoder(1, V), 2, rules=[forbidden], must_include=must
+    )
+    assert found.error_B == [
+        "the words it must include are not all in it after 3 words, under forbid(4)",
+        None,
+    ]
 
 
 def test_phrases_that_begin_alike_give_no_hypothesis_twice():
-    progress = Include((4, 5), (4, UNK), (4, 4))
+    progress = MustInclude((4, 5), (4, UNK), (4, 4))
     for seed in range(10):
-        _, found = run(Beam(6, n=6, max_length=9), random_decoder(seed, V), 2, progress=progress)
+        _, found = run(
+            Beam(6, n=6, max_length=9), random_decoder(seed, V), 2, must_include=progress
+        )
         for hypotheses in found.token_BKT.tolist():
             there = [said(tokens) for tokens in hypotheses if said(tokens)]
             assert len(set(there)) == len(there) >= 2
@@ -162,7 +168,8 @@ def test_phrases_that_begin_alike_give_no_hypothesis_twice():
 
 def test_banks_take_turns():
     """One step by hand: a row that has said one word of two, and one that has said none."""
-    including = Including(Beam(2), Include((7, 8)))
+    beam = Beam(2)
+    including = DynamicBeamAllocation(MustInclude((7, 8)), 2, 1, 30, beam.score_of)
     prefix_NT = torch.tensor([[BOS, 7], [BOS, 9]])
     log_prob_NV = torch.full((2, 12), -9.0)
     log_prob_NV[:, [0, 1]] = -torch.inf
@@ -186,7 +193,7 @@ def test_banks_take_turns():
         (lambda: on_words.forbid(in_image={1: [()]}), "forbid"),
         (lambda: on_words.max_length(0), "max_length"),
         (lambda: on_words.no_ending(), "no_ending"),
-        (lambda: Include(()), "must-include"),
+        (lambda: MustInclude(()), "must-include"),
     ],
 )
 def test_a_rule_that_says_nothing_is_an_error(make, message):
@@ -196,4 +203,4 @@ def test_a_rule_that_says_nothing_is_an_error(make, message):
 
 def test_must_include_and_groups_do_not_go_together():
     with pytest.raises(InputError, match="search.groups=1"):
-        run(Beam(4, groups=2), random_decoder(), progress=Include(in_image={0: [4]}))
+        run(Beam(4, groups=2), random_decoder(), must_include=MustInclude(in_image={0: [4]}))

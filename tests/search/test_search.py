@@ -17,8 +17,8 @@ from captioner.decoders.recurrent import INJECT, Recurrent
 from captioner.decoders.transformer import Transformer
 from captioner.errors import InputError
 from captioner.search import SCORES, Beam, Consensus, Greedy, Sample, StochasticBeam
-from captioner.search.engine import top
-from captioner.search.rules import Include, forbid, min_length
+from captioner.search.include import MustInclude
+from captioner.search.rules import forbid, min_length
 from captioner.types import BOS, EOS, PAD, UNK, Features, PerMember
 from tests.helpers import brute
 from tests.helpers.brute import GRADES, V, agrees, log_probs, one, random_decoder, run, said
@@ -176,7 +176,7 @@ def test_batches_and_their_order_change_nothing(name):
         for start in range(0, 64, size):
             numbers = list(order)[start : start + size]
             some_features = Features(*(part[numbers] for part in features[:2]))
-            _, alone = run(strategy, decoder, some_features, numbers=numbers)
+            _, alone = run(strategy, decoder, some_features, image_numbers=numbers)
             T = alone.token_BKT.shape[2]
             assert torch.equal(alone.token_BKT, together.token_BKT[numbers, :, :T])
             assert (together.token_BKT[numbers, :, T:] == PAD).all()
@@ -321,7 +321,7 @@ def test_gumbels_of_many_words_in_float32():
     step = lambda token_N, memory, state: (table_NV.expand(len(token_N), -1), state)  # noqa: E731
     for first in range(0, 150, 25):
         numbers = list(range(first, first + 25))
-        found = StochasticBeam(5, max_length=4)(step, {}, rows(125), numbers=numbers)
+        found = StochasticBeam(5, max_length=4)(step, {}, rows(125), image_numbers=numbers)
         assert found.log_prob_BK.isfinite().all()
 
 
@@ -424,7 +424,7 @@ def test_rules_that_leave_nothing_are_said_of_their_image_alone(strategy):
         forbid(in_image={7: [(w, v) for w in range(2, 7) for v in range(2, 7)]}),
     ]
     decoder = random_decoder()
-    features, found = run(strategy, decoder, 3, rules=rules, numbers=[5, 6, 7])
+    features, found = run(strategy, decoder, 3, rules=rules, image_numbers=[5, 6, 7])
     assert found.error_B == [
         "the rule forbid(in_image) leaves no word possible after 0 words",
         None,
@@ -432,7 +432,7 @@ def test_rules_that_leave_nothing_are_said_of_their_image_alone(strategy):
     ]
     assert (found.score_BK[[0, 2]] == -torch.inf).all()
     assert (found.token_BKT[[0, 2]] == PAD).all()
-    _, alone = run(strategy, decoder, one(features, 1), rules=rules, numbers=[6])
+    _, alone = run(strategy, decoder, one(features, 1), rules=rules, image_numbers=[6])
     T = alone.token_BKT.shape[2]
     assert torch.equal(found.token_BKT[1:2, :, :T], alone.token_BKT)
 
@@ -511,7 +511,7 @@ def test_consensus_is_the_hypothesis_that_agrees_most_with_samples():
 @pytest.mark.parametrize("strategy", [Greedy(3), Sample(max_length=3), StochasticBeam(2)])
 def test_what_must_be_said_needs_beam_search(strategy):
     with pytest.raises(InputError, match="search=beam"):
-        run(strategy, random_decoder(), progress=Include(4))
+        run(strategy, random_decoder(), must_include=MustInclude(4))
 
 
 @settings(max_examples=200, deadline=None)
@@ -542,24 +542,15 @@ def test_on_any_step(seed, images, width, max_length, score, penalty, peaked):
 
 
 def test_numbers_are_those_of_the_images():
-    with pytest.raises(InputError, match="2 numbers for 3 images"):
-        run(Greedy(), random_decoder(), 3, numbers=[0, 1])
+    with pytest.raises(InputError, match="2 image numbers for 3 images"):
+        run(Greedy(), random_decoder(), 3, image_numbers=[0, 1])
     with pytest.raises(InputError, match="0 or more"):
-        run(Greedy(), random_decoder(), 2, numbers=[0, -1])
-    features, found = run(Sample(n=2, seed=1), random_decoder(), 2, numbers=torch.tensor([4, 9]))
-    _, again = run(Sample(n=2, seed=1), random_decoder(), features, numbers=[4, 9])
+        run(Greedy(), random_decoder(), 2, image_numbers=[0, -1])
+    features, found = run(
+        Sample(n=2, seed=1), random_decoder(), 2, image_numbers=torch.tensor([4, 9])
+    )
+    _, again = run(Sample(n=2, seed=1), random_decoder(), features, image_numbers=[4, 9])
     assert torch.equal(found.token_BKT, again.token_BKT)
-
-
-@settings(max_examples=200, deadline=None)
-@given(some.integers(0, 2**31), some.integers(1, 700), some.integers(1, 12), some.integers(1, 64))
-def test_the_greatest_are_found_without_sorting(seed, V, count, block):
-    x_NV = torch.randn(3, V, generator=torch.Generator().manual_seed(seed))
-    x_NV[1, : V // 2] = -torch.inf
-    value, at = top(x_NV, count, block)
-    assert torch.equal(value, x_NV.sort(dim=1, descending=True).values[:, :count])
-    assert torch.equal(value, x_NV.gather(1, at))
-    assert all(len(set(row)) == len(row) for row in at.tolist())
 
 
 @pytest.mark.parametrize(
