@@ -35,7 +35,7 @@ def torchs_rows(W: Tensor) -> Tensor:
 class TorchLSTM(nn.Module):
     """The interface of a decoder around torch.nn.LSTM, with the weights of ours."""
 
-    penalised = ()
+    kept_for_penalty = ()
 
     def __init__(self, ours: nn.Module):
         super().__init__()

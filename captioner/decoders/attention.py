@@ -1,108 +1,17 @@
 """Decoders that look at the regions of an image anew for every word.
 
-    alpha_t = softmax_r(score(k_r, q_t))        z_t = sum_r alpha_tr a_r
-
-The keys k_r are made of the regions a_r once per image, in `start`; the image vector v is their
-mean. Where z_t enters a cell, it does so by a matrix product of its own, added to the
-pre-activations: no concatenation.
+The image vector v is the mean of the regions. The attended region z_t enters a cell by a matrix
+product of its own, added to the pre-activations: nothing is concatenated.
 """
-
-from abc import abstractmethod
-from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from captioner.decoders import cells
-from captioner.decoders.base import WordDecoder, add_image, check_sizes, linear, to_rows
-from captioner.decoders.cells import Product, product
-from captioner.decoders.regions import Regions, View
-from captioner.decoders.scan import Entries, defer, pack, scan
+from captioner.decoders.attention_base import Attention, Regions
+from captioner.decoders.base import check_sizes, linear, to_rows
 from captioner.errors import InputError
-from captioner.types import Features, Memory, State
-
-
-class Attention(WordDecoder):
-    """What the decoders of this file share: `step` and `forward`, out of five pieces.
-
-    see      features -> memory, and the first state entries, one row per image
-    weights  the products of `tick`, each with the columns of `pre` that it is added to
-    read     words -> pre: all that depends on the words alone, for all positions at once
-    tick     a time step: pre, state, the products, a view -> the new state, what is to be said
-    say      words, what is to be said, a view -> what the vocabulary sees, and alpha
-
-    An "image" in memory is added to `pre`. Dropout acts on the regions too: without it they are
-    learned by heart (LOG.md). `forward` keeps alpha (N, T, R). A language model it cannot be:
-    `start` raises InputError without the regions of an image.
-    """
-
-    uses_grid = True
-    entries: Sequence[str]
-    regions: Regions
-
-    @abstractmethod
-    def see(self, features: Features) -> tuple[Memory, Entries]: ...
-
-    @abstractmethod
-    def weights(self) -> Iterable[tuple[slice, Tensor]]: ...
-
-    @abstractmethod
-    def read(self, x_PE: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def tick(
-        self, pre_NX: Tensor, state: Entries, W: Sequence[Product], view: View
-    ) -> tuple[Entries, Entries]: ...
-
-    @abstractmethod
-    def say(self, x_PE: Tensor, told: Sequence[Tensor], view: View) -> tuple[Tensor, Tensor]: ...
-
-    def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
-        if features is None or features.grid_BRD is None:
-            raise InputError(f"{type(self).__name__} needs the regions of an image (its grid)")
-        v_BD, a_BRD = self.standard(features.pooled_BD), self.standard(features.grid_BRD)
-        memory, state = self.see(Features(v_BD, self.dropout(a_BRD), features.mask_BR))
-        return memory, {name: to_rows(entry, rows) for name, entry in zip(self.entries, state)}
-
-    def step(self, token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
-        x_NE = self.words(token_N)
-        pre_NX = self.read(x_NE)
-        if "image" in memory:
-            pre_NX = add_image(pre_NX, memory["image"])
-        view = View(self.regions, memory, len(token_N))
-        W = [product(weight) for _, weight in self.weights()]
-        entries, told = self.tick(pre_NX, tuple(state[name] for name in self.entries), W, view)
-        h_N, _ = self.say(x_NE, told, view)
-        return self.logits(h_N), dict(zip(self.entries, entries))
-
-    def forward(
-        self,
-        token_NT: Tensor,
-        length_N: Tensor,
-        memory: Memory,
-        state: State,
-        keep: Sequence[str] = (),
-    ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        self.check_keep(keep, ("alpha",))
-        packed = pack(length_N, token_NT.shape[1])
-        x_PE = self.words(packed.take(token_NT))
-        pre_PX = self.read(x_PE)
-        if "image" in memory:
-            pre_PX = pre_PX + packed.of_image(memory["image"])
-        pre_PX, W = defer(pre_PX, self.weights())
-
-        def tick(pre_NX: Tensor, entries: Entries) -> tuple[Entries, Entries]:
-            alive_N = packed.order_N[: len(pre_NX)]
-            view = View(self.regions, memory, len(token_NT), alive_N)
-            return self.tick(pre_NX, entries, W, view)
-
-        before = [state[name] for name in self.entries]
-        told, after = scan(tick, pre_PX, before, packed)
-        place_P = packed.row_P * token_NT.shape[1] + packed.time_P
-        view = View(self.regions, memory, token_NT.numel(), place_P)
-        h_P, alpha_PR = self.say(x_PE, told, view)
-        kept = {"alpha": packed.unpack(alpha_PR)} if keep else {}
-        return self.logits(packed.by_row(h_P)), dict(zip(self.entries, after)), kept
+from captioner.types import Features
 
 
 class SoftAttention(Attention):
@@ -144,9 +53,9 @@ class SoftAttention(Attention):
         self.L_z = linear(feature_size, embed_size, bias=False)
         self.doubly_stochastic = doubly_stochastic
         if doubly_stochastic:
-            self.penalised = ("alpha",)
+            self.kept_for_penalty = ("alpha",)
 
-    def see(self, features):
+    def begin(self, features):
         state = torch.tanh(self.W_init(features.pooled_BD))
         memory = self.regions.memory(features.grid_BRD, features)
         return memory, state.chunk(len(self.entries), dim=1)
@@ -157,7 +66,7 @@ class SoftAttention(Attention):
         yield slice(0, G), self.W_zh.weight
         yield slice(G, None), self.W_q.weight
 
-    def read(self, x_PE):
+    def inputs(self, x_PE):
         return torch.cat([self.cell.inputs(x_PE), self.W_q.bias.expand(len(x_PE), -1)], dim=1)
 
     def tick(self, pre_NX, state, W, view):
@@ -169,8 +78,8 @@ class SoftAttention(Attention):
         state, _ = self.cell.equation(W_zh(pre_NG, z_ND), state, W_hh)
         return state, (state[0], z_ND, alpha_NR)
 
-    def say(self, x_PE, told, view):
-        h_PH, z_PD, alpha_PR = told
+    def output(self, x_PE, outputs, view):
+        h_PH, z_PD, alpha_PR = outputs
         return x_PE + self.L_h(h_PH) + self.L_z(z_PD), alpha_PR
 
     def penalty(
@@ -178,10 +87,10 @@ class SoftAttention(Attention):
     ) -> Tensor:
         """lambda sum_r (1 - sum_t alpha_tr)^2, summed over the captions."""
         alpha_NTR = kept["alpha"]
-        there_NR = (length_N > 0)[:, None]
+        real_NR = (length_N > 0)[:, None]
         if features is not None and features.mask_BR is not None:
-            there_NR = there_NR & to_rows(features.mask_BR, len(alpha_NTR))
-        return self.doubly_stochastic * ((1 - alpha_NTR.sum(1)).square() * there_NR).sum()
+            real_NR = real_NR & to_rows(features.mask_BR, len(alpha_NTR))
+        return self.doubly_stochastic * ((1 - alpha_NTR.sum(1)).square() * real_NR).sum()
 
 
 class AdaptiveAttention(Attention):
@@ -220,7 +129,7 @@ class AdaptiveAttention(Attention):
         self.W_s = linear(hidden_size, attention_size)
         self.W_q = linear(hidden_size, attention_size, bias=False)
 
-    def see(self, features):
+    def begin(self, features):
         memory = self.regions.memory(torch.relu(self.W_a(features.grid_BRD)), features)
         memory["image"] = self.W_ih(torch.relu(self.W_b(features.pooled_BD)))
         return memory, self.cell.zeros(len(features.pooled_BD))
@@ -229,7 +138,7 @@ class AdaptiveAttention(Attention):
         yield from self.cell.recurrent()
         yield slice(len(self.cell.b), None), self.W_sh.weight
 
-    def read(self, x_PE):
+    def inputs(self, x_PE):
         return torch.cat([self.cell.inputs(x_PE), self.W_sx(x_PE)], dim=1)
 
     def tick(self, pre_NX, state, W, view):
@@ -240,13 +149,13 @@ class AdaptiveAttention(Attention):
         memory_NH = torch.tanh(state[1]) if "c" in self.entries else state[0]
         return state, (state[0], gate_NH * memory_NH)
 
-    def say(self, x_PE, told, view):
-        h_PH, s_PH = told
+    def output(self, x_PE, outputs, view):
+        h_PH, s_PH = outputs
         q_PA = self.W_q(h_PH)
-        own_P = self.regions.of(self.W_s(s_PH), q_PA)
-        alpha_PX = torch.cat([view.scores(q_PA), own_P[:, None]], dim=1).softmax(1)
-        seen_PH = view.mix(alpha_PX[:, :-1]) + alpha_PX[:, -1:] * s_PH
-        return seen_PH + h_PH, alpha_PX
+        sentinel_P = self.regions.score(self.W_s(s_PH), q_PA)
+        alpha_PX = torch.cat([view.scores(q_PA), sentinel_P[:, None]], dim=1).softmax(1)
+        context_PH = view.weighted_sum(alpha_PX[:, :-1]) + alpha_PX[:, -1:] * s_PH
+        return context_PH + h_PH, alpha_PX
 
 
 class UpDown(Attention):
@@ -284,7 +193,7 @@ class UpDown(Attention):
         self.W_q = linear(hidden_size, attention_size, bias=False)
         self.W_zh = linear(feature_size, G, bias=False)
 
-    def see(self, features):
+    def begin(self, features):
         memory = self.regions.memory(features.grid_BRD, features)
         memory["image"] = nn.functional.pad(
             self.W_ih(features.pooled_BD), (0, self.regions.size + self.G)
@@ -301,7 +210,7 @@ class UpDown(Attention):
         for columns, W in self.second.recurrent():
             yield slice(columns.start + G + A, columns.stop + G + A), W
 
-    def read(self, x_PE):
+    def inputs(self, x_PE):
         return nn.functional.pad(self.first.inputs(x_PE), (0, self.regions.size + self.G))
 
     def tick(self, pre_NX, state, W, view):
@@ -314,5 +223,5 @@ class UpDown(Attention):
         two, _ = self.second.equation(self.second.inputs(one[0]) + W_zh(pre_2_NG, z_ND), two, W_2)
         return (*one, *two), (two[0], alpha_NR)
 
-    def say(self, x_PE, told, view):
-        return told
+    def output(self, x_PE, outputs, view):
+        return outputs

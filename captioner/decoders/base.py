@@ -1,4 +1,4 @@
-"""What every decoder is: `start`, then `step` after `step`; `forward` is the unrolled `step`."""
+"""The interface of decoders: `start`, then `step` by `step`; `forward` is the unrolled `step`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from captioner.types import BOS, PAD, Features, Memory, State
 
 
 class Decoder(nn.Module, ABC):
-    """Words out of an image vector. Search, objectives and ensembles use nothing but this.
+    """Generates words from an image. Search, objectives and ensembles use this interface only.
 
     vocab_size: V. uses_grid: whether `start` needs Features.grid_BRD.
     Logits are -inf at pad and bos, so that training, search and sampling share one distribution.
@@ -21,7 +21,7 @@ class Decoder(nn.Module, ABC):
 
     vocab_size: int
     uses_grid: bool = False
-    penalised: Sequence[str] = ()  # what `penalty` asks `forward` to keep; without, there is none
+    kept_for_penalty: Sequence[str] = ()  # by `forward`, for `penalty`; empty: it has no penalty
 
     @abstractmethod
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
@@ -33,7 +33,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def step(self, token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
-        """Reads one token a row -> logits_NV of the next one, and the new state."""
+        """Read one token per row -> logits_NV of the next one, and the new state."""
 
     @abstractmethod
     def forward(
@@ -44,7 +44,7 @@ class Decoder(nn.Module, ABC):
         state: State,
         keep: Sequence[str] = (),
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        """Teacher forcing: reads the first length_N tokens of each row, from `state` on.
+        """Teacher forcing: read the first length_N tokens of each row, from `state` on.
 
         Returns logits_PV of the P real positions in row order (row 0's first), the state after
         each row's last token, and the tensors named in `keep` as (N, T, ..), inside the graph, 0
@@ -58,15 +58,15 @@ class Decoder(nn.Module, ABC):
         raise NotImplementedError
 
     def check_keep(self, keep: Sequence[str], known: Iterable[str]) -> None:
-        """Raises ValueError where `forward` is asked to keep something else than `known`."""
+        """Raises ValueError if `forward` is asked to keep anything but `known`."""
         if unknown := set(keep) - set(known):
             raise ValueError(f"keep={sorted(unknown)}: this decoder keeps {', '.join(known)}")
 
 
 class WordDecoder(Decoder):
-    """With what nearly every decoder has: `standard`, for v and regions; words going in, by `embed`
-    (V, E), N(0, 1) at first; the vocabulary, y = W_hy h, by `logits`. Dropout acts on the words and
-    on h. Raises InputError where it is not in [0, 1)."""
+    """The layers that nearly every decoder has: `standard`, for v and regions; `embed` (V, E), for
+    the words, N(0, 1) at first; `logits`, y = W_hy h. Dropout acts on the words and on h. Raises
+    InputError if it is not in [0, 1)."""
 
     never_V: Tensor
 
@@ -96,7 +96,7 @@ class WordDecoder(Decoder):
         return self.drop(self.embed(token))
 
     def drop(self, x: Tensor) -> Tensor:
-        """Dropout in training; else not even a call, for which search would pay at each word."""
+        """Dropout in training; otherwise not even a call, which costs search time."""
         return self.dropout(x) if self.training else x
 
     def logits(self, h: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class Standardization(nn.Module):
     """v -> (v - mean) / std: (.., D) -> (.., D). Before `fit` it is v itself.
 
     All pictures share much of a CNN's v, and CNNs differ in its size. These are constants, so W_ih
-    v stays an affine function of the CNN's output: only its start is a better one (LOG.md).
+    v stays an affine function of the CNN's output: it is only better initialised (LOG.md).
     """
 
     mean_D: Tensor
@@ -123,7 +123,7 @@ class Standardization(nn.Module):
         self.register_buffer("std", torch.ones(()))
 
     def fit(self, v_BD: Tensor) -> None:
-        """Takes the mean of these vectors, and one deviation for all entries: one that hardly ever
+        """Set the mean of these vectors, and one deviation for all entries: one that hardly ever
         differs among them may do so elsewhere."""
         self.mean_D.copy_(v_BD.mean(0))
         std = (v_BD - v_BD.mean(0)).square().mean().sqrt()
@@ -136,8 +136,8 @@ class Standardization(nn.Module):
 def _aligned_product(h_NH: Tensor, W_VH: Tensor, b_V: Tensor) -> Tensor:
     """F.linear(h, W, b), whose rows begin at multiples of 16 numbers in memory.
 
-    Vocabularies have odd sizes, and libraries multiply into rows that are not aligned at little
-    more than half the speed (benchmarks/training.py), on GPUs too.
+    Vocabularies have odd sizes, and libraries multiply faster into aligned rows: 10 % of a training
+    step of the LSTM (benchmarks/training.py), on GPUs too.
     """
     N, V = h_NH.shape[0], W_VH.shape[0]
     y_NV = h_NH.new_empty(N, -(-V // 16) * 16)[:, :V]
@@ -160,7 +160,7 @@ class _VocabularyProduct(torch.autograd.Function):
 
 
 def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """In the type in which autocast would multiply them; a Function has to see to that itself."""
+    """The tensors in the type in which autocast would multiply them: a Function must convert."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return tensors
@@ -168,14 +168,14 @@ def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raises InputError, by the option's name, where one is not 1 or more."""
+    """Raises InputError, naming the option, if a size is not 1 or more."""
     for name, size in sizes.items():
         if size < 1:
             raise InputError(f"decoder.{name}={size}: give 1 or more")
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
-    """Xavier-uniform weights (Glorot 2010), no bias at first."""
+    """A linear layer with Xavier-uniform weights (Glorot 2010) and biases of 0."""
     layer = nn.Linear(inputs, outputs, bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
@@ -184,12 +184,12 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
 
 
 def to_rows(x_B: Tensor, rows: int) -> Tensor:
-    """Each image's entry for each of its rows."""
+    """Repeat each image's entry for each of its rows."""
     return x_B.repeat_interleave(rows // len(x_B), dim=0)
 
 
 def add_image(x_NG: Tensor, image_BG: Tensor) -> Tensor:
-    """Adds each image's vector to its N / B rows, without copying it to them."""
+    """Add each image's vector to its N / B rows, without copying it."""
     return (x_NG.view(len(image_BG), -1, x_NG.shape[1]) + image_BG[:, None]).view_as(x_NG)
 
 
@@ -234,6 +234,6 @@ def at_least_float32(logits: Tensor) -> Tensor:
 
 
 def real_positions(length_N: Tensor, steps: int) -> Tensor:
-    """mask_NT: True where a row has a token. Indexing with it gives `forward`'s row order."""
+    """mask_NT: True at tokens, False at padding. Indexing with it gives `forward`'s row order."""
     time_T = length_N.new_ones(steps).cumsum(0) - 1
     return time_T < length_N[:, None]

@@ -32,7 +32,7 @@ class Cell(nn.Module, ABC):
     gates: the blocks that are sigmoids, in the order in which `equation` returns them.
 
     W_hh starts orthogonal block by block, W_xh Xavier-uniform per block, b at 0. Raises InputError
-    where x itself is used and its size is not that of h.
+    if x itself is used and its size is not that of h.
     """
 
     blocks: str
@@ -81,12 +81,12 @@ class Cell(nn.Module, ABC):
             column += len(W)
 
     def zeros(self, rows: int) -> tuple[Tensor, ...]:
-        """The state before anything was read."""
+        """The state before the first word."""
         return tuple(self.b.new_zeros(rows, self.hidden_size) for _ in self.entries)
 
 
 def product(W: Tensor) -> Product:
-    """For one time step; `captioner.decoders.scan.defer` has those for a loop."""
+    """The product for one time step; for a loop see `captioner.decoders.scan.defer_products`."""
     return lambda pre, h: torch.addmm(pre, h, W.t())
 
 
@@ -235,7 +235,7 @@ class MUT3(Cell):
 
 
 def make_cell(name: str, input_size: int, hidden_size: int) -> Cell:
-    """The cell of this name. Raises InputError where there is none."""
+    """The cell of this name. Raises InputError if there is none."""
     if name not in CELLS:
         raise InputError(f"decoder.cell={name}: give one of {', '.join(CELLS)}")
     return CELLS[name](input_size, hidden_size)

@@ -1,4 +1,4 @@
-"""Several decoders as one: the ensemble is a decoder, and search does not notice."""
+"""Several decoders as one: an ensemble is itself a decoder."""
 
 import math
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ class Ensemble(Decoder):
     log_prob   y = mean_k log p_k     (a geometric mean; what the literature mostly does)
     prob       y = log mean_k p_k
 
-    Memory and state are the members', their names prefixed by "k.". Features are Many, an entry for
-    each member. Raises InputError where the vocabularies differ in size.
+    Memory and state are the members', their names prefixed by "k.". Features are PerMember, one
+    entry for each. Raises InputError if the vocabularies differ in size.
     """
 
     def __init__(self, members: Sequence[Decoder], average: str = "log_prob"):
@@ -47,9 +47,9 @@ class Ensemble(Decoder):
         logits = []
         after: State = {}
         for k, member in enumerate(self.members):
-            logits_NV, own = member.step(token_N, _of(k, memory), _of(k, state))
+            logits_NV, state_k = member.step(token_N, _of(k, memory), _of(k, state))
             logits.append(logits_NV)
-            after |= {f"{k}.{name}": tensor for name, tensor in own.items()}
+            after |= {f"{k}.{name}": tensor for name, tensor in state_k.items()}
         return self._mean(logits), after
 
     def forward(
@@ -66,17 +66,17 @@ class Ensemble(Decoder):
         kept: dict[str, Tensor] = {}
         for k, member in enumerate(self.members):
             wanted = [name.removeprefix(f"{k}.") for name in keep if name.startswith(f"{k}.")]
-            logits_PV, own, traces = member(
+            logits_PV, state_k, traces = member(
                 token_NT, length_N, _of(k, memory), _of(k, state), wanted
             )
             logits.append(logits_PV)
-            after |= {f"{k}.{name}": tensor for name, tensor in own.items()}
+            after |= {f"{k}.{name}": tensor for name, tensor in state_k.items()}
             kept |= {f"{k}.{name}": tensor for name, tensor in traces.items()}
         self.check_keep(keep, kept)
         return self._mean(logits), after, kept
 
     def _mean(self, logits: Sequence[Tensor]) -> Tensor:
-        log_probs = torch.stack([part.log_softmax(1) for part in logits])
+        log_probs = torch.stack([logits_NV.log_softmax(1) for logits_NV in logits])
         if self.average == "log_prob":
             return log_probs.mean(0)
         return log_probs.logsumexp(0) - math.log(len(log_probs))

@@ -1,7 +1,7 @@
-"""Layers that torch runs over time as one operation (oneDNN, on CPUs): the same equations, faster.
+"""Recurrent layers as one operation of torch (oneDNN, on CPUs): the same equations, faster.
 
-For rows of one length, where nothing but h is asked for: what language models learn from. Otherwise
-the loop of scan.py.
+For rows of equal length of which only h is needed, as in training language models. Otherwise the
+loop of scan.py runs.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from captioner.decoders.scan import Entries, Pack
 
 
 def fits(cell: Cell, packed: Pack) -> bool:
-    """Whether `run` can do it."""
+    """Whether `run` supports this cell, device and batch."""
     known = type(cell) in (LSTM, RNN, ReLU)
     return known and packed.even and cell.b.device.type == "cpu"
 
@@ -25,10 +25,9 @@ def run(cell: Cell, x_PE: Tensor, state: Sequence[Tensor], packed: Pack) -> tupl
     before = [entry[None] for entry in state]
     W = [cell.W_xh, cell.W_hh, cell.b, torch.zeros_like(cell.b)]
     if isinstance(cell, LSTM):  # torch's rows are i, f, g, o
-        parts = (block.chunk(4) for block in W)
-        W = [torch.cat([i, f, g, o]) for i, f, o, g in parts]
+        W = [torch.cat([i, f, g, o]) for i, f, o, g in (block.chunk(4) for block in W)]
         h_TNH, *after = torch.lstm(x_TNE, before, W, True, 1, 0.0, cell.training, False, False)
     else:
-        way = torch.rnn_relu if isinstance(cell, ReLU) else torch.rnn_tanh
-        h_TNH, *after = way(x_TNE, before[0], W, True, 1, 0.0, cell.training, False, False)
+        function = torch.rnn_relu if isinstance(cell, ReLU) else torch.rnn_tanh
+        h_TNH, *after = function(x_TNE, before[0], W, True, 1, 0.0, cell.training, False, False)
     return h_TNH.flatten(0, 1), tuple(entry[0] for entry in after)

@@ -1,4 +1,4 @@
-"""Mind's Eye: a visual memory that the words build up, and that must give the image back."""
+"""Mind's Eye: the words build up a visual memory that must reconstruct the image."""
 
 from collections.abc import Sequence
 
@@ -45,7 +45,7 @@ class MindsEye(WordDecoder):
         self.reconstruction = reconstruction
         if reconstruction:
             self.W_vu = linear(memory_size, feature_size)
-            self.penalised = ("u",)
+            self.kept_for_penalty = ("u",)
 
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
         state = self._named("s", self.s.zeros(rows)) | self._named("u", self.u.zeros(rows))
@@ -92,8 +92,7 @@ class MindsEye(WordDecoder):
     def penalty(
         self, features: Features | None, kept: dict[str, Tensor], length_N: Tensor
     ) -> Tensor:
-        """lambda |v - W u_t|^2, summed over the real positions. v is what is to be found: without
-        gradient."""
+        """lambda |v - W u_t|^2, summed over the real positions; v, the target, has no gradient."""
         u_NTH = kept["u"]
         assert features is not None
         real_NT = real_positions(length_N, u_NTH.shape[1])

@@ -1,4 +1,4 @@
-"""m-RNN: the image meets the words in a multimodal layer, outside the recurrence."""
+"""m-RNN: image and words meet in a multimodal layer, outside the recurrence."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.decoders.base import WordDecoder, add_image, check_sizes, linear, scaled_tanh
-from captioner.decoders.scan import Entries, defer, pack, scan
+from captioner.decoders.scan import Entries, defer_products, pack, scan
 from captioner.types import Features, Memory, State
 
 
@@ -68,7 +68,7 @@ class MRNN(WordDecoder):
         self.check_keep(keep, ("r",))
         packed = pack(length_N, token_NT.shape[1])
         w_PH = self.words(packed.take(token_NT))
-        pre_PH, (U,) = defer(w_PH, [(slice(None), self.U.weight)])
+        pre_PH, (U,) = defer_products(w_PH, [(slice(None), self.U.weight)])
 
         def tick(w_NH: Tensor, r: Entries) -> tuple[Entries, Entries]:
             new = (torch.relu(U(w_NH, r[0])),)

@@ -1,12 +1,12 @@
-"""The lecture's captioner: layers of recurrent cells that the image enters through W_ih.
+"""The lecture's captioner: layers of recurrent cells, into which W_ih injects the image.
 
     h_t = f(W_xh x_t + W_hh h_{t-1} + W_ih v)          y_t = W_hy h_t
 
-What makes it fast, and changes no number:
+For speed, without changing any number:
 - `W_ih v` is computed once per image, in `start`;
 - `W_xh x_t + b` of all time steps is one matrix product, before the loop over time;
 - the loop holds the rows that are still alive, and the vocabulary sees the real positions only;
-- the gradient of W_hh is one matrix product, after the loop's way back (scan.py).
+- the gradient of W_hh is one matrix product, after backpropagation through the loop (scan.py).
 """
 
 from collections.abc import Sequence
@@ -127,7 +127,7 @@ class Recurrent(WordDecoder):
         state: State = {}
         if features is not None:
             if self.W_ih is None:
-                raise InputError("this decoder is a language model: it sees no picture")
+                raise InputError("this decoder is a language model: it takes no picture")
             image = self.W_ih(self.image_dropout(self.standard(features.pooled_BD)))
             if self.inject in ("par", "merge"):
                 memory["image"] = image
@@ -181,7 +181,7 @@ class Recurrent(WordDecoder):
                     now, later = pre_P.tensor_split([packed.sizes_T[0]])
                     first = packed.row_P[: len(now)]
                     pre_P = torch.cat([now + images[layer].index_select(0, first), later])
-                traces, after = scan_cell(cell, pre_P, entry, packed, everything=bool(keep))
+                traces, after = scan_cell(cell, pre_P, entry, packed, keep_all=bool(keep))
             x_P = traces[0] + x_P if layer and self.residual else traces[0]
             states.append(after)
             kept |= {f"{name}{layer}": trace for name, trace in zip(cell.entries, traces)}

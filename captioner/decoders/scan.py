@@ -1,4 +1,4 @@
-"""The loop over time, over real positions only.
+"""The loop over time, at real positions only.
 
 Positions are packed time by time with the longest rows first (as in a PackedSequence), so that the
 rows that are still alive at a time step are the first ones, and nothing is computed for padding.
@@ -16,7 +16,7 @@ from captioner.decoders.cells import Cell
 
 Entries = tuple[Tensor, ...]
 Step = Callable[[Tensor, Entries], tuple[Entries, Entries]]
-"""(pre_NG, state) -> the new state, and the tensors whose traces are wanted."""
+"""(pre_NG, state) -> the new state, and the tensors to trace."""
 
 
 class Pack(NamedTuple):
@@ -46,7 +46,7 @@ class Pack(NamedTuple):
         return x_P.index_select(0, self.in_row_order_P)
 
     def of_image(self, x_B: Tensor) -> Tensor:
-        """(B, ..) -> (P, ..): for each position what belongs to its image."""
+        """(B, ..) -> (P, ..): for each position the entry of its image."""
         return x_B.index_select(0, self.row_P // (len(self.order_N) // len(x_B)))
 
     def unpack(self, x_P: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Pack(NamedTuple):
 
 
 def pack(length_N: Tensor, steps: int) -> Pack:
-    """Raises nothing for rows of length 0: they stand last, and have no position."""
+    """The positions of rows of these lengths; rows of length 0 stand last, without a position."""
     order_N = length_N.argsort(descending=True, stable=True)
     rank_N = order_N.argsort()
     alive_TN = real_positions(length_N[order_N], steps).t()
@@ -72,7 +72,7 @@ def pack(length_N: Tensor, steps: int) -> Pack:
 def scan(
     step: Step, pre_PG: Tensor, state: Sequence[Tensor], packed: Pack
 ) -> tuple[list[Tensor], Entries]:
-    """`step` over the time steps, over the rows still alive.
+    """Run `step` over the time steps, on the rows still alive.
 
     state: a tensor (N, ..) for each entry. Returns the packed (P, ..) trace of each of the step's
     other tensors, and the state after each row's last token.
@@ -92,20 +92,20 @@ def scan(
 
 
 def scan_cell(
-    cell: Cell, pre_PG: Tensor, state: Sequence[Tensor], packed: Pack, everything: bool = False
+    cell: Cell, pre_PG: Tensor, state: Sequence[Tensor], packed: Pack, keep_all: bool = False
 ) -> tuple[list[Tensor], Entries]:
-    """`scan` of a cell, with the trace of h; of `everything`: all entries, then the gates."""
-    pre_PG, W = defer(pre_PG, cell.recurrent())
+    """`scan` of a cell, with the trace of h; with `keep_all`, of all entries, then of the gates."""
+    pre_PG, W = defer_products(pre_PG, cell.recurrent())
 
     def step(pre_NG: Tensor, entries: Entries) -> tuple[Entries, Entries]:
         entries, gates = cell.equation(pre_NG, entries, W)
-        return entries, (*entries, *gates) if everything else entries[:1]
+        return entries, (*entries, *gates) if keep_all else entries[:1]
 
     return scan(step, pre_PG, state, packed)
 
 
-class Deferred:
-    """(pre, x) -> pre + W x, as if W were constant: see `defer`."""
+class DeferredProduct:
+    """(pre, x) -> pre + W x, as if W were constant: see `defer_products`."""
 
     def __init__(self, columns: slice, W: Tensor):
         self.columns, self.dtype = columns, W.dtype
@@ -120,25 +120,29 @@ class Deferred:
         return torch.addmm(pre, x, self.W_t)
 
 
-def defer(pre_PG: Tensor, weights: Iterable[tuple[slice, Tensor]]) -> tuple[Tensor, list[Deferred]]:
-    """Products for a loop over time, whose weights get their gradient in one product, not T.
+def defer_products(
+    pre_PG: Tensor, weights: Iterable[tuple[slice, Tensor]]
+) -> tuple[Tensor, list[DeferredProduct]]:
+    """Products for a loop over time whose weights get their gradient in one product instead of T.
 
     Since pre_t is added to W x_t, dL/dW = sum_t delta_t x_t^T, where delta_t is the gradient at
-    pre_t; and all of these have come together when the way back reaches pre_PG.
+    pre_t; and all of these are known when backpropagation reaches pre_PG.
 
     weights: each with the columns of `pre` that its product is added to. Returns pre_PG, through
     which those gradients go, and the products, to be used once at each time step.
     """
     weights = list(weights)
-    products = [Deferred(columns, W) for columns, W in weights]
-    return _Owed.apply(pre_PG, products, *(W for _, W in weights)), products
+    products = [DeferredProduct(columns, W) for columns, W in weights]
+    return _DeferredGradients.apply(pre_PG, products, *(W for _, W in weights)), products
 
 
-class _Owed(torch.autograd.Function):
+class _DeferredGradients(torch.autograd.Function):
     """pre_PG unchanged; the weights' gradients out of that of pre_PG and of their operands."""
 
     @staticmethod
-    def forward(ctx: Any, pre_PG: Tensor, products: list[Deferred], *weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, pre_PG: Tensor, products: list[DeferredProduct], *weights: Tensor
+    ) -> Tensor:
         ctx.products = products
         return pre_PG.view_as(pre_PG)
 
@@ -146,9 +150,9 @@ class _Owed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (delta_PG,) = gradients
-        owed = []
-        for product, wanted in zip(ctx.products, ctx.needs_input_grad[2:]):
+        weight_gradients = []
+        for product, needed in zip(ctx.products, ctx.needs_input_grad[2:]):
             x_P = torch.cat(product.operands).to(delta_PG.dtype)
-            part = delta_PG[:, product.columns].t() @ x_P if wanted else None
-            owed.append(None if part is None else part.to(product.dtype))
-        return delta_PG, None, *owed
+            gradient = delta_PG[:, product.columns].t() @ x_P if needed else None
+            weight_gradients.append(None if gradient is None else gradient.to(product.dtype))
+        return delta_PG, None, *weight_gradients

@@ -1,4 +1,4 @@
-"""The transformer decoder, to compare the recurrent ones with."""
+"""The transformer decoder, a baseline for the recurrent ones."""
 
 import math
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Transformer(WordDecoder):
     words are the state, (N, words, E), with `real`, (N, words), which is False for padding.
 
     `forward` keeps alpha (N, T, R): the last layer's attention to the regions, its heads' mean.
-    Raises InputError for sizes out of range, or a `hidden_size` that is no multiple of 2 `heads`.
+    Raises InputError for sizes out of range, or a `hidden_size` that 2 `heads` do not divide.
     """
 
     uses_grid = True
@@ -90,7 +90,7 @@ class Transformer(WordDecoder):
         state: State,
         keep: Sequence[str] = (),
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        """Everything but the attention itself sees the real positions only, in row order."""
+        """As in `Decoder`. All layers but the attention itself process the real positions only."""
         self.check_keep(keep, ("alpha",) if memory else ())
         real_NT = real_positions(length_N, token_NT.shape[1])
         before_N1 = state["real"].sum(1, keepdim=True)
@@ -98,19 +98,19 @@ class Transformer(WordDecoder):
         x_PE = self.embed(token_NT[real_NT]) * math.sqrt(self.size)
         x_PE = self.dropout(x_PE + _sinusoids(place_NT[real_NT], x_PE))
 
-        whole = bool(real_NT.all())  # in search they always are
+        all_real = bool(real_NT.all())  # as always in search
 
         def pack(x_NTX: Tensor) -> Tensor:
-            return x_NTX.flatten(0, 1) if whole else x_NTX[real_NT]
+            return x_NTX.flatten(0, 1) if all_real else x_NTX[real_NT]
 
         def unpack(x_PX: Tensor) -> Tensor:
-            if whole:
+            if all_real:
                 return x_PX.view(*real_NT.shape, x_PX.shape[1])
             return x_PX.new_zeros(*real_NT.shape, x_PX.shape[1]).masked_scatter(
                 real_NT[..., None], x_PX
             )
 
-        seen_NTT = _seen(state["real"], real_NT)
+        visible_NTT = _visible(state["real"], real_NT)
         state_after: State = {}
         for number, layer in enumerate(self.layers):
             q_NTE, *new = unpack(layer.self_in(layer.norm_self(x_PE))).chunk(3, dim=2)
@@ -119,12 +119,12 @@ class Transformer(WordDecoder):
                 for name, tensor in zip("kv", new)
             )
             state_after |= {f"k{number}": k, f"v{number}": v}
-            told_NTE = self._attend(q_NTE, k, v, seen_NTT[:, None])
-            x_PE = x_PE + self.dropout(layer.self_out(pack(told_NTE)))
+            attended_NTE = self._attend(q_NTE, k, v, visible_NTT[:, None])
+            x_PE = x_PE + self.dropout(layer.self_out(pack(attended_NTE)))
             if memory:
                 q_NTE = unpack(layer.cross_q(layer.norm_cross(x_PE)))
-                told_NTE = self._look(q_NTE, number, memory)
-                x_PE = x_PE + self.dropout(layer.cross_out(pack(told_NTE)))
+                attended_NTE = self._cross_attend(q_NTE, number, memory)
+                x_PE = x_PE + self.dropout(layer.cross_out(pack(attended_NTE)))
             x_PE = x_PE + self.dropout(layer.feed(layer.norm_feed(x_PE)))
         state_after["real"] = torch.cat([state["real"], real_NT], dim=1)
         kept = {"alpha": self._alpha(q_NTE, memory) * real_NT[..., None]} if keep else {}
@@ -135,8 +135,8 @@ class Transformer(WordDecoder):
         q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
-    def _look(self, q_NTE: Tensor, number: int, memory: Memory) -> Tensor:
-        """The rows of an image stand side by side, so that its regions are not copied to them."""
+    def _cross_attend(self, q_NTE: Tensor, number: int, memory: Memory) -> Tensor:
+        """Attention to the regions; an image's rows stand side by side, so that none is copied."""
         k_BRE, v_BRE = memory[f"k{number}"], memory[f"v{number}"]
         mask = memory["mask"][:, None, None] if "mask" in memory else None
         q_BME = q_NTE.reshape(len(k_BRE), -1, self.size)
@@ -154,8 +154,8 @@ class Transformer(WordDecoder):
         return score_BhMR.softmax(3).mean(1).view(*q_NTE.shape[:2], -1)
 
 
-def _seen(old_NS: Tensor, new_NT: Tensor) -> Tensor:
-    """(N, T, S + T): which words each new one sees. Padding sees itself, for want of others."""
+def _visible(old_NS: Tensor, new_NT: Tensor) -> Tensor:
+    """(N, T, S + T): which words each new one attends to; padding attends to itself."""
     steps = new_NT.shape[1]
     causal_TT = torch.ones(steps, steps, dtype=torch.bool, device=new_NT.device).tril()
     old_NTS = old_NS[:, None].expand(-1, steps, -1)

@@ -37,12 +37,12 @@ class CrossEntropy(Objective):
         features, memory, state = model.start(batch, state)
         inputs_NT, targets_NT = batch.token_NT[:, :-1], batch.token_NT[:, 1:]
         logits_PV, state, kept = decoder(
-            inputs_NT, batch.length_N, memory, state, keep=decoder.penalised
+            inputs_NT, batch.length_N, memory, state, keep=decoder.kept_for_penalty
         )
         real_NT = real_positions(batch.length_N, targets_NT.shape[1])
         logits_PV = at_least_float32(logits_PV)
         loss, nll = _NegativeLogLikelihood.apply(logits_PV, targets_NT[real_NT], self.smoothing)
-        if decoder.penalised:
+        if decoder.kept_for_penalty:
             loss = loss + decoder.penalty(features, kept, batch.length_N)
         if self.unlikelihood:
             loss = loss + self.unlikelihood * _unlikelihood(logits_PV, batch.token_NT, real_NT)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from captioner.decoders.attention import AdaptiveAttention, SoftAttention, UpDown
+from captioner.decoders.attention_base import SCORES
 from captioner.decoders.cells import CELLS
-from captioner.decoders.regions import SCORES
 from captioner.errors import InputError
 from captioner.types import BOS, Features
 from tests.helpers import laws
@@ -147,7 +147,7 @@ def test_training_drops_entries_of_the_regions(Kind):
     decoder, some = make((Kind, "LSTM", "dot")), features()
     decoder.dropout.p = 0.5
     seen = []
-    decoder.see = lambda features: seen.append(features.grid_BRD) or ({}, ())
+    decoder.begin = lambda features: seen.append(features.grid_BRD) or ({}, ())
     for mode in (False, True):
         decoder.train(mode).start(some, N)
     whole, dropped = seen

@@ -105,7 +105,9 @@ PAPERS = {
     "neuraltalk": lambda d: d.inject == "first" and [type(c) for c in d.cells] == [cells.ReLU],
     "nic": lambda d: d.inject == "pre" and [type(c) for c in d.cells] == [cells.LSTM],
     "lrcn": lambda d: (d.inject, d.image_layers, len(d.cells)) == ("par", [1], 2),
-    "minds_eye": lambda decoder: isinstance(decoder, MindsEye) and decoder.penalised == ("u",),
+    "minds_eye": lambda decoder: (
+        isinstance(decoder, MindsEye) and decoder.kept_for_penalty == ("u",)
+    ),
 }
 
 

@@ -98,7 +98,7 @@ def analytic_gradients_are_numeric_ones(make):
         def forward(self, *seen):
             some_now = some._replace(**dict(zip(("pooled_BD", "grid_BRD"), seen)))
             memory, state = decoder.start(some_now, N)
-            keep = decoder.penalised
+            keep = decoder.kept_for_penalty
             logits_PV, _, kept = decoder(token_NT, LENGTH_N, memory, state, keep)
             # Its target is a constant.
             term = decoder.penalty(some, kept, LENGTH_N)[None] if keep else torch.zeros(1)
@@ -164,13 +164,13 @@ def a_batch_without_words_has_no_logits_and_keeps_its_state(make):
         memory, state = decoder.start(some, N)
         token_NT = torch.full((N, steps), PAD)
         logits_PV, after, kept = decoder(
-            token_NT, torch.zeros(N, dtype=torch.long), memory, state, decoder.penalised
+            token_NT, torch.zeros(N, dtype=torch.long), memory, state, decoder.kept_for_penalty
         )
         assert logits_PV.shape == (0, V)
         token_N = torch.full((N,), BOS)
         before_NV, _ = decoder.step(token_N, memory, state)
         torch.testing.assert_close(decoder.step(token_N, memory, after)[0], before_NV)
-        assert not decoder.penalised or decoder.penalty(some, kept, torch.zeros(N)) == 0
+        assert not decoder.kept_for_penalty or decoder.penalty(some, kept, torch.zeros(N)) == 0
 
 
 def first_loss_is_log_of_the_vocabulary(make):
