@@ -28,13 +28,13 @@ class ProgressLines(pl.callbacks.ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self.enabled = True
+        self.is_enabled = True
 
     def disable(self) -> None:  # Lightning does so in every process but the first
-        self.enabled = False
+        self.is_enabled = False
 
     def enable(self) -> None:
-        self.enabled = True
+        self.is_enabled = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start = self.last = time.monotonic()
@@ -56,7 +56,7 @@ class ProgressLines(pl.callbacks.ProgressBar):
         self._say(trainer, f"validation: {batch_idx + 1} of {total} batches")
 
     def _say(self, trainer: pl.Trainer, line: str) -> None:
-        if self.enabled and self.last + EVERY <= time.monotonic():
+        if self.is_enabled and self.last + EVERY <= time.monotonic():
             self.last = time.monotonic()
             epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
             print(f"{epoch}, {line}", flush=True)
