@@ -67,6 +67,7 @@ def add_options(parser: ArgumentParser) -> None:
         "--tokens", action="store_true", help="with --json: the log-probability of each token"
     )
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="pictures at a time")
+    command_line.add_device(parser)
 
 
 def run(options: Namespace) -> None:
@@ -84,7 +85,8 @@ def run(options: Namespace) -> None:
     paths: Iterable[str] = chain.from_iterable([_expand(path) for path in options.paths])
     if "-" not in options.paths:
         paths = list(paths)  # all there, so that every batch is complete
-    model = load(*(options.model or [os.environ.get("CAPTIONER_MODEL") or PRETRAINED]))
+    folders = options.model or [os.environ.get("CAPTIONER_MODEL") or PRETRAINED]
+    model = load(*folders, device=options.device)
     strategy = choose_strategy(model.strategy, options)
     constraints = Constraints(include=options.include, forbid=options.forbid)
     results = model.caption_stream(paths, strategy, options.batch, constraints, options.tokens)

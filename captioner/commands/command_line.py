@@ -37,6 +37,14 @@ def add_verb(parser: ArgumentParser, verb: Verb) -> ArgumentParser:
     return parser
 
 
+def add_device(parser: ArgumentParser) -> None:
+    """Add the option --device."""
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
+        help="where to compute (default: a GPU if there is one)",
+    )  # fmt: skip
+
+
 def run_command(parser: ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the verb that they name, and return the exit code."""
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next

@@ -6,7 +6,7 @@ import secrets
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from captioner.commands.command_line import flags_in_messages
+from captioner.commands.command_line import add_device, flags_in_messages
 from captioner.errors import InputError, escape, printable
 
 if TYPE_CHECKING:
@@ -31,20 +31,18 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of the sampling (default: another each time)")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest")
     parser.add_argument("--beam", type=int, metavar="K", help="beam search of this width")
+    add_device(parser)
 
 
 def run(options: Namespace) -> None:
     """Print the texts, numbered if there are several."""
-    import torch
-
     from captioner.models import loading
     from captioner.models.language_model import LanguageModel
 
     model = loading.read_model(options.model)
     if not isinstance(model, LanguageModel):
         raise InputError(f"{printable(options.model)}: a captioner: `caption` captions pictures")
-    if torch.cuda.is_available():
-        model.cuda()
+    model.to(loading.choose_device(options.device))
     texts = model.go_on(options.prompt, _strategy(options))
     for number, text in enumerate(texts):
         if len(texts) > 1:

@@ -28,13 +28,13 @@ def predict(
     strategy: Strategy,
     batch_size: int = 64,
     workers: int = 0,
-    wording: Constraints = UNCONSTRAINED,
+    constraints: Constraints = UNCONSTRAINED,
 ) -> list[Prediction]:
     """Caption every record, in their order, with a progress bar on stderr.
 
     If the strategy gives several captions per image, all are kept beside the best one. Several
     processes share the pictures, and each gets all predictions. Raises InputError naming the
-    records for which `wording` leaves no caption.
+    records for which `constraints` leave no caption.
     """
     model.eval()
     share = distributed.rank(), distributed.world()
@@ -45,7 +45,7 @@ def predict(
     first = distributed.rank() == 0
     for batch in with_progress(loader, "captions", len(loader), "batches", show=first):
         numbers = batch.index_B.tolist()
-        captions = model.generate(batch.images, strategy, numbers, wording)
+        captions = model.generate(batch.images, strategy, numbers, constraints)
         ended_B = captions.ended_BK[:, 0].tolist()
         best_first = model.texts(captions)
         for number, several, ended, error in zip(numbers, best_first, ended_B, captions.error_B):
@@ -63,7 +63,9 @@ def predict(
     if errors:
         lines = [errors[number] for number in sorted(errors)]
         shown = [*lines[:10], *([f"and {len(lines) - 10} more"] if len(lines) > 10 else [])]
-        raise InputError("no caption for these images; relax `wording`:\n  " + "\n  ".join(shown))
+        raise InputError(
+            "no caption for these images; relax the constraints:\n  " + "\n  ".join(shown)
+        )
     return [predictions[number] for number in range(len(records))]
 
 

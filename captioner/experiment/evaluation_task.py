@@ -80,7 +80,7 @@ def _predict(
     constraints: Any = OmegaConf.to_object(config.wording)
     files.make_folder(run.folder)  # or the captions would be for nothing
     captions = predictions.predict(
-        model, scored, source, strategy, workers=workers, wording=constraints
+        model, scored, source, strategy, workers=workers, constraints=constraints
     )
     return scored, captions, model, source
 

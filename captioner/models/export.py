@@ -15,7 +15,7 @@ def export_model(model: Path, folder: Path) -> bool:
 
     Returns whether the encoder is in it. Raises InputError for a number beyond float16's range.
     """
-    captioner = loading.load(model)
+    captioner = loading.load(model, device="cpu")
     assert isinstance(captioner.encoder, CNN)  # it is one model
     limit = torch.finfo(torch.float16).max
     for name, tensor in captioner.state_dict().items():

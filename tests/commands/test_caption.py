@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner import PRETRAINED
+from captioner import PRETRAINED, load
 from captioner.commands import caption
 from captioner.commands.caption import main
 from captioner.search import Beam, Consensus, Greedy, Sample
@@ -99,6 +99,17 @@ def test_the_model_is_that_of_the_environment_or_of_the_installation(
     brought = capsys.readouterr().out
     assert main(["--model", str(PRETRAINED), "album"]) == 0
     assert capsys.readouterr().out == brought != own
+
+
+def test_the_search_saved_with_the_model_is_used(pictures, model_dir, capsys):
+    model = load(model_dir, device="cpu")
+    model.strategy = Beam(2, n=2)
+    model.save("two")
+    command = ["--model", "two", "--device", "cpu", "album/a b.png"]
+    assert main(command) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert main([*command, "--best", "1"]) == 0
+    assert capsys.readouterr().out.splitlines() == [first] != [second]
 
 
 def test_no_model_where_one_was_named(pictures, capsys):

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from captioner.commands.command_line import add_verb, run_command
+from captioner.commands.command_line import add_device, add_verb, run_command
 from captioner.commands.main import VERBS, main
 from captioner.errors import InputError
+from captioner.models.loading import DEVICES
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,6 +79,13 @@ def test_the_verbs_are_listed_without_importing_torch():
     )
     out = shell(f'"$PY" -c "{code}"').stdout
     assert all(f"\n    {name}" in out for name in VERBS) and out.endswith("False False\n")
+
+
+def test_devices_are_those_of_load():
+    parser = ArgumentParser()
+    add_device(parser)
+    assert [parser.parse_args(["--device", name]).device for name in DEVICES] == [*DEVICES]
+    assert parser.parse_args([]).device == "auto"
 
 
 def test_bash_completes_verbs_and_options(tmp_path):

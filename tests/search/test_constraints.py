@@ -130,11 +130,11 @@ def test_an_evaluation_names_the_images_without_a_caption(loaded, scenes_dir):
     source = PixelSource([record.image for record in some], loaded.encoder.preprocess)
     wording = Constraints(max_length=1, include_in={1: ["a red"], 3: ["a red"]})
     with pytest.raises(InputError) as error:
-        predictions.predict(loaded, some, source, search.Beam(3), 2, wording=wording)
+        predictions.predict(loaded, some, source, search.Beam(3), 2, constraints=wording)
     lines = str(error.value).splitlines()
     assert [line.split(":")[0].strip() for line in lines[1:]] == [str(some[i].id) for i in (1, 3)]
     assert (
-        len(predictions.predict(loaded, some, source, search.Beam(3), 2, wording=UNCONSTRAINED))
+        len(predictions.predict(loaded, some, source, search.Beam(3), 2, constraints=UNCONSTRAINED))
         == 5
     )
 
