@@ -7,6 +7,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 DEMO ?= demo
+WORKERS ?= 2
 PY = $(VENV)/bin/python
 SKIMAGE = $$($(PY) -c 'import importlib.util as i; print(i.find_spec("skimage").submodule_search_locations[0])')
 
@@ -50,10 +51,10 @@ docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 test: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 test-slow: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n $(WORKERS) --dist load --maxschedchunk 1
 
 check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

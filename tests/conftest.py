@@ -9,6 +9,7 @@ import torch
 
 from tests.helpers import forks
 
+pytest_plugins = ["tests.helpers.budget"]
 torch.set_num_threads(1)
 os.fsync = lambda file: None  # no test cuts the power; a disk may take seconds
 
