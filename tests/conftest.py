@@ -74,7 +74,7 @@ def model_dir(tmp_path_factory, scenes_dir) -> Path:
     )
     torch.manual_seed(1)
     config = {
-        "encoder": {"_target_": "captioner.encoders.Timm", "weights": "pip"},
+        "encoder": {"_target_": "captioner.encoders.Timm", "weights": "pip", "image_size": 64},
         "decoder": {
             "_target_": "captioner.decoders.recurrent.Recurrent",
             "embed_size": 16,

@@ -15,6 +15,7 @@ from captioner import PRETRAINED, load
 from captioner.commands import caption
 from captioner.commands.caption import main
 from captioner.search import Beam, Consensus, Greedy, Sample
+from tests.helpers.forks import python
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,6 +135,7 @@ def test_a_file_name_need_not_be_text(pictures, model_dir):
     assert len([json.loads(line) for line in done.stdout.splitlines()]) == 3
 
 
+@pytest.mark.slow
 def test_wheel_captions_outside_the_checkout(model_dir, scenes_dir, tmp_path):
     """Built, installed (not editable) and run where the sources are not."""
     source = tmp_path / "source"
@@ -158,7 +160,7 @@ def test_wheel_captions_outside_the_checkout(model_dir, scenes_dir, tmp_path):
 
 def test_results_stream_as_they_are_made(pictures, model_dir):
     """The first caption does not wait for the list to end."""
-    command = [sys.executable, "-m", "captioner", "--model", str(model_dir), "--batch", "1", "-"]
+    command = [python(), "-m", "captioner", "--model", str(model_dir), "--batch", "1", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
         print("album/a b.png", file=run.stdin, flush=True)
         assert run.stdout.readline().startswith("album/a b.png: ")

