@@ -32,6 +32,20 @@ prints the composed configuration and starts nothing; `-m` with lists of values
 errors before anything is computed.
 """
 
+NODES = """### tokenizer
+
+| option | meaning |
+| --- | --- |
+| `kind` | `word`: the words of the official metrics, in lower case; `char`: characters |
+| `min_count` | words that occur less often in the training captions become the unknown word |
+| `max_length` | captions are cut to so many words or characters |
+
+### optimizer
+
+`_target_` is a class of `torch.optim`, or `captioner.training.adagrad.Adagrad`; the other keys are
+its options, such as `optimizer.lr` and `optimizer.weight_decay`.
+"""
+
 GROUPS = {
     "data": "What to train or evaluate on.",
     "encoder": "The CNN that makes the image vector `v`, and the regions for attention.",
@@ -53,6 +67,7 @@ def page() -> str:
     sections = [INTRODUCTION]
     for command, schema in (("train.py", schemas.TrainConfig), ("eval.py", schemas.EvalConfig)):
         sections.append(f"## {command}\n\n{dataclass_table(schema, _values(command))}")
+    sections.append(NODES)
     for key, schema in _nested():
         sections.append(f"### {key}\n\n{dataclass_table(schema, {})}")
     for group, summary in GROUPS.items():
@@ -74,7 +89,8 @@ def dataclass_table(schema: Any, values: dict[str, Any]) -> str:
     for field in fields(schema):
         factory = field.default_factory
         default = field.default if factory is MISSING else factory()
-        rows[field.name] = _type(field.type), values.get(field.name, default)
+        kind = "group" if field.name in GROUPS else _type(field.type)
+        rows[field.name] = kind, values.get(field.name, default)
     return _table(schema.__doc__ or "", rows)
 
 
@@ -111,9 +127,10 @@ def _table(docstring: str, rows: dict[str, tuple[str, Any]]) -> str:
     prose, texts = meanings(docstring, rows) if rows else (docstring, {})
     lines = ["| option | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, (kind, default) in rows.items():
-        lines.append(
-            f"| `{name}` | {_cell(kind)} | {_default(default)} | {_cell(texts.get(name, ''))} |"
-        )
+        text = _cell(texts.get(name, ""))
+        if kind == "group":
+            text = f"{GROUPS[name]} [Choices](#group-{name})"
+        lines.append(f"| `{name}` | {_cell(kind)} | {_default(default)} | {text} |")
     return docstrings.markdown(prose) + "\n\n" + ("\n".join(lines) if rows else "")
 
 
@@ -159,7 +176,7 @@ def _values(command: str) -> dict[str, Any]:
     choices = {}
     for entry in config.pop("defaults"):
         if isinstance(entry, dict):
-            choices |= {k: f"choice {v}" for k, v in entry.items()}
+            choices |= entry
     return {name: value for name, value in (choices | config).items() if name != "hydra"}
 
 

@@ -19,17 +19,21 @@ class PlainText(griffe.Extension):
             obj.docstring.value = markdown(obj.docstring.value)
 
 
+CODE = re.compile(r"[^\s.!?] {2,}\S|^[\w, '{}()-]+ = ")
+"""A line with columns, or an equation."""
+
+
 def markdown(docstring: str) -> str:
     """A docstring's text as Markdown.
 
-    Lines with columns, and indented lines after a colon or an empty line, become code blocks;
-    other indented lines go on with the sentence before them.
+    Equations, lines with columns, and indented lines after a colon or an empty line become code
+    blocks; other indented lines continue the sentence before them.
     """
     blocks: list[tuple[bool, list[str]]] = []
     before, code = "", False
     for line in inspect.cleandoc(docstring).splitlines():
         indented = line.startswith(" ")
-        code = bool(re.search(r"[^\s.!?] {2,}\S", line)) or (
+        code = bool(CODE.search(line)) or (
             indented and (code or not before or before.endswith(":"))
         )
         if line:
