@@ -83,7 +83,7 @@ def prepare(
         schedule=config.schedule,
         seed=config.seed,
         summed=config.loss == "sum",
-        count=config.data.batch_size if objective.rewarded else data.words,
+        expected_count=config.data.batch_size if objective.rewarded else data.words,
     )
     return training, data, bad + bad_val
 

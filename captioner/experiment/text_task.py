@@ -57,7 +57,7 @@ def prepare(
         warmup=config.warmup,
         schedule=config.schedule,
         seed=config.seed,
-        count=data.words,
+        expected_count=data.words,
         summed=config.loss == "sum",
     )
     return training, data, []

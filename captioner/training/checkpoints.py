@@ -211,7 +211,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         if score > self.best:
             self.best = score
             if trainer.is_global_zero:
-                pl_module.kept.save(self.model)
+                pl_module.eval_model.save(self.model)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.early = trainer.should_stop

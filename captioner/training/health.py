@@ -6,31 +6,31 @@ from collections.abc import Mapping, Sequence
 from captioner.metrics.language import language, variety
 from captioner.metrics.tokenize import token_strings
 
-MOST = {
+LIMITS = {
     "bad_endings": (0.05, 'end in the middle of a phrase ("with a")'),
     "unfinished": (0.05, "were cut off before END"),
     "repeated_words": (0.05, "say a word twice in a row"),
     "unknown_words": (0.05, "is the share of unknown words in captions"),
 }
 LEAST_UNIQUE = 0.1
-"""Fewer different captions than this share are a collapse; of few pictures it says nothing."""
+"""A smaller share of different captions is a collapse; it means little for few pictures."""
 
 
 def health_of(captions: Sequence[str], finished: Sequence[bool]) -> dict[str, float]:
-    """The language of raw captions: words, bad_endings, repeated_words, unknown_words, unfinished,
-    unique, vocabulary (captioner/metrics/language.py)."""
+    """Measures of raw captions' language: words, bad_endings, repeated_words, unknown_words,
+    unfinished, unique, vocabulary (see captioner/metrics/language.py)."""
     texts = token_strings(captions)
-    whole = variety(texts)
-    found = language(texts, finished=finished).corpus()
-    return found | {name: whole[name] for name in ("unique", "vocabulary")}
+    of_all = variety(texts)
+    health = language(texts, finished=finished).corpus()
+    return health | {name: of_all[name] for name in ("unique", "vocabulary")}
 
 
-def ailments(health: Mapping[str, float]) -> list[str]:
-    """What is wrong, in words, one line each; nothing where all is well."""
+def warnings_of(health: Mapping[str, float]) -> list[str]:
+    """Warnings, one line each, about the numbers of `health_of` that are beyond their limits."""
     lines = [
-        f"unhealthy: {100 * health[name]:.0f} % {what}"
-        for name, (most, what) in MOST.items()
-        if health[name] > most
+        f"unhealthy: {100 * health[name]:.0f} % {message}"
+        for name, (limit, message) in LIMITS.items()
+        if health[name] > limit
     ]
     if health["unique"] < LEAST_UNIQUE:
         lines.append(

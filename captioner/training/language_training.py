@@ -1,4 +1,4 @@
-"""Training language models: text as data, and what a validation of them is."""
+"""Training of language models, validated by bits per character or word."""
 
 import math
 import sys
@@ -62,7 +62,9 @@ class LanguageTraining(Loop):
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
         if batch_idx == 0 and isinstance(self.trainer.checkpoint_callback, Checkpoints):
             self.trainer.checkpoint_callback.before_validation(self.trainer)
-        _, logs, self.val_state = CrossEntropy()(self.kept, batch, self.global_step, self.val_state)
+        _, logs, self.val_state = CrossEntropy()(
+            self.eval_model, batch, self.global_step, self.val_state
+        )
         units = float(batch.length_N.sum() - (batch.token_NT[:, 1:] == EOS).sum())
         nll, all_units = self.val_sums
         self.val_sums = nll + float(logs["nll"]), all_units + units
@@ -82,10 +84,10 @@ class LanguageTraining(Loop):
         """A sample of what it writes now."""
         if not self.trainer.is_global_zero:
             return
-        was = self.kept.training
-        self.kept.eval()
-        text = self.kept.go_on(self.prompt, self.strategy)[0]
-        self.kept.train(was)
+        was = self.eval_model.training
+        self.eval_model.eval()
+        text = self.eval_model.go_on(self.prompt, self.strategy)[0]
+        self.eval_model.train(was)
         stage = "train more" if self.global_step > STAGE else "at first"  # the lecture's words
         head = f"{stage}: epoch {self.current_epoch}, step {self.global_step}{told}"
         entry = f"== {head}\n{text}\n\n"

@@ -1,4 +1,4 @@
-"""What every training loop does in a step: Lightning drives, this module keeps the sums right."""
+"""A step of training, the same for captioners and language models; Lightning drives it."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -24,14 +24,14 @@ class Loop(pl.LightningModule):
     """Trains a model with an objective; its subclasses validate.
 
     optimizer: parameter groups -> optimiser, with the decoder's learning rate in it.
-    groups: name of a part of the model -> options of its own, such as a learning rate.
-    ema: of each step's weights the moving average takes 1 - ema, more in the first ones; it is what
-    is validated and kept. 0: the weights themselves are.
-    warmup: the share of all steps in which the learning rate rises linearly; from there on it falls
-    to 0 along a cosine, or stays where it is (schedule).
-    count: about how many a batch holds of what the objective counts. The loss is divided by it on
-    its way back, so that 16-bit gradients stay in range; the step divides by the true number
-    instead. summed: by nothing, so that the loss is the sum over the step.
+    groups: name of a submodule -> options of its parameter groups, such as a learning rate.
+    ema: decay of the moving average of the weights, lower in the first steps; the average is
+    validated and saved. 0: the weights themselves are.
+    warmup: the share of all steps in which the learning rate rises linearly; after it the rate
+    falls to 0 along a cosine, or stays constant (schedule).
+    expected_count: expected number of targets per batch (see Objective). Backward divides the loss
+    by it, so that 16-bit gradients stay in range; `finish_gradients` corrects to the true number.
+    summed: whether the loss is the sum over the step, not the mean.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Loop(pl.LightningModule):
         warmup: float = 0.1,
         schedule: str = "cosine",
         seed: int = 0,
-        count: float = 1.0,
+        expected_count: float = 1.0,
         summed: bool = False,
     ):
         super().__init__()
@@ -56,23 +56,23 @@ class Loop(pl.LightningModule):
             optimizer,
             groups,
         )
-        self.average = average(model, ema) if ema else None
+        self.average = moving_average(model, ema) if ema else None
         self.warmup, self.schedule, self.seed = warmup, schedule, seed
-        self.count, self.summed = 1.0 if summed else count, summed
+        self.expected_count, self.summed = 1.0 if summed else expected_count, summed
         self.sums: list[dict[str, Tensor]] = []  # loss and logs of this step's micro-batches
         self.state: State | None = None  # of a language model's streams, after the last batch
-        self.seen: list[Any] = []  # what `mark` makes of them
+        self.batch_ids: list[Any] = []  # of the same, by `identify`
 
-    def mark(self, batch: Any) -> Any:
-        """Little, by which `culprits` can name what a batch held."""
+    def identify(self, batch: Any) -> Any:
+        """A small tensor by which `sources_of` can name the contents of the batch."""
 
-    def culprits(self, seen: list[Any]) -> list[str]:
-        """What to look at, where the loss of these batches is not finite."""
+    def sources_of(self, batch_ids: list[Any]) -> list[str]:
+        """The files that batches came from, for the message about a loss that is not finite."""
         return []
 
     @property
-    def kept(self) -> Any:
-        """What is validated and kept."""
+    def eval_model(self) -> Any:
+        """The model that is validated and saved: the moving average, if there is one."""
         return self.model if self.average is None else self.average.module
 
     def configure_optimizers(self):
@@ -107,8 +107,8 @@ class Loop(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss, logs, self.state = self.objective(self.model, batch, self.global_step, self.state)
         self.sums.append({"loss": loss.detach(), **logs})
-        self.seen.append(self.mark(batch))
-        return loss / self.count
+        self.batch_ids.append(self.identify(batch))
+        return loss / self.expected_count
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -118,60 +118,63 @@ class Loop(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
     ) -> None:
-        """The gradient of the mean over all that is counted in the step, by all processes; clipped.
+        """Called by Lightning between a step's last backward and the optimiser."""
+        self.finish_gradients(gradient_clip_val, gradient_clip_algorithm)
 
-        norm: if |g| > threshold, g *= threshold / |g| (Pascanu 2013, the lecture's rule). value:
-        each entry to [-threshold, threshold]. Logs |g|.
-        Raises InputError on every process where the loss of any is not finite.
+    def finish_gradients(self, threshold: float | None, algorithm: str | None) -> None:
+        """Turn accumulated gradients into those of the step's loss, clip them, log the step.
+
+        The loss is the mean over the targets of all micro-batches and processes, or their sum.
+        algorithm: "norm": if |g| > threshold, g *= threshold / |g| (Pascanu 2013, the lecture's
+        rule); "value": each entry is clipped to [-threshold, threshold]. Logs |g| before clipping.
+        Raises InputError, on every process, if the loss of any process is not finite.
         """
-        if gradient_clip_algorithm not in CLIPPING:
-            raise InputError(
-                f"trainer.gradient_clip_algorithm={gradient_clip_algorithm}: give norm or value"
-            )
+        if algorithm not in CLIPPING:
+            raise InputError(f"trainer.gradient_clip_algorithm={algorithm}: give norm or value")
         names, loss = list(self.sums[0]), self.sums[0]["loss"]
         rows = [torch.stack([sums[name].to(loss) for name in names]) for sums in self.sums]
         sums_WX = distributed.gather_rows(torch.stack(rows).sum(0))
-        sums = dict(zip(names, sums_WX.sum(0)))
-        count = sums.pop("count")
-        # What backward left is divided by self.count, by the processes and by the micro-batches.
-        whole = self.count * self.trainer.world_size * self.trainer.accumulate_grad_batches
-        whole = whole if self.summed else whole / count
+        totals = dict(zip(names, sums_WX.sum(0)))
+        count = totals.pop("count")
+        # Backward has divided by expected_count, and Lightning by processes and micro-batches.
+        scale: Tensor | float = self.expected_count * self.trainer.world_size
+        scale *= self.trainer.accumulate_grad_batches
+        scale = scale if self.summed else scale / count
         gradients = [p.grad for p in _trainable(self.model) if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients) * whole
-        factor = whole
-        if gradient_clip_val and gradient_clip_algorithm != "value":
-            factor = whole * (gradient_clip_val / (norm + 1e-6)).clamp(max=1.0)
+        norm = nn.utils.get_total_norm(gradients) * scale
+        if threshold and algorithm != "value":
+            scale = scale * (threshold / (norm + 1e-6)).clamp(max=1.0)
         for gradient in gradients:
-            gradient.mul_(factor)
-            if gradient_clip_val and gradient_clip_algorithm == "value":
-                gradient.clamp_(-gradient_clip_val, gradient_clip_val)
+            gradient.mul_(scale)
+            if threshold and algorithm == "value":
+                gradient.clamp_(-threshold, threshold)
         self._check_finite(sums_WX[:, 0], norm)
-        self.sums, self.seen = [], []
-        for name, value in sums.items():
-            self.log(f"train/{name}", value / count, prog_bar=name in ("loss", "reward"))
+        self.sums, self.batch_ids = [], []
+        for name, total in totals.items():
+            self.log(f"train/{name}", total / count, prog_bar=name in ("loss", "reward"))
         self.log("train/grad_norm", norm)
 
     def _check_finite(self, loss_W: Tensor, norm: Tensor) -> None:
-        *losses, size = torch.cat([loss_W, norm[None]]).tolist()
+        *losses, norm_value = torch.cat([loss_W, norm[None]]).tolist()
         broken = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
         overflow_is_fine = lightning.has_loss_scale(self.trainer)  # that step is skipped
-        if not broken and (overflow_is_fine or math.isfinite(size)):
+        if not broken and (overflow_is_fine or math.isfinite(norm_value)):
             return
-        parts = distributed.gather(self.culprits(self.seen))
-        what = f"loss {losses[broken[0]]}" if broken else f"gradient norm {size}"
+        sources_W = distributed.gather(self.sources_of(self.batch_ids))
+        problem = f"loss {losses[broken[0]]}" if broken else f"gradient norm {norm_value}"
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        where = f"step {self.global_step} (epoch {self.current_epoch}), learning rate {rate:g}"
-        culprits = [name for rank in broken or range(len(parts)) for name in parts[rank]]
+        place = f"step {self.global_step} (epoch {self.current_epoch}), learning rate {rate:g}"
+        sources = [name for rank in broken or range(len(sources_W)) for name in sources_W[rank]]
         raise InputError(
-            f"{what} at {where}; the weights were left as they were. Lower optimizer.lr or "
+            f"{problem} at {place}; the weights were left as they were. Lower optimizer.lr or "
             "trainer.gradient_clip_val"
-            + (", or look at these:\n  " if culprits else "")
-            + "\n  ".join(culprits)
+            + (", or look at these:\n  " if sources else "")
+            + "\n  ".join(sources)
         )
 
 
 def _groups(module: nn.Module, **options: Any) -> list[dict[str, Any]]:
-    """Matrices, and what is no matrix (biases, norms), which has no weight decay."""
+    """Parameter groups: matrices, and vectors (biases, norms), which have no weight decay."""
     matrices = [p for p in _trainable(module) if p.ndim > 1]
     others = [p for p in _trainable(module) if p.ndim <= 1]
     groups: list[dict[str, Any]] = [
@@ -181,14 +184,14 @@ def _groups(module: nn.Module, **options: Any) -> list[dict[str, Any]]:
     return [group | options for group in groups if group["params"]]
 
 
-def average(model: Any, ema: float) -> AveragedModel:
-    """The moving average of a model's weights; a frozen encoder is not copied."""
+def moving_average(model: Any, ema: float) -> AveragedModel:
+    """A moving average of the model's weights, with this decay; a frozen encoder is not copied."""
 
-    def towards(averages: Any, weights: Any, steps: Any) -> None:
+    def update(averages: Any, weights: Any, steps: Any) -> None:
         share = 1 - min(ema, (1 + int(steps)) / (10 + int(steps)))
         torch._foreach_lerp_(averages, weights, share)
 
-    average = AveragedModel(model, multi_avg_fn=towards).requires_grad_(False)
+    average = AveragedModel(model, multi_avg_fn=update).requires_grad_(False)
     if (encoder := getattr(model, "encoder", None)) is not None and encoder.frozen:
         average.module.encoder = encoder
     return average

@@ -70,7 +70,7 @@ def test_a_frozen_encoder_has_no_parameter_group_and_biases_no_weight_decay():
 
 def test_what_is_kept_is_the_moving_average():
     module = training(ema=0.5)
-    model, average = module.model, module.kept
+    model, average = module.model, module.eval_model
     assert average is not model and not any(p.requires_grad for p in average.parameters())
     expected = 0.0
     for number in range(20):
@@ -82,14 +82,14 @@ def test_what_is_kept_is_the_moving_average():
         expected += share * (number - expected)
         assert average.decoder.weight.unique().tolist() == pytest.approx([expected])
         assert average.encoder.weight.unique().tolist() == pytest.approx([-expected])
-    assert (alone := training()).kept is alone.model
+    assert (alone := training()).eval_model is alone.model
 
 
 def test_the_average_shares_a_frozen_encoder():
     model = Model()
     model.encoder.requires_grad_(False)
     model.encoder.frozen = True
-    average = loop.average(model, 0.9).module
+    average = loop.moving_average(model, 0.9).module
     assert average.encoder is model.encoder and average.decoder is not model.decoder
 
 
@@ -105,7 +105,7 @@ def stepped(module, limit=None, loss=2.0, count=1.0, scaler=None):
     )
     sums = {"loss": loss, "nll": loss, "count": count}
     module.sums = [{name: torch.tensor(value) for name, value in sums.items()}]
-    module.seen = [torch.tensor([3, 5])]
+    module.batch_ids = [torch.tensor([3, 5])]
     module.configure_gradient_clipping(None, limit)
 
 

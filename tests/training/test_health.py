@@ -2,14 +2,14 @@
 
 import pytest
 
-from captioner.training.health import ailments, health_of
+from captioner.training.health import health_of, warnings_of
 
 WELL = [f"a {colour} {thing} runs" for colour in ("red", "big") for thing in ("dog", "cat", "man")]
 
 
-def test_healthy_captions_have_no_ailments():
+def test_healthy_captions_give_no_warnings():
     health = health_of(WELL, [True] * 6)
-    assert ailments(health) == []
+    assert warnings_of(health) == []
     expected = {"words": 4, "bad_endings": 0, "unfinished": 0, "unique": 1, "vocabulary": 7}
     assert {name: health[name] for name in expected} == expected
 
@@ -26,5 +26,5 @@ def test_healthy_captions_have_no_ailments():
         (["", ""], [True] * 2, "captions have 0.0 words on average"),
     ],
 )
-def test_ailments_are_said_in_words(captions, finished, line):
-    assert any(line in said for said in ailments(health_of(captions, finished)))
+def test_warnings_are_in_words(captions, finished, line):
+    assert any(line in warning for warning in warnings_of(health_of(captions, finished)))
