@@ -19,16 +19,16 @@ from captioner.training.checkpoints import Checkpoints
 from captioner.training.loop import Loop
 from captioner.types import EOS, State, TextBatch
 
-STAGE = 100
-"""Steps after which it shows first what it writes."""
+FIRST_SAMPLE = 100
+"""The step after which the first sample is shown."""
 
 
 class LanguageTraining(Loop):
     """Trains a LanguageModel; validates by bits per unit of text (a character, or a word).
 
-    What the ends of documents cost is in the bits, and they are no units. strategy, prompt: of the
-    samples that it prints, and writes to `samples` and TensorBoard: after STAGE steps, twice as
-    many, .., and at each validation. options: see `Loop`.
+    The bits include those for the ends of documents, though an end is no unit. strategy, prompt: of
+    the samples that are printed and written to the file `samples` and TensorBoard: after
+    FIRST_SAMPLE steps, after twice as many, and so on, and at each validation. options: see `Loop`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class LanguageTraining(Loop):
         self.val_sums = (0.0, 0.0)  # nll, units
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Where the streams of all processes are."""
+        """Save the state of the streams of all processes."""
         state = self.state or {}
         checkpoint["streams"] = {k: distributed.gather_rows(v).cpu() for k, v in state.items()}
 
@@ -62,12 +62,10 @@ class LanguageTraining(Loop):
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
         if batch_idx == 0 and isinstance(self.trainer.checkpoint_callback, Checkpoints):
             self.trainer.checkpoint_callback.before_validation(self.trainer)
-        _, logs, self.val_state = CrossEntropy()(
-            self.eval_model, batch, self.global_step, self.val_state
-        )
+        _, logs, self.val_state = CrossEntropy()(self.eval_model, batch, 0, self.val_state)
         units = float(batch.length_N.sum() - (batch.token_NT[:, 1:] == EOS).sum())
-        nll, all_units = self.val_sums
-        self.val_sums = nll + float(logs["nll"]), all_units + units
+        nll, units_before = self.val_sums
+        self.val_sums = nll + float(logs["nll"]), units_before + units
 
     def on_validation_epoch_end(self) -> None:
         nll, units = (sum(values) for values in zip(*distributed.gather(self.val_sums)))
@@ -76,25 +74,27 @@ class LanguageTraining(Loop):
         self._show(f", {nll / units / math.log(2):.3f} bits")
 
     def on_train_batch_end(self, *args: Any) -> None:
-        stages, left = divmod(self.global_step, STAGE)
-        if not left and not self.sums and stages.bit_count() == 1:
+        doublings, remainder = divmod(self.global_step, FIRST_SAMPLE)
+        if not remainder and not self.sums and doublings.bit_count() == 1:
             self._show()
 
-    def _show(self, told: str = "") -> None:
-        """A sample of what it writes now."""
+    def _show(self, score: str = "") -> None:
+        """Print and keep a sample of what the model writes now; score: text for its heading."""
         if not self.trainer.is_global_zero:
             return
-        was = self.eval_model.training
+        training = self.eval_model.training
         self.eval_model.eval()
         text = self.eval_model.go_on(self.prompt, self.strategy)[0]
-        self.eval_model.train(was)
-        stage = "train more" if self.global_step > STAGE else "at first"  # the lecture's words
-        head = f"{stage}: epoch {self.current_epoch}, step {self.global_step}{told}"
+        self.eval_model.train(training)
+        stage = (
+            "train more" if self.global_step > FIRST_SAMPLE else "at first"
+        )  # the lecture's words
+        head = f"{stage}: epoch {self.current_epoch}, step {self.global_step}{score}"
         entry = f"== {head}\n{text}\n\n"
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         self.print(entry.encode(encoding, "backslashreplace").decode(encoding))
-        written = self.samples.read_bytes() if self.samples.exists() else b""
-        if entry.encode() not in written:  # a run that goes on writes some again
+        earlier = self.samples.read_bytes() if self.samples.exists() else b""
+        if entry.encode() not in earlier:  # a resumed run repeats the last ones
             files.append_bytes(self.samples, entry.encode())
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -108,7 +108,7 @@ def bits(model: LanguageModel, corpus: Corpus, batch_size: int, bptt: int) -> fl
     streams, nll, state = Streams(corpus, batch_size, bptt, None), 0.0, None
     with torch.inference_mode():
         for number in range(len(streams)):
-            batch = TextBatch(*(part.to(device) for part in streams[number]))
+            batch = TextBatch(*(tensor.to(device) for tensor in streams[number]))
             _, logs, state = CrossEntropy()(model, batch, 0, state)
             nll += float(logs["nll"])
     return nll / corpus.units / math.log(2)

@@ -293,7 +293,7 @@ def test_a_run_that_goes_on_ends_the_same(
     options, tmp_path, monkeypatch, mishap, more, stage, samples
 ):
     """The state of the streams too."""
-    monkeypatch.setattr(language_training, "STAGE", stage)
+    monkeypatch.setattr(language_training, "FIRST_SAMPLE", stage)
     assert in_process(*options, *more, f"run_dir={tmp_path / 'whole'}") == 0
     assert in_process(*options, *more, f"run_dir={tmp_path / 'cut'}", mishap=mishap) > 128
     assert in_process(f"resume={tmp_path / 'cut'}") == 0
