@@ -2,8 +2,6 @@
 
 from argparse import ArgumentParser, Namespace
 
-from captioner.errors import escape
-
 DESCRIPTION = "Compare runs: where their configurations differ, and their scores."
 
 
@@ -24,5 +22,4 @@ def run(options: Namespace) -> None:
     if options.format == "text":
         Console(width=1000).print(runs.runs_table(results))  # wide enough for every number
     else:
-        formatted = {"markdown": runs.markdown, "csv": runs.as_csv}[options.format](results)
-        print(escape(formatted), end="")
+        print({"markdown": runs.markdown, "csv": runs.as_csv}[options.format](results), end="")

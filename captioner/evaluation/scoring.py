@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from captioner import files
 from captioner.data.batches import Source
-from captioner.errors import InputError, Unavailable
+from captioner.errors import InputError, Unavailable, escape
 from captioner.evaluation import likelihood
 from captioner.evaluation.case import Case, Result
 from captioner.metrics import bootstrap, score, tokenize
@@ -207,7 +208,7 @@ def scores_table(scores: Mapping[str, Any], title: str) -> Table:
         interval = "" if low is None else f"{as_text(name, low)} to {as_text(name, high)}"
         table.add_row(name, as_text(name, value), interval)
     for name, reason in scores["unavailable"].items():
-        table.add_row(name, "-", f"unavailable: {reason}")
+        table.add_row(name, "-", Text(escape(f"unavailable: {reason}")))  # "[clip]" is no markup
     return table
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
+from captioner.errors import escape
 from captioner.experiment.run_dir import Results
 from captioner.metrics.statistics import as_text
 
@@ -27,8 +29,9 @@ def columns(runs: Mapping[str, Results]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for (title, run), config in zip(runs.items(), configs):
         settings = [str(config.get(key, "-")) for key in keys]
-        rows.append([title, *settings, *(as_text(name, run.get(name)) for name in results)])
-    return ["run", *keys, *results], rows
+        row = [title, *settings, *(as_text(name, run.get(name)) for name in results)]
+        rows.append([escape(cell) for cell in row])
+    return [escape(name) for name in ["run", *keys, *results]], rows
 
 
 def runs_table(runs: Mapping[str, Results]) -> Table:
@@ -39,7 +42,7 @@ def runs_table(runs: Mapping[str, Results]) -> Table:
     for name in names[1:]:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # brackets are no markup
     return table
 
 

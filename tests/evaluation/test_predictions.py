@@ -1,7 +1,5 @@
 """predictions.json: read, written, and made of what a search found."""
 
-import json
-
 import pytest
 import torch
 
@@ -37,15 +35,11 @@ GOOD = [
 )
 def test_a_broken_file_is_named(tmp_path, text, message):
     path = tmp_path / "predictions.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(InputError, match=r"predictions\.json: No such file"):
         predictions.read_predictions(path)
-    assert str(path) in str(error.value)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match="none.json"):
-        predictions.read_predictions(tmp_path / "none.json")
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"predictions\.json: .*{message}"):
+        predictions.read_predictions(path)
 
 
 def test_written_and_read_again(tmp_path):
@@ -69,17 +63,12 @@ def said(model_dir, scenes_dir):
     return predict
 
 
-def test_the_official_format_holds_one_caption_of_each(said):
-    some, found = said(search.Beam(3), end=5.0)
-    assert [list(entry) for entry in found] == [["image_id", "caption"]] * 5
-    assert [entry["image_id"] for entry in found] == [record.id for record in some]
-    json.dumps(found)
-
-
-def test_where_the_strategy_gives_several_they_are_kept_best_first(said):
-    _, one = said(search.Beam(3), end=5.0)
-    _, found = said(search.Beam(3, n=2), end=5.0)
-    for entry, alone in zip(found, one, strict=True):
+def test_the_official_format_holds_one_caption_of_each_and_others_best_first(said):
+    some, single = said(search.Beam(3), end=5.0)
+    assert [list(entry) for entry in single] == [["image_id", "caption"]] * 5
+    assert [entry["image_id"] for entry in single] == [record.id for record in some]
+    _, several = said(search.Beam(3, n=2), end=5.0)
+    for entry, alone in zip(several, single, strict=True):
         assert entry["caption"] == alone["caption"] == entry["captions"][0]
         assert len(set(entry["captions"])) == 2
 

@@ -211,6 +211,12 @@ def test_the_table_prints_scores_times_100():
         console.print(runs.runs_table({"a": {"CIDEr": 0.4812}, "b": {"CIDEr": 1, "x": 0.5}}))
     text = capture.get()
     assert "48.1" in text and "100.0" in text and "50.0" in text and "-" in text
+    scores = {"corpus": {}, "intervals": {}, "unavailable": {"clip": "captioner[clip]\x1b[2J"}}
+    with console.capture() as capture:  # neither markup nor control characters
+        console.print(runs.runs_table({"run[bold]\x1b[2J": {"CIDEr": 1}}))
+        console.print(scoring.scores_table(scores, "t"))
+    text = capture.get()
+    assert "run[bold]\\x1b[2J" in text and "captioner[clip]\\x1b[2J" in text
 
 
 def test_runs_of_different_classes_are_told_apart_by_the_class_alone():
