@@ -20,16 +20,14 @@ from captioner.experiment.trainer import (
     Trainer,
     check_validated,
     fit,
-    join,
-    launch,
     make_loggers,
     make_trainer,
-    quieten_lightning,
+    seed_everything,
 )
-from captioner.training import checkpoints
+from captioner.training import checkpoints, lightning
 
 schemas.register()
-quieten_lightning()
+lightning.silence()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -51,21 +49,23 @@ def main(config: DictConfig) -> float:
 
 
 def train(config: DictConfig, run: RunDir, arguments: Sequence[str] | None = None) -> float:
-    """Train in every process of the run. arguments: with which train.py does this alone."""
+    """Train in all processes of a run. arguments: with which train.py does the same; by default
+    those that it was called with."""
     task = task_of(config)
     trainer = make_trainer(config, run, task)
-    return launch(config, trainer, lambda: train_here(config, run, task, trainer), arguments)
+    command = arguments and [sys.executable, __file__, *arguments]
+    return lightning.launch(trainer, train_here, config, run, task, trainer, command=command)
 
 
 def train_here(config: DictConfig, run: RunDir, task: Task, trainer: Trainer) -> float:
     """What each process does: data and model, training, evaluation of the best model."""
     start = time.monotonic()
-    join(trainer, config.seed)
     run = distributed.gather(run)[0]
     problem = None if config.resume else run.obstacle()
     if problem := distributed.gather(problem)[0]:
         raise InputError(problem)
     checkpoint = checkpoints.newest(run.checkpoints) if config.resume else None
+    seed_everything(config.seed, verbose=False)
     training, data, skipped = task.prepare(config, trainer, run)
     first = trainer.is_global_zero
     if first:

@@ -1,20 +1,14 @@
 """Lightning's trainer as a run uses it: callbacks, loggers, processes, and how a fit may end."""
 
 import csv
-import logging
 import signal
-import warnings
-from collections.abc import Callable, Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from pytorch_lightning import Trainer
+from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from pytorch_lightning.strategies import DDPStrategy
-from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.multiprocessing import ProcessRaisedException
 
@@ -24,23 +18,11 @@ from captioner.experiment.hydra_app import in_sweep, stop
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import check_ranges, plain
 from captioner.experiment.tasks import Task
-from captioner.training import checkpoints
+from captioner.training import checkpoints, lightning
 from captioner.training.loop import Loop
 from captioner.training.progress import progress_callback
 
-
-def quieten_lightning() -> None:
-    """Leave out what Lightning says of things that are meant to be as they are."""
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        "Found .* module.* in eval mode",  # the frozen encoder's
-        "You're resuming from a checkpoint that ended before",  # see training/data.py
-        "Experiment logs directory .* exists",  # see `make_loggers`
-        ".*sync_dist=True.* when logging on epoch",  # they are joint
-        ".*treespec, LeafSpec.* is deprecated",  # Lightning's use of it
-    ):
-        warnings.filterwarnings("ignore", message)
+__all__ = ["Trainer", "check_validated", "fit", "make_loggers", "make_trainer", "seed_everything"]
 
 
 def make_trainer(config: DictConfig, run: RunDir, task: Task) -> Trainer:
@@ -72,44 +54,14 @@ def make_trainer(config: DictConfig, run: RunDir, task: Task) -> Trainer:
         raise
     except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
         raise InputError(f"trainer: {error}") from error
-    if isinstance(trainer.strategy, DDPStrategy):
-        trainer.strategy._timeout = timedelta(seconds=config.timeout)
-    return trainer
-
-
-def launch(
-    config: DictConfig,
-    trainer: Trainer,
-    function: Callable[[], float],
-    arguments: Sequence[str] | None = None,
-) -> float:
-    """Call the function in every process of the trainer, after starting those that are missing.
-
-    They start here and not in `fit`, so that all share the features and the evaluation too.
-    arguments: those of train.py with which they do what this one does; by default the same.
-    """
-    launcher = trainer.strategy.launcher
-    if not isinstance(launcher, _SubprocessScriptLauncher):
-        return function()
-    if in_sweep() and not launcher.cluster_environment.creates_processes_externally:
+    if in_sweep() and lightning.starts_scripts(trainer):
         stop(
             f"-m with trainer.strategy={config.trainer.strategy}: its processes would each run the "
             "whole sweep. Give trainer.strategy=ddp_spawn; or hydra/launcher=slurm (submitit); or "
             "one process a job, side by side: trainer.devices=1 hydra/launcher=joblib"
         )
-    try:
-        return launcher.launch(function)
-    except BaseException:
-        launcher.kill(signal.SIGKILL)  # they may wait for this process for ever
-        launcher.procs.clear()  # or Lightning's observer kills this one for their exit code
-        raise
-
-
-def join(trainer: Trainer, seed: int) -> None:
-    """Let the processes of the trainer talk to each other from here on, and seed this one."""
-    if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
-        trainer.strategy.setup_environment()
-    pl.seed_everything(seed, verbose=False)
+    lightning.set_timeout(trainer, config.timeout)
+    return trainer
 
 
 def make_loggers(run: RunDir, checkpoint: Path | None, monitor: str) -> list[Logger]:
@@ -118,11 +70,11 @@ def make_loggers(run: RunDir, checkpoint: Path | None, monitor: str) -> list[Log
     step, moment, rows = None, None, []
     if checkpoint is not None:
         state = checkpoints.load(checkpoint)
-        step = state["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
         moment = state["callbacks"]["Checkpoints"]["moment"]
-        step += moment != "epoch"  # the number of the first row that is still to come
-    table = CSVLogger(run.folder, name="", version="")
-    if distributed.rank() == 0:
+        # the number of the first row that is still to come
+        step = lightning.steps_in(state) + (moment != "epoch")
+    first = distributed.rank() == 0
+    if first:
         if run.metrics.exists() and not before.exists():
             run.metrics.rename(before)  # Lightning deletes the file that lies there
         if step is not None and before.exists():
@@ -132,8 +84,8 @@ def make_loggers(run: RunDir, checkpoint: Path | None, monitor: str) -> list[Log
                     repeated = moment == "validation" and last and row.get(monitor)
                     if int(row["step"]) < step and not repeated:
                         rows.append(row)
-        table.experiment.metrics = rows
-        table.save()
+    table = lightning.csv_logger(run.folder, rows, write=first)
+    if first:
         before.unlink(missing_ok=True)
     board = TensorBoardLogger(run.folder, name="", version="tensorboard", purge_step=step or 0)
     return [table, board]
