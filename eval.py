@@ -1,4 +1,5 @@
-"""Scores a captioner: python eval.py model=DIR data=flickr8k data.root=DIR split=val search=beam
+"""Scores a captioner: python eval.py model=DIR data=flickr8k data.root=DIR split=val
+searched in another way than is saved with it: python eval.py ... search.length_penalty=0.5
 an ensemble: python eval.py model=[A,B,C] ...
 or a predictions file: python eval.py predictions=FILE references=COCO.json
 by metrics of your choice: python eval.py ... metrics=[bleu,cider,meteor,language]
@@ -23,7 +24,7 @@ def main(config: DictConfig) -> float:
     distributed.join()
     scoring.check_metrics(config.metrics, config.resamples, config.seed)
     run, first = hydra_app.run_dir_of(config), distributed.rank() == 0
-    records, captions, needs = evaluation_task.read_captions(config, run)
+    records, captions, needs, search = evaluation_task.read_captions(config, run)
     if first and config.model is not None:  # before anything else may fail
         predictions.write_predictions(run.predictions, captions)
     if not config.metrics:
@@ -38,7 +39,7 @@ def main(config: DictConfig) -> float:
         shared = [name for name in metrics if name in scoring.SHARED]
         return scoring.headline(scoring.evaluate(case, shared, resamples=0))
     scores = scoring.evaluate(case, metrics, config.resamples, config.seed)
-    scores["origin"] = scoring.origin(case, **evaluation_task.settings(config))
+    scores["origin"] = scoring.origin(case, **evaluation_task.settings(config, search))
     if config.model is None:
         predictions.write_predictions(run.predictions, captions)
     scoring.write_scores(run.scores, scores)

@@ -69,6 +69,7 @@ def prepare(
         workers=0 if model.encoder.frozen else config.data.workers,
         seed=config.seed,
     )
+    model.strategy = strategy  # saved with it
     objective.prepare(train)
     training = CaptionTraining(
         model,

@@ -5,6 +5,7 @@ Hydra's `instantiate` would call anything, so it is not used: parts are made by
 """
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,25 @@ def make_objective(config: DictConfig) -> Objective:
     return instantiate.instantiate(plain(config), "captioner.objectives", Objective)
 
 
-def make_strategy(config: DictConfig) -> search.Strategy:
+def make_strategy(config: DictConfig | dict[str, Any]) -> search.Strategy:
     """The search that `conf/search` describes."""
     return instantiate.instantiate(plain(config), "captioner.search", search.STRATEGIES)
+
+
+def choose_strategy(config: DictConfig, saved: search.Strategy) -> search.Strategy:
+    """The search that `conf/search` describes; without one, the saved search with these options.
+
+    Raises InputError for an option that the search does not have.
+    """
+    options = {name: value for name, value in plain(config).items() if value is not None}
+    if "_target_" in options:
+        return make_strategy(options)
+    return make_strategy(strategy_options(saved) | options)
+
+
+def strategy_options(strategy: search.Strategy) -> dict[str, Any]:
+    """What `make_strategy` makes an equal strategy of."""
+    return {"_target_": f"captioner.search.{type(strategy).__name__}", **asdict(strategy)}  # type: ignore[call-overload]
 
 
 def init_from(config: DictConfig) -> str | None:

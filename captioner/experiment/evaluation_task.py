@@ -2,52 +2,65 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from captioner import files
 from captioner.data import records
-from captioner.data.batches import Source
 from captioner.data.records import Record
 from captioner.errors import InputError
 from captioner.evaluation import frequencies, predictions
 from captioner.evaluation.clip import OpenClip
 from captioner.evaluation.predictions import Prediction
 from captioner.experiment import sources
-from captioner.experiment.components import device, make_strategy, weight_digests
+from captioner.experiment.components import (
+    choose_strategy,
+    device,
+    strategy_options,
+    weight_digests,
+)
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import plain
 from captioner.metrics import chair
 from captioner.models import loading
-from captioner.models.caption_model import CaptionModel
+from captioner.search.constraints import UNCONSTRAINED
 
 
-def read_captions(
-    config: DictConfig, run: RunDir
-) -> tuple[list[Record], list[Prediction], dict[str, Any]]:
-    """Records, a caption for each, of the model or the file, and what `Case` needs besides."""
+class Captions(NamedTuple):
+    """What is scored: a caption for each record. needs: the rest of what `Case` takes.
+
+    search: the options with which the model was searched; None for captions of a file.
+    """
+
+    records: list[Record]
+    captions: list[Prediction]
+    needs: dict[str, Any]
+    search: dict[str, Any] | None = None
+
+
+def read_captions(config: DictConfig, run: RunDir) -> Captions:
+    """The captions of the model or of the file that the configuration names."""
     if (config.model is None) == (config.predictions is None):
         raise InputError("give either model=DIR, or predictions=FILE and references=COCO.json")
     scored = _read_records(config)
     needs = _read_needs(config, scored)
     if config.predictions is not None:
-        return scored, predictions.read_predictions(Path(config.predictions)), needs
-    scored, captions, model, source = _predict(config, scored, run)
-    return scored, captions, {**needs, "model": model, "source": source}
+        return Captions(scored, predictions.read_predictions(Path(config.predictions)), needs)
+    return _predict(config, scored, needs, run)
 
 
-def settings(config: DictConfig) -> dict[str, Any]:
+def settings(config: DictConfig, search: dict[str, Any] | None) -> dict[str, Any]:
     """For the scores' origin: what was scored, with which options, and digests of the files."""
     names = ["metrics", "official", "resamples", "seed", "clip"]
-    names += ["predictions"] if config.model is None else ["search", "wording", "average"]
+    names += ["predictions"] if config.model is None else ["constraints", "average"]
     names += ["data", "split"] if config.references is None else ["references", "split"]
     settings = {name: plain(config[name]) for name in names}
     for name in ("corpus", "objects", "training"):
         path = config[name]
         settings[name] = path and {str(path): files.sha256(Path(path))}
     if config.model is not None:
-        settings["model"] = weight_digests(*_folders(config))
+        settings |= {"search": search, "model": weight_digests(*_folders(config))}
     return settings
 
 
@@ -68,21 +81,29 @@ def _read_records(config: DictConfig) -> list[Record]:
 
 
 def _predict(
-    config: DictConfig, scored: list[Record], run: RunDir
-) -> tuple[list[Record], list[Prediction], CaptionModel, Source]:
-    """The records whose pictures are whole, their captions, the model, and the pictures."""
-    strategy = make_strategy(config.search)
-    model = loading.load(*_folders(config), average=config.average)
-    model.to(device())
+    config: DictConfig, scored: list[Record], needs: dict[str, Any], run: RunDir
+) -> Captions:
+    """The model's captions of the records whose pictures are whole."""
+    model = loading.load(*_folders(config), average=config.average).to(device())
+    strategy = choose_strategy(config.search, model.strategy)
     workers = 0 if model.encoder.frozen else config.data.workers
     scored, source, bad = sources.make_source(config.data, model, scored, train=False)
     sources.skip_bad(config.data, bad, scored)
-    constraints: Any = OmegaConf.to_object(config.wording)
+    constraints = OmegaConf.to_object(config.constraints)
+    if constraints == UNCONSTRAINED:
+        config.constraints = config.wording  # the old name of this key
+        constraints = OmegaConf.to_object(config.constraints)
     files.make_folder(run.folder)  # or the captions would be for nothing
     captions = predictions.predict(
-        model, scored, source, strategy, workers=workers, constraints=constraints
+        model,
+        scored,
+        source,
+        strategy,
+        workers=workers,
+        constraints=constraints,  # type: ignore[arg-type]
     )
-    return scored, captions, model, source
+    needs |= {"model": model, "source": source}
+    return Captions(scored, captions, needs, strategy_options(strategy))
 
 
 def _read_needs(config: DictConfig, scored: list[Record]) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """The typed top level of conf/: the options of train.py and eval.py, with their defaults.
 
-The options of a data set, a model part or a search are those of the class that its `_target_`
-names; what is wrong with them is said when it is made.
+The options of an encoder, a decoder, an objective or a search are those of the class that its
+`_target_` names, which checks them when it is made.
 """
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -15,19 +15,24 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from captioner.errors import InputError
 from captioner.evaluation.scoring import RESAMPLES
 from captioner.metrics.score import USUAL
+from captioner.search import STRATEGIES
 from captioner.search.constraints import Constraints
 
 
 @dataclass
 class DataConfig:
-    """scenes: root holds the embedded data, whose captions can be checked for truth.
-    annotations, images: where records.read shall look, if not where it looks by itself.
+    """Pictures and their captions.
 
-    limit: only the first n pictures of a split. batch_size: pictures a step; captions: of each.
-    workers: threads that read pictures ahead, in each process.
-    cache: where features are kept (default: captioner/features in the user's cache folder).
-    skip_bad: go on without pictures that cannot be read; they are listed in RUN_DIR/skipped.txt.
-    views > 1 with augment: versions of each picture that a frozen encoder's cache holds.
+    root: the folder of the data set. scenes: whether it is the embedded one, whose captions can be
+    checked for truth. annotations, images: the caption file and the folder of pictures, if they are
+    not where captioner/data/ looks for them.
+
+    limit: only the first n pictures of a split. batch_size: pictures in a step. captions: captions
+    of each picture in a step. workers: threads that read pictures ahead, in each process.
+    cache: the folder of features (default: captioner/features in the user's cache folder).
+    skip_bad: go on without pictures that cannot be read, and list them in RUN_DIR/skipped.txt.
+    views: versions of each picture that the cache of a frozen encoder holds; more than 1 need
+    augment. augment: options of captioner.images.Augment.
     """
 
     root: str = MISSING
@@ -48,11 +53,13 @@ class DataConfig:
 
 @dataclass
 class TextConfig:
-    """path: a UTF-8 file, a folder (pattern: of its files), or `python`, Python's own modules.
+    """Text for a language model.
 
-    val_share: how much of it is held out. batch_size: streams, in each process. bptt: tokens after
-    which the gradient is cut. prompt: what samples in validation go on from. cache: where encoded
-    text is kept (default: captioner/text in the user's cache folder).
+    path: a UTF-8 file, a folder, or `python`, Python's own modules. pattern: the files of a folder.
+    val_share: the share of the text that is held out for validation. batch_size: streams of text in
+    each process. bptt: tokens after which the gradient is cut. prompt: how the samples in
+    validations begin. cache: the folder of encoded text (default: captioner/text in the user's
+    cache folder).
     """
 
     path: str = MISSING
@@ -66,27 +73,33 @@ class TextConfig:
 
 @dataclass
 class ModelConfig:
-    """init_from: a model directory whose weights training starts from; its words keep theirs. A
-    captioner can start from a language model, which fills its decoder."""
+    """Where training starts.
+
+    init_from: a model directory whose weights and vocabulary the new model starts with. A captioner
+    may start from a language model, which fills its decoder.
+    """
 
     init_from: str | None = None
 
 
 @dataclass
 class TrainConfig:
-    """encoder_lr: of an encoder that trains. ema: of a moving average of the weights, how much each
-    step leaves in place (0.999, say); the average is then what is validated and kept. 0: none.
-    warmup: share of the steps in which the learning rate rises. schedule: from there on it falls
-    along a "cosine", or is "constant". loss: the "mean" over a step's words, or their "sum".
-    patience: validations without a better one (of CIDEr, or bits) after which training stops.
+    """All of train.py.
 
-    phases: runs one after the other, each in its own folder of the run's: what differs of their
-    configurations, and a name. Each starts from the model of the one before; an entry with a
-    `_target_` takes the place of the whole.
+    encoder_lr: the learning rate of an encoder that trains. ema: the share of the moving average of
+    the weights that each step leaves in place, such as 0.999; the average is then validated and
+    saved. 0: none. warmup: the share of the steps in which the learning rate rises. schedule: after
+    that it falls along a "cosine", or is "constant". loss: the "mean" over the words of a step, or
+    their "sum". patience: training stops after so many validations without a better CIDEr (or
+    bits).
+
+    phases: runs one after the other, each in a folder inside the run's: a list of names, and of
+    what differs from the rest of the configuration. Each starts with the model of the one before;
+    an entry with a `_target_` replaces the whole group.
 
     checkpoint_minutes: how often the state of the run is saved, besides before each validation and
     after each epoch. timeout: seconds after which a process that hears nothing from the others
-    ends. resume: the directory of a run that goes on, with its own configuration.
+    ends. resume: the directory of a run to go on with, by its own configuration.
     """
 
     data: Any = MISSING
@@ -114,27 +127,40 @@ class TrainConfig:
 
 @dataclass
 class ClipConfig:
-    """name: of open_clip's models; weights: one of its tags, or a file."""
+    """The model for CLIPScore.
+
+    name: of a model of open_clip. weights: one of its tags, or a file.
+    """
 
     name: str | None = None
     weights: str = "openai"
 
 
+def _unset_search_options() -> dict[str, Any]:
+    """Every option of every search as null, so that Hydra lets each be given, and no other."""
+    names = [option.name for strategy in STRATEGIES for option in fields(strategy)]
+    return dict.fromkeys(["_target_", *names])
+
+
 @dataclass
 class EvalConfig:
-    """Either `model` (with data, split, search), or `predictions` (with references,
+    """All of eval.py. Give `model` (with data, split, search), or `predictions` (with references,
     or with data and split).
 
-    model: a model directory, or a list of them, an ensemble; average: log_prob or prob. metrics:
-    names of scoring.py; without any, pictures need no references. official: tokenize
-    as the official code does, each caption with the next one in view. corpus: CIDEr's document
-    frequencies, a caption file or a table, instead of the references'. objects: COCO's instance
-    annotations, for chair. training: a caption file, to tell which captions are novel. resamples,
-    seed: of the 95 % intervals; 0 for none.
+    model: a model directory, or a list of them, an ensemble. average: whether an ensemble averages
+    log_prob or prob. search: a choice of conf/search; without one, the options that were saved with
+    the model, less those that are given, as in search.length_penalty=0.7. constraints: what
+    captions may and must say (wording is the old name). metrics: names in evaluation/scoring.py;
+    without any, pictures need no references. official: whether to tokenize as the official code
+    does, each caption with the next one in view. corpus: a caption file or a table, whose document
+    frequencies CIDEr takes in place of the references'. objects: COCO's instance annotations, for
+    chair. training: a caption file, to tell which captions are novel. resamples, seed: of the 95 %
+    intervals; 0 resamples for none.
     """
 
     data: Any = MISSING
-    search: dict[str, Any] = MISSING
+    search: dict[str, Any] = field(default_factory=_unset_search_options)
+    constraints: Constraints = field(default_factory=Constraints)
     wording: Constraints = field(default_factory=Constraints)
     model: Any = None
     average: str = "log_prob"
@@ -153,7 +179,7 @@ class EvalConfig:
 
 
 def register() -> None:
-    """Makes the schemas known to Hydra, before it composes."""
+    """Make the schemas known to Hydra, before it composes."""
     OmegaConf.register_new_resolver("run_name", _run_name, use_cache=True, replace=True)
     store = ConfigStore.instance()
     store.store("train_schema", TrainConfig)
@@ -163,7 +189,7 @@ def register() -> None:
 
 
 def _run_name() -> str:
-    """SLURM's job number, which a requeued job keeps; elsewhere, date and time."""
+    """SLURM's job number, which a requeued job keeps; without SLURM, date and time."""
     if "SLURM_JOB_ID" in os.environ:
         return f"slurm_{os.environ['SLURM_JOB_ID']}"
     return time.strftime("%Y-%m-%d_%H-%M-%S")
@@ -177,16 +203,11 @@ def plain(config: Any) -> Any:
 
 
 def check_ranges(config: DictConfig) -> None:
-    """Raises InputError for a number that is too small, before anything is computed."""
-    least = {"batch_size": 1, "captions": 1, "workers": 0, "views": 1, "bptt": 1}
-    values = {
-        f"data.{name}": (config.data[name], low)
-        for name, low in least.items()
-        if name in config.data
-    }
-    values |= {"patience": (config.patience, 0), "encoder_lr": (config.encoder_lr, 0)}
-    values["trainer.max_epochs"] = (config.trainer.max_epochs, 1)
-    for name, (value, low) in values.items():
+    """Raise InputError for a number that is out of range, before anything is computed."""
+    least = {f"data.{name}": 1 for name in ("batch_size", "captions", "views", "bptt")}
+    least |= {"data.workers": 0, "patience": 0, "encoder_lr": 0, "trainer.max_epochs": 1}
+    for name, low in least.items():
+        value = OmegaConf.select(config, name, default=low)  # texts have no captions
         if not isinstance(value, int | float) or value < low:
             raise InputError(f"{name}={value}: give {low} or more")
     if isinstance(interval := config.trainer.get("val_check_interval"), str):

@@ -19,12 +19,16 @@ DDP = ["trainer.devices=2", "trainer.strategy=ddp"]
 TORCHRUN = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
-def run(command, *overrides):
-    """train.py's or eval.py's main, as Hydra calls it."""
-    name = Path(command.__file__).stem
+def composed(*overrides, name="train", **options):
+    """The configuration of train.py, or of another command."""
     schemas.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return command.main.__wrapped__(compose(name, list(overrides)))
+        return compose(name, [*overrides], **options)
+
+
+def run(command, *overrides):
+    """train.py's or eval.py's main, as Hydra calls it."""
+    return command.main.__wrapped__(composed(*overrides, name=Path(command.__file__).stem))
 
 
 def in_process(*options, mishap=None):

@@ -1,0 +1,53 @@
+"""Which search eval.py uses: the one saved with the model, unless told otherwise."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from captioner import search
+from captioner.errors import InputError
+from captioner.experiment.components import choose_strategy, make_strategy, strategy_options
+from tests.helpers.runs import composed
+
+SAVED = search.Beam(width=3, length_penalty=0.5, max_length=20)
+
+
+@pytest.mark.parametrize(
+    "overrides, expected",
+    [
+        ([], SAVED),
+        (["search.length_penalty=0.7"], search.Beam(3, length_penalty=0.7, max_length=20)),
+        (["search=beam"], search.Beam(5, length_penalty=0.8)),
+        (["search=beam", "search.length_penalty=0.7"], search.Beam(5, length_penalty=0.7)),
+        (["search=greedy"], search.Greedy()),
+        (["search=sample", "search.top_k=9"], search.Sample(top_k=9)),
+        (["search=consensus", "search.samples=7"], search.Consensus(samples=7)),
+    ],
+)
+def test_the_saved_search_with_what_was_given(overrides, expected):
+    assert choose_strategy(composed(*overrides, name="eval").search, SAVED) == expected
+
+
+def test_an_option_that_the_saved_search_does_not_have():
+    config = composed("search.samples=7", name="eval").search
+    with pytest.raises(InputError, match="Beam: no option 'samples'; it has width"):
+        choose_strategy(config, SAVED)
+
+
+@pytest.mark.parametrize("strategy", search.STRATEGIES)
+def test_options_make_an_equal_strategy(strategy):
+    assert make_strategy(strategy_options(strategy())) == strategy()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"_target_": "captioner.search.Beam", "wide": 3}, r"search\.Beam.*'wide'"),
+        ({"_target_": "captioner.search.Beam", "width": 0}, "search.width=0"),
+        ({"_target_": "captioner.search.Captions"}, "not a class of captioner.search"),
+        ({"_target_": "os.system"}, "not a class of captioner.search"),
+        ({"_target_": None}, "not a class of captioner.search"),
+    ],
+)
+def test_only_searches_are_made(options, message):
+    with pytest.raises(InputError, match=message):
+        make_strategy(OmegaConf.create(options))

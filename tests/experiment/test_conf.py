@@ -1,0 +1,131 @@
+"""Every YAML in conf/ composes, and what it describes can be made."""
+
+import pytest
+import torch
+from hydra.errors import ConfigCompositionException
+from hydra.utils import instantiate as hydra_instantiate
+
+from captioner import tokenizers
+from captioner.decoders import cells
+from captioner.decoders.minds_eye import MindsEye
+from captioner.decoders.mrnn import MRNN
+from captioner.experiment.components import decoder_options, make_objective, make_strategy
+from captioner.experiment.optimizers import make_optimizer
+from captioner.experiment.schemas import plain
+from captioner.models import caption_model, language_model
+from captioner.types import Features
+from tests.helpers.forks import ROOT
+from tests.helpers.runs import composed
+
+CONF = ROOT / "conf"
+TEXT = [("encoder", "none"), ("data", "text")]
+TEXT += [("experiment", "charlm"), ("experiment", "min_char_rnn")]
+CHOICES = [
+    (group.relative_to(CONF).as_posix(), file.stem)
+    for group in CONF.rglob("*")
+    if group.is_dir() and "hydra" not in group.parts
+    for file in sorted(group.glob("*.yaml"))
+]
+PICTURES = [choice for choice in CHOICES if choice not in TEXT]
+
+
+def leaves(tree):
+    return sum(map(leaves, tree.values())) if isinstance(tree, dict) else 1
+
+
+def small_enough(config):
+    return leaves(plain(config)) <= 70  # a composed run fits on a screen
+
+
+def build_captioner(config):
+    """Without a download."""
+    encoder = plain(config.encoder)
+    if encoder.get("pretrained"):
+        encoder["pretrained"] = False
+    tokenizer = tokenizers.train_tokenizer(["a dog"], **plain(config.tokenizer) | {"min_count": 1})
+    parts = {"encoder": encoder, "decoder": decoder_options(config.decoder)}
+    return caption_model.build_captioner(parts, tokenizer).eval()
+
+
+@pytest.mark.parametrize("group, choice", PICTURES, ids=lambda x: x)
+def test_every_choice_composes_and_is_made(group, choice):
+    if "torchvision" in group:
+        group, choice = "encoder", f"torchvision/{choice}"
+    name = ["encoder.name=resnet10t"] if (group, choice) == ("encoder", "timm") else []
+    config = composed(f"{group}={choice}", "data.root=x", *name)
+    assert small_enough(config)
+    model = build_captioner(config)
+    make_objective(config.objective)
+    make_optimizer(config.optimizer)(model.decoder.parameters())
+    features = Features(torch.rand(2, model.encoder.size), torch.rand(2, 4, model.encoder.size))
+    captions = model.generate(features, make_strategy(config.search))
+    assert len(captions.token_BKT) == 2
+
+
+@pytest.mark.parametrize("group, choice", TEXT, ids=lambda x: x)
+def test_every_choice_for_text_composes_and_is_made(group, choice):
+    config = composed("data=text", "encoder=none", f"{group}={choice}", "data.path=x")
+    assert small_enough(config)
+    tokenizer = tokenizers.train_tokenizer(["a dog"], **plain(config.tokenizer) | {"min_count": 1})
+    options = {"decoder": decoder_options(config.decoder)}
+    model = language_model.build_language_model(options, tokenizer).eval()
+    make_optimizer(config.optimizer)(model.decoder.parameters())
+    strategy = make_strategy(config.search)
+    assert len(model.go_on("", strategy)) == getattr(strategy, "n", 1)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["objective=self_critical", "objective.reward={cider:1,bleu:0.5,rouge:0.5}"],
+        ["objective=self_critical", "objective.reward.bleu=0.5", "objective.baseline=greedy"],
+        ["objective=scheduled_sampling", "objective.decay=linear", "objective.k=1"]
+        + ["objective.slope=1e-4"],
+        ["objective=scheduled_sampling", "objective.decay=exponential", "objective.k=0.9999"],
+    ],
+)
+def test_the_examples_of_the_page_on_objectives_are_made(overrides):
+    config = composed(*overrides).objective
+    assert type(make_objective(config)).__name__ == config._target_.rpartition(".")[2]
+
+
+PAPERS = {
+    "mrnn": lambda decoder: isinstance(decoder, MRNN),
+    "neuraltalk": lambda d: d.inject == "first" and [type(c) for c in d.cells] == [cells.ReLU],
+    "nic": lambda d: d.inject == "pre" and [type(c) for c in d.cells] == [cells.LSTM],
+    "lrcn": lambda d: (d.inject, d.image_layers, len(d.cells)) == ("par", [1], 2),
+    "minds_eye": lambda d: isinstance(d, MindsEye) and d.kept_for_penalty == ("u",),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_are_made_for_coco_too(name):
+    config = composed(f"experiment={name}", "data=coco", "data.root=x", "encoder=resnet101")
+    model = build_captioner(config)
+    assert model.encoder.size == 2048 and PAPERS[name](model.decoder)
+    captions = model.generate(Features(torch.rand(2, 2048)), make_strategy(config.search))
+    assert len(captions.token_BKT) == 2
+
+
+@pytest.mark.parametrize("launcher, tasks", [("submitit_slurm", 1), ("slurm", 4)])
+def test_a_sweep_on_slurm_composes(launcher, tasks):
+    overrides = [f"hydra/launcher={launcher}", "trainer.devices=4", "hydra.job.num=0"]
+    config = composed(*overrides, return_hydra_config=True)
+    assert hydra_instantiate(config.hydra.launcher).params["tasks_per_node"] == tasks
+
+
+def test_the_default_is_the_lectures_model_on_the_embedded_data():
+    config = composed()
+    assert config.data.root == "data/scenes" and config.data.scenes
+    assert config.encoder.name == "tf_efficientnet_lite0" and config.encoder.train == "none"
+    decoder = {"cell": "LSTM", "inject": "par", "layers": 1}
+    assert {key: config.decoder[key] for key in decoder} == decoder
+
+
+@pytest.mark.parametrize("name", ["train", "eval"])
+@pytest.mark.parametrize(
+    "override", ["data.rot=x", "sead=1", "data=flicker8k", "data.batch_size=many", "search.widht=3"]
+)
+def test_a_typo_is_an_error(name, override):
+    with pytest.raises(ConfigCompositionException):
+        composed(override, name=name)
