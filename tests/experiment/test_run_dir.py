@@ -1,0 +1,80 @@
+"""How far a run has come, by what lies in its folder."""
+
+import json
+
+import pytest
+
+from captioner import tokenizers
+from captioner.errors import InputError
+from captioner.experiment.phases import phase_configs
+from captioner.experiment.run_dir import RunDir, ended_runs
+from tests.helpers.runs import composed
+
+PHASES = "phases=[{name:words},{optimizer:{lr:1},objective:{_target_:x.SelfCritical}}]"
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDir(tmp_path / "run")
+
+
+def test_a_run_begins_goes_on_and_ends(run):
+    config, other = composed("seed=1"), composed("seed=2")
+    assert not run.has_begun() and run.obstacle() is None
+    run.write_config(config)
+    run.write_config(other)  # the first one stays
+    assert run.has_begun() and run.has_begun(config) and not run.has_begun(other)
+    assert f"{run} holds a run already" in run.obstacle()
+    resumed = run.resumed_config()
+    assert resumed.resume == resumed.run_dir == str(run) and resumed.seed == 1
+    assert not run.has_ended() and ended_runs(run.folder.parent) == []
+    run.scores.write_text(json.dumps({"corpus": {"Bleu_4": 0.2, "CIDEr": 0.5}}))
+    assert run.has_ended() and run.headline() == 0.5
+    assert [ended.folder for ended in ended_runs(run.folder.parent)] == [run.folder]
+
+
+def test_other_captions_are_another_run(run):
+    dog, cat = (tokenizers.train_tokenizer([word] * 3) for word in ("dog", "cat"))
+    run.write_beginnings(composed(), dog, ["a.jpg: empty"])
+    assert run.skipped.read_text() == "a.jpg: empty\n"
+    run.write_beginnings(composed(), dog, [])
+    with pytest.raises(InputError, match=r"tokenizer\.json: the training captions have changed"):
+        run.write_beginnings(composed(), cat, [])
+
+
+def test_the_time_of_a_run_that_goes_on_is_added(run):
+    run.folder.mkdir()
+    run.add_time(1.5, parameters=7)
+    run.add_time(2.0, parameters=7)
+    assert json.loads(run.summary.read_text()) == {"parameters": 7, "seconds": 3.5}
+
+
+def test_sweep_jobs_are_in_order(tmp_path):
+    for name in ("0", "10", "2", "unfinished"):
+        (tmp_path / name).mkdir()
+        if name != "unfinished":
+            (tmp_path / name / "scores.json").write_text("{}")
+    assert [run.folder.name for run in ended_runs(tmp_path)] == ["0", "2", "10"]
+
+
+def test_a_phase_starts_with_the_model_of_the_one_before(run):
+    (words, first), (phase, second) = phase_configs(composed(PHASES), run)
+    assert [words.folder.name, phase.folder.name] == ["1_words", "2_phase"]
+    assert first.model.init_from is None and second.model.init_from == str(words.model)
+    assert (first.optimizer.lr, second.optimizer.lr) == (3e-3, 1)
+    assert second.optimizer.weight_decay == first.optimizer.weight_decay
+    assert second.objective == {"_target_": "x.SelfCritical"}  # a whole group
+
+
+@pytest.mark.parametrize(
+    "phases, message",
+    [
+        ("[]", "give one or more"),
+        ("[3]", "not a part of a configuration"),
+        ("[{name:a/b}]", "name='a/b'"),
+        ("[{sead:1}]", "phases: phase: Key 'sead'"),
+    ],
+)
+def test_a_phase_that_does_not_fit(run, phases, message):
+    with pytest.raises(InputError, match=message):
+        phase_configs(composed(f"phases={phases}"), run)
