@@ -34,11 +34,13 @@ def random_model() -> caption_model.CaptionModel:
     encoder = {"_target_": "captioner.encoders.Timm", "weights": "pip"}
     decoder = {"_target_": "captioner.decoders.recurrent.Recurrent"}
     tokenizer = tokenizers.Word([f"w{n}" for n in range(9483)], 30)
-    made = caption_model.build_captioner({"encoder": encoder, "decoder": decoder}, tokenizer).eval()
-    made.encoder.fuse()
-    made.decoder.W_hy.weight.data *= 8
-    made.decoder.W_hy.bias.data[EOS] = 10.0
-    return made
+    model = caption_model.build_captioner(
+        {"encoder": encoder, "decoder": decoder}, tokenizer
+    ).eval()
+    model.encoder.fuse()
+    model.decoder.W_hy.weight.data *= 8
+    model.decoder.W_hy.bias.data[EOS] = 10.0
+    return model
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -55,17 +57,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each (default 3)")
     options = parser.parse_args()
     paths = [str(path) for path in sorted(options.folder.glob("*.jpg"))[: options.limit]]
-    some = captioner.load(options.model) if options.model else random_model()
-    trunk: Any = some.encoder.trunk
+    model = captioner.load(options.model) if options.model else random_model()
+    trunk: Any = model.encoder.trunk
     print(f"{len(paths)} pictures, batches of {BATCH}, {torch.get_num_threads()} threads")
 
     def open_all() -> torch.Tensor:
-        return torch.stack([p for _, p in prefetch(some._open, paths, caption_model.READERS)])  # type: ignore
+        return torch.stack([p for _, p in prefetch(model._open, paths, caption_model.READERS)])  # type: ignore
 
     def encode() -> Features:
         with torch.inference_mode():
-            parts = [some.encode(part) for part in pixels.split(BATCH)]
-        return Features(*(torch.cat(part) if part[0] is not None else None for part in zip(*parts)))
+            names = [model.encode(part) for part in pixels.split(BATCH)]
+        return Features(*(torch.cat(part) if part[0] is not None else None for part in zip(*names)))
 
     def eager() -> torch.Tensor:
         with torch.no_grad():
@@ -73,11 +75,11 @@ def main() -> None:
         return torch.cat([part.mean(dim=(2, 3)) for part in maps])
 
     def search(strategy: Any) -> list[str]:
-        said: list[str] = []
+        captions: list[str] = []
         for begin in range(0, len(paths), BATCH):
             part = Features(*(x if x is None else x[begin : begin + BATCH] for x in features))
-            said += [best[0].caption for best in some.texts(some.generate(part, strategy))]
-        return said
+            captions += [best[0].caption for best in model.texts(model.generate(part, strategy))]
+        return captions
 
     seconds: dict[str, list[float]] = {}
 
@@ -95,20 +97,20 @@ def main() -> None:
         torch.testing.assert_close(features.pooled_BD, note("eager timm", eager), atol=1e-3, rtol=0)
         for name, strategy in strategies.items():
             alone = note(f"search, {name}", lambda s=strategy: search(s))
-            whole = note(f"whole, {name}", lambda s=strategy: some.caption(paths, s, BATCH))
-            assert [result.caption for result in whole] == alone
+            results = note(f"whole, {name}", lambda s=strategy: model.caption(paths, s, BATCH))
+            assert [result.caption for result in results] == alone
 
     middle = {name: statistics.median(times) / len(paths) for name, times in seconds.items()}
     print(f"CNN: {1000 * middle['CNN']:.1f} ms a picture", end=", ")
     ratios = [a / b for a, b in zip(seconds["eager timm"], seconds["CNN"])]
     print(f"{statistics.median(ratios):.2f} x eager timm ({min(ratios):.2f} to {max(ratios):.2f})")
     for name in strategies:
-        parts = ("open", "CNN", f"search, {name}")
+        names = ("open", "CNN", f"search, {name}")
         ratios = [
-            seconds[f"whole, {name}"][i] / sum(seconds[part][i] for part in parts)
+            seconds[f"whole, {name}"][i] / sum(seconds[part][i] for part in names)
             for i in range(options.rounds)
         ]
-        split = ", ".join(f"{part} {1000 * middle[part]:.1f} ms" for part in parts)
+        split = ", ".join(f"{part} {1000 * middle[part]:.1f} ms" for part in names)
         print(
             f"{name}: {1 / middle[f'whole, {name}']:.1f} pictures/s ({split}); the whole takes "
             f"{statistics.median(ratios):.2f} of the sum ({min(ratios):.2f} to {max(ratios):.2f})"

@@ -41,9 +41,9 @@ class KneserNey:
 
     def __init__(self, ids_T: np.ndarray, order: int, vocabulary: int):
         self.order, self.vocabulary = order, vocabulary
-        said_T = ids_T != 1
+        token_T = ids_T != 1
         self.tables = []
-        grams, counts = np.unique(packed(ids_T, order)[said_T], return_counts=True)
+        grams, counts = np.unique(packed(ids_T, order)[token_T], return_counts=True)
         for n in range(order, 0, -1):
             # D1, D2, D3+ of counts 1, 2, 3 and more
             many = [int((counts == k).sum()) for k in (1, 2, 3, 4)]
@@ -66,14 +66,14 @@ class KneserNey:
         p_T = np.full(len(gram_T), 1 / self.vocabulary)
         for n, (grams, share, contexts, mass) in zip(range(1, self.order + 1), self.tables[::-1]):
             now_T = gram_T & ((1 << BITS * n) - 1)
-            known_T, at_T = found(now_T >> BITS, contexts)
+            known_T, at_T = lookup(now_T >> BITS, contexts)
             p_T = np.where(known_T, mass[at_T] * p_T, p_T)
-            seen_T, at_T = found(now_T, grams)
+            seen_T, at_T = lookup(now_T, grams)
             p_T += np.where(seen_T, share[at_T], 0)
         return float(-np.log2(p_T).sum())
 
 
-def found(key_T: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def lookup(key_T: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     at_T = np.minimum(np.searchsorted(among, key_T), len(among) - 1)
     return among[at_T] == key_T, at_T
 
@@ -91,15 +91,17 @@ def main() -> None:
     assert options.order * BITS <= 62
     train, val = text.split(text.documents(options.path, options.pattern), options.val_share)
     with tempfile.TemporaryDirectory() as folder:
-        corpora = [text.Corpus(some, model.tokenizer, Path(folder)) for some in (train, val)]
-        ids, held_out = (np.array(corpus.ids).astype(np.int64) for corpus in corpora)
+        corpora = [
+            text.Corpus(records_, model.tokenizer, Path(folder)) for records_ in (train, val)
+        ]
+        ids, test_texts = (np.array(corpus.ids).astype(np.int64) for corpus in corpora)
         characters = corpora[1].units
         print(f"{len(ids):,} characters to learn from, {characters:,} held out")
         rows = {"the model": bits(model, corpora[1], 32, 100)}
     ngram = KneserNey(ids, options.order, len(model.tokenizer) - 2)
-    rows[f"{options.order}-gram, Kneser-Ney"] = ngram.bits(held_out) / characters
+    rows[f"{options.order}-gram, Kneser-Ney"] = ngram.bits(test_texts) / characters
     learned, unseen = (
-        "".join(p for d in some for p in d.pieces()).encode() for some in (train, val)
+        "".join(p for d in records_ for p in d.pieces()).encode() for records_ in (train, val)
     )
     ways: dict[str, Callable[[bytes], bytes]] = {
         "gzip": lambda x: gzip.compress(x, 9),

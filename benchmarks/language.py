@@ -134,11 +134,11 @@ def by_cells(model: language_model.LanguageModel, cells: list[nn.LSTMCell], leng
     """A loop of torch.nn.LSTMCell."""
     decoder = model.decoder
     states = [(torch.zeros(1, H), torch.zeros(1, H)) for _ in cells]
-    token, said = torch.tensor([BOS]), []
+    token, ids = torch.tensor([BOS]), []
     never_V = decoder.never_V.clone()
     never_V[UNK] = -torch.inf
     bias_V = decoder.W_hy.bias + never_V
-    while len(said) < length:
+    while len(ids) < length:
         x = decoder.embed(token)
         for layer, cell in enumerate(cells):
             states[layer] = cell(x, states[layer])
@@ -146,25 +146,23 @@ def by_cells(model: language_model.LanguageModel, cells: list[nn.LSTMCell], leng
         token = nn.functional.linear(x, decoder.W_hy.weight, bias_V).argmax(1)
         if int(token) == EOS:
             break
-        said.append(int(token))
-    return model.tokenizer.decode(said)
+        ids.append(int(token))
+    return model.tokenizer.decode(ids)
 
 
 @torch.inference_mode()
 def by_reading_again(model: language_model.LanguageModel, length: int) -> str:
     """The whole text for each character, as one does without a state."""
-    said = [BOS]
-    while len(said) <= length:
+    ids = [BOS]
+    while len(ids) <= length:
         memory, state = model.decoder.start(None, 1)
-        logits_PV, *_ = model.decoder(
-            torch.tensor([said]), torch.tensor([len(said)]), memory, state
-        )
+        logits_PV, *_ = model.decoder(torch.tensor([ids]), torch.tensor([len(ids)]), memory, state)
         logits_PV[:, UNK] = -torch.inf
         token = int(logits_PV[-1].argmax())
         if token == EOS:
             break
-        said.append(token)
-    return model.tokenizer.decode(said[1:])
+        ids.append(token)
+    return model.tokenizer.decode(ids[1:])
 
 
 def sampling(model: language_model.LanguageModel, rounds: int, length: int) -> None:

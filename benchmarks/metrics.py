@@ -61,8 +61,8 @@ class Counted(list):
 
 def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
     begun = time.perf_counter()
-    found = function()
-    return time.perf_counter() - begun, found
+    results = function()
+    return time.perf_counter() - begun, results
 
 
 def official(references: Texts, captions: Texts) -> dict[str, float]:
@@ -70,10 +70,10 @@ def official(references: Texts, captions: Texts) -> dict[str, float]:
     gts = tokenizer.tokenize({i: [{"caption": t} for t in ts] for i, ts in references.items()})
     res = tokenizer.tokenize({i: [{"caption": t} for t in ts] for i, ts in captions.items()})
     values, _ = Bleu(4).compute_score(gts, res, verbose=0)
-    found = {f"Bleu_{n}": value for n, value in enumerate(values, 1)}
-    found["ROUGE_L"], _ = Rouge().compute_score(gts, res)
-    found["CIDEr"], _ = OfficialCider().compute_score(gts, res)
-    return found
+    results = {f"Bleu_{n}": value for n, value in enumerate(values, 1)}
+    results["ROUGE_L"], _ = Rouge().compute_score(gts, res)
+    results["CIDEr"], _ = OfficialCider().compute_score(gts, res)
+    return results
 
 
 def ours(references: Texts, captions: Texts) -> dict[str, float]:
@@ -92,19 +92,19 @@ def count(captions: Sequence[str]) -> None:
 def turns(sides: dict[str, Callable[[], Any]], times: int) -> dict[str, Any]:
     """Times of each side, in turn; equal results, or nothing is printed."""
     took: dict[str, list[float]] = {name: [] for name in sides}
-    found = {}
+    results = {}
     for _ in range(times):
         for name, side in sides.items():
-            elapsed, found[name] = seconds(side)
+            elapsed, results[name] = seconds(side)
             took[name].append(elapsed)
-    return {"found": found, **took}
+    return {"found": results, **took}
 
 
-def show(what: str, took: dict[str, Any], than: str) -> None:
-    ratios = [there / here for there, here in zip(took[than], took["ours"])]
+def show(title: str, took: dict[str, Any], than: str) -> None:
+    ratios = [theirs / our_time for theirs, our_time in zip(took[than], took["ours"])]
     low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
     times = f"{statistics.median(took[than]):.4g} and {statistics.median(took['ours']):.4g} s"
-    print(f"{what}: {middle:.2f} x ({low:.2f} to {high:.2f}); {times}", flush=True)
+    print(f"{title}: {middle:.2f} x ({low:.2f} to {high:.2f}); {times}", flush=True)
 
 
 def main() -> None:
@@ -143,7 +143,7 @@ def main() -> None:
     cider = Cider(counted)
     image_N = np.repeat(np.arange(50), 5)
     candidates = [texts.references[50 + i % 45][i % 5] for i in range(250)]
-    own = [texts.references[i] for i in image_N]
+    references_of = [texts.references[i] for i in image_N]
     frequency: dict[tuple[str, ...], float] = defaultdict(float)
     scorer = CiderScorer()
     for image in texts.references:
@@ -153,16 +153,16 @@ def main() -> None:
 
     def official_cider() -> np.ndarray:
         scorer = CiderScorer(n=4, sigma=6.0)
-        for candidate, refs in zip(candidates, own):
+        for candidate, refs in zip(candidates, references_of):
             scorer += (candidate, refs)
         scorer.document_frequency = frequency
         scorer.crefs = Counted(scorer.crefs, len(texts.references))
         return np.array(scorer.compute_cider())
 
     def official_bleu() -> np.ndarray:
-        refs = dict(enumerate(own))
-        said = {i: [candidate] for i, candidate in enumerate(candidates)}
-        return np.array(Bleu(4).compute_score(refs, said, verbose=0)[1][3])
+        refs = dict(enumerate(references_of))
+        captions = {i: [candidate] for i, candidate in enumerate(candidates)}
+        return np.array(Bleu(4).compute_score(refs, captions, verbose=0)[1][3])
 
     rewards = {
         "CIDEr-D": (official_cider, lambda: cider(counted.match(candidates, image_N))),
@@ -171,14 +171,14 @@ def main() -> None:
             lambda: bleu(counted.match(candidates, image_N)).per_image()[:, 3],
         ),
     }
-    for name, (there, here) in rewards.items():
-        sides = {"official": there, "ours": here, "counting": lambda: count(candidates)}
+    for name, (theirs, our_time) in rewards.items():
+        sides = {"official": theirs, "ours": our_time, "counting": lambda: count(candidates)}
         took = turns(sides, 10 * options.turns)
-        found = took["found"]
-        difference = abs(found["official"] - found["ours"]).max()
-        assert difference < 1e-10 and found["ours"].any(), difference
-        what = f"{name} of 250 candidates, corpus of {sum(map(len, corpus))} captions"
-        show(what, took, "official")
+        results = took["found"]
+        difference = abs(results["official"] - results["ours"]).max()
+        assert difference < 1e-10 and results["ours"].any(), difference
+        title = f"{name} of 250 candidates, corpus of {sum(map(len, corpus))} captions"
+        show(title, took, "official")
         show("  against merely counting their n-grams", took, "counting")
 
 

@@ -43,18 +43,18 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     if options.captions:
-        some = records.read_references(options.captions)
+        train = records.read_references(options.captions)
     else:
         drawn = [scenes.scene(0, "train", i) for i in range(6000)]
         texts = [scenes.captions(scene, random.Random(i)) for i, scene in enumerate(drawn)]
-        some = [Record(i, Path("x"), tuple(five), "train") for i, five in enumerate(texts)]
+        train = [Record(i, Path("x"), tuple(five), "train") for i, five in enumerate(texts)]
     tokenizer = tokenizers.train_tokenizer(
-        (t for r in some for t in r.captions), min_count=3, max_length=30
+        (t for r in train for t in r.captions), min_count=3, max_length=30
     )
     decoder = Recurrent(len(tokenizer), D, inject="pre")
     model = CaptionModel(Blind(D), decoder, tokenizer, {})
-    features = torch.randn(len(some), D)
-    ids = [[tokenizer.targets(text) for text in record.captions] for record in some]
+    features = torch.randn(len(train), D)
+    ids = [[tokenizer.targets(text) for text in record.captions] for record in train]
     batches = TrainBatches(lambda index, _: Features(features[list(index)]), ids, IMAGES, SAMPLES)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=2e-3, fused=True)
     for number in range(options.warmup):
@@ -64,17 +64,17 @@ def main() -> None:
         optimizer.zero_grad()
 
     objective = SelfCritical(SAMPLES, "greedy")
-    objective.prepare(some)
+    objective.prepare(train)
     took: dict[str, list[float]] = defaultdict(list)
     spent: dict[str, float] = defaultdict(float)
 
     def timed(name: str | Callable[..., str], function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
             begun = time.perf_counter()
-            found = function(*args)
+            result = function(*args)
             key = name if isinstance(name, str) else name(*args)
             spent[key] += time.perf_counter() - begun
-            return found
+            return result
 
         return run
 
@@ -103,7 +103,7 @@ def main() -> None:
             for name, seconds in spent.items():
                 took[name].append(seconds)
     total = statistics.median(map(sum, zip(*took.values())))
-    references = sum(len(record.captions) for record in some)
+    references = sum(len(record.captions) for record in train)
     print(
         f"NIC, {IMAGES} images x {SAMPLES} samples of {statistics.mean(words):.1f} tokens, V = "
         f"{len(tokenizer):,}, {references:,} references: {1e3 * total:.0f} ms a step"

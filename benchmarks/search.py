@@ -57,14 +57,14 @@ def sharp(decoder: Decoder, features: Features) -> Decoder:
 
 def search(decoder: Decoder, strategy: Any, features: Features, batch: int = 50, rules=()) -> Words:
     """The best caption of each image."""
-    said: Words = []
+    captions: Words = []
     with torch.inference_mode():
         for begin in range(0, len(features.pooled_BD), batch):
-            some = cut(features, begin, begin + batch)
-            memory, state = decoder.start(some, len(some.pooled_BD) * strategy.rows)
-            found = strategy(decoder.step, memory, state, rules).token_BKT[:, 0]
-            said += [[word for word in words if word != PAD] for words in found.tolist()]
-    return said
+            part = cut(features, begin, begin + batch)
+            memory, state = decoder.start(part, len(part.pooled_BD) * strategy.rows)
+            tokens = strategy(decoder.step, memory, state, rules).token_BKT[:, 0]
+            captions += [[word for word in words if word != PAD] for words in tokens.tolist()]
+    return captions
 
 
 def cut(features: Features, begin: int, end: int) -> Features:
@@ -176,7 +176,7 @@ def hugging_face(decoder: Transformer) -> Callable[[Features, float], Words]:
     model = Model(config).eval()
 
     def caption(features: Features, penalty: float) -> Words:
-        said: Words = []
+        captions: Words = []
         for begin in range(0, len(features.pooled_BD), 50):
             with torch.inference_mode():
                 memory, _ = decoder.start(cut(features, begin, begin + 50), 1)
@@ -187,16 +187,16 @@ def hugging_face(decoder: Transformer) -> Callable[[Features, float], Words]:
                     ],
                     dim=1,
                 )
-            found = model.generate(
+            tokens = model.generate(
                 torch.full((len(regions), 1), BOS), regions=regions,
                 generation_config=GenerationConfig(
                     num_beams=K, max_new_tokens=T, early_stopping="never", length_penalty=penalty,
                     do_sample=False, eos_token_id=EOS, pad_token_id=PAD, bos_token_id=BOS,
                 ),
             )  # fmt: skip
-            for words in found[:, 1:].tolist():  # it fills up with END
-                said.append(words[: words.index(EOS) + 1] if EOS in words else words)
-        return said
+            for words in tokens[:, 1:].tolist():  # it fills up with END
+                captions.append(words[: words.index(EOS) + 1] if EOS in words else words)
+        return captions
 
     return caption
 
@@ -210,18 +210,18 @@ def compare(
         seconds = []
         for side in (ours, other):
             begun = time.perf_counter()
-            said = side()
-            seconds.append((time.perf_counter() - begun) / len(said))
+            captions = side()
+            seconds.append((time.perf_counter() - begun) / len(captions))
             if side is ours:
-                mine = said
-        same = sum(a == b for a, b in zip(mine, said))
+                mine = captions
+        same = sum(a == b for a, b in zip(mine, captions))
         ratios.append(seconds[1] / seconds[0])
         speeds.append(1 / seconds[0])
     print(
         f"{title}: {statistics.median(speeds):.0f} images/s, "
         f"{statistics.median(ratios):.2f} {unit} "
-        f"({min(ratios):.2f} to {max(ratios):.2f}); {same} of {min(len(mine), len(said))} images "
-        f"alike, {statistics.mean(map(len, mine)):.1f} tokens",
+        f"({min(ratios):.2f} to {max(ratios):.2f}); {same} of {min(len(mine), len(captions))} "
+        f"images alike, {statistics.mean(map(len, mine)):.1f} tokens",
         flush=True,
     )
 

@@ -186,7 +186,7 @@ class Ours:
 
 def batches(count: int) -> list[Batch]:
     """COCO-like lengths: about normal, 10.5 words on average, 7 to 17."""
-    made = []
+    result = []
     for _ in range(count):
         words_N = (MEAN_WORDS + 2.3 * torch.randn(B * C)).round().clamp(7, LONGEST - 1).long()
         token_NT = torch.randint(EOS + 2, V, (B * C, LONGEST + 1))
@@ -195,10 +195,10 @@ def batches(count: int) -> list[Batch]:
         token_NT[time_T == words_N[:, None] + 1] = EOS
         token_NT[:, 0] = BOS
         grid_BRD = torch.rand(B, R, D)
-        made.append(
+        result.append(
             Batch(Features(grid_BRD.mean(1), grid_BRD), token_NT, words_N + 1, torch.arange(B))
         )
-    return made
+    return result
 
 
 class Side:

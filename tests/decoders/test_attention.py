@@ -71,8 +71,8 @@ def adaptive(decoder, W, fit, a, mean):
         sentinel = s(gate + v[:, -6:]) * np.tanh(c)
         q = h @ W["W_q.weight"].T
         key = sentinel @ W["W_s.weight"].T + W["W_s.bias"]
-        own = fit(None, q, key[:, None])
-        alpha = softmax(np.concatenate([fit(a, q), own], axis=1))
+        sentinel_score = fit(None, q, key[:, None])
+        alpha = softmax(np.concatenate([fit(a, q), sentinel_score], axis=1))
         seen = np.einsum("br,brd->bd", alpha[:, :-1], a) + alpha[:, -1:] * sentinel
         yield seen + h, alpha
 
@@ -93,9 +93,9 @@ def updown(decoder, W, fit, a, mean):
 @pytest.mark.parametrize("Kind, transcribed", list(zip(KINDS, (soft, adaptive, updown))))
 def test_step_is_the_equation(Kind, transcribed, score):
     decoder = laws.randomised(make((Kind, "LSTM", score)))
-    some = features()._replace(mask_BR=None)
+    inputs = features()._replace(mask_BR=None)
     W = {name: p.detach().numpy() for name, p in decoder.named_parameters()}
-    v, a = (laws.standardised(decoder, x) for x in some[:2])
+    v, a = (laws.standardised(decoder, x) for x in inputs[:2])
 
     def fit(regions, q, key=None):
         key = regions @ W["regions.U.weight"].T + W["regions.U.bias"] if key is None else key
@@ -104,7 +104,7 @@ def test_step_is_the_equation(Kind, transcribed, score):
         return np.tanh(key + q[:, None]) @ W["regions.w.weight"][0]
 
     expected = transcribed(decoder, W, fit, a, v)
-    memory, state = decoder.start(some, B)
+    memory, state = decoder.start(inputs, B)
     _, _, kept = decoder(
         torch.tensor([[BOS, 5, 7]] * B), torch.full((B,), 3), memory, state, ["alpha"]
     )
@@ -119,8 +119,8 @@ def test_step_is_the_equation(Kind, transcribed, score):
 
 @every_form
 def test_alpha_is_a_share_of_the_regions_that_exist(form):
-    decoder, some, token_NT = laws.randomised(make(form)), features(), tokens()
-    memory, state = decoder.start(some, N)
+    decoder, inputs, token_NT = laws.randomised(make(form)), features(), tokens()
+    memory, state = decoder.start(inputs, N)
     alpha_NTR = decoder(token_NT, LENGTH_N, memory, state, keep=("alpha",))[2]["alpha"]
     assert alpha_NTR.shape == (N, 5, R + (form[0] is AdaptiveAttention))
     for n, length in enumerate(LENGTH_N.tolist()):
@@ -131,7 +131,7 @@ def test_alpha_is_a_share_of_the_regions_that_exist(form):
 
 
 @pytest.mark.parametrize("Kind", KINDS)
-def test_keys_are_made_once_per_image(Kind):
+def test_keys_are_computed_once_per_image(Kind):
     decoder, token_NT = make((Kind, "LSTM", "additive")), tokens()
     seen = []
     decoder.regions.U.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[:2]))
@@ -144,33 +144,33 @@ def test_keys_are_made_once_per_image(Kind):
 
 @pytest.mark.parametrize("Kind", KINDS)
 def test_training_drops_entries_of_the_regions(Kind):
-    decoder, some = make((Kind, "LSTM", "dot")), features()
+    decoder, inputs = make((Kind, "LSTM", "dot")), features()
     decoder.dropout.p = 0.5
     seen = []
     decoder.begin = lambda features: seen.append(features.grid_BRD) or ({}, ())
     for mode in (False, True):
-        decoder.train(mode).start(some, N)
-    whole, dropped = seen
+        decoder.train(mode).start(inputs, N)
+    kept, dropped = seen
     gone = dropped == 0
     assert 0.2 < gone.double().mean() < 0.8
-    torch.testing.assert_close(dropped[~gone], 2 * whole[~gone])
+    torch.testing.assert_close(dropped[~gone], 2 * kept[~gone])
 
 
 def test_the_doubly_stochastic_penalty_is_its_equation():
     decoder = laws.randomised(make((SoftAttention, "LSTM", "dot"), doubly_stochastic=0.7))
-    some, token_NT = features(), tokens()
-    memory, state = decoder.start(some, N)
+    inputs, token_NT = features(), tokens()
+    memory, state = decoder.start(inputs, N)
     kept = decoder(token_NT, LENGTH_N, memory, state, keep=("alpha",))[2]
     expected = 0.0
     for n, length in enumerate(LENGTH_N.tolist()):
         for r in range(R) if length else ():
-            if some.mask_BR[n // C, r]:
+            if inputs.mask_BR[n // C, r]:
                 expected += 0.7 * (1 - kept["alpha"][n, :, r].sum().item()) ** 2
-    assert decoder.penalty(some, kept, LENGTH_N).item() == pytest.approx(expected, abs=1e-9)
+    assert decoder.penalty(inputs, kept, LENGTH_N).item() == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("Kind", KINDS)
-def test_what_cannot_be_is_named(Kind):
+def test_wrong_options_are_named(Kind):
     with pytest.raises(InputError, match="decoder.score=cosine: give one of additive, dot"):
         Kind(V, D, score="cosine")
     for name in ("embed_size", "hidden_size", "attention_size"):

@@ -91,7 +91,7 @@ def test_weights_start_as_documented(name):
     assert all(parameter.numel() for parameter in cell.parameters())
 
 
-def test_what_cannot_be_is_named():
+def test_wrong_options_are_named():
     with pytest.raises(InputError, match="decoder.cell=GRUU: give one of RNN, ReLU, LSTM, GRU"):
         make_cell("GRUU", 4, 5)
     for name in ("MUT1", "MUT2"):

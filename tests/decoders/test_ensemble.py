@@ -48,17 +48,17 @@ def test_law(law, average):
 
 
 @pytest.mark.parametrize("average", AVERAGES)
-def test_it_averages_what_the_members_say(average):
-    several, some, token_NT = members(), features(), tokens()
+def test_it_averages_its_members(average):
+    several, inputs, token_NT = members(), features(), tokens()
     ensemble = OnOne(several, average)
-    memory, state = ensemble.start(some, N)
+    memory, state = ensemble.start(inputs, N)
     keep = ("0.h0", "1.alpha", "2.alpha")
     logits_PV, _, kept = ensemble(token_NT, LENGTH_N, memory, state, keep)
     log_probs = []
     for k, member in enumerate(several):
         names = [name[2:] for name in keep if name.startswith(str(k))]
-        own, _, traces = member(token_NT, LENGTH_N, *member.start(some, N), names)
-        log_probs.append(own.log_softmax(1))
+        logits, _, traces = member(token_NT, LENGTH_N, *member.start(inputs, N), names)
+        log_probs.append(logits.log_softmax(1))
         assert all(torch.equal(kept[f"{k}.{name}"], traces[name]) for name in names)
     log_probs = torch.stack(log_probs)
     expected = log_probs.mean(0) if average == "log_prob" else log_probs.exp().mean(0).log()
@@ -68,11 +68,11 @@ def test_it_averages_what_the_members_say(average):
 
 
 def test_a_member_and_itself_are_that_member():
-    decoder, some = members()[0], features()
-    alone = Beam(3)(decoder.step, *decoder.start(some, B * 3))
+    decoder, inputs = members()[0], features()
+    alone = Beam(3)(decoder.step, *decoder.start(inputs, B * 3))
     for average in AVERAGES:
         twice = OnOne([decoder, decoder], average)
-        together = Beam(3)(twice.step, *twice.start(some, B * 3))
+        together = Beam(3)(twice.step, *twice.start(inputs, B * 3))
         assert torch.equal(together.token_BKT, alone.token_BKT)
         torch.testing.assert_close(together.score_BK, alone.score_BK)
 
@@ -94,16 +94,16 @@ def others(model_dir, scenes_dir, tmp_path):
 
 
 def test_models_with_different_encoders_caption_together(model_dir, others, scenes_dir, capsys):
-    some = [record.image for record in records.read_records(scenes_dir, "val")]
+    inputs = [record.image for record in records.read_records(scenes_dir, "val")]
     together = captioner.load(model_dir, *others)
-    said = together.caption([*some, "nowhere.png"], batch_size=3)
-    assert [c.error is None for c in said] == [True] * len(some) + [False]
+    captions = together.caption([*inputs, "nowhere.png"], batch_size=3)
+    assert [c.error is None for c in captions] == [True] * len(inputs) + [False]
     models = [f"--model={folder}" for folder in (model_dir, *others)]
-    assert main([*models, *map(str, some)]) == 0
+    assert main([*models, *map(str, inputs)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(": ", 1)[1] for line in lines] == [c.caption for c in said[:-1]]
-    one = captioner.load(model_dir).caption(some)
-    twice = captioner.load(model_dir, model_dir).caption(some)
+    assert [line.split(": ", 1)[1] for line in lines] == [c.caption for c in captions[:-1]]
+    one = captioner.load(model_dir).caption(inputs)
+    twice = captioner.load(model_dir, model_dir).caption(inputs)
     assert [c.caption for c in one] == [c.caption for c in twice]
     with pytest.raises(InputError, match="save its members"):
         together.save("x")
@@ -118,13 +118,13 @@ def test_eval_py_takes_a_list(model_dir, others, scenes_dir, tmp_path):
     data = [f"data.root={scenes_dir}", f"data.cache={tmp_path / 'cache'}", "average=prob"]
     run(eval_command, f"model=[{names}]", *data, f"run_dir={tmp_path / 'run'}")
     predicted = json.loads((tmp_path / "run" / "predictions.json").read_text())
-    some = [record.image for record in records.read_records(scenes_dir, "val")]
-    said = captioner.load(model_dir, *others, average="prob").caption(some)
-    same = sum(p["caption"] == c.caption for p, c in zip(predicted, said))
-    assert same >= len(some) - 1  # a near-tie may flip between float16 and float32
+    inputs = [record.image for record in records.read_records(scenes_dir, "val")]
+    captions = captioner.load(model_dir, *others, average="prob").caption(inputs)
+    same = sum(p["caption"] == c.caption for p, c in zip(predicted, captions))
+    assert same >= len(inputs) - 1  # a near-tie may flip between float16 and float32
 
 
-def test_what_cannot_be_an_ensemble_is_named(model_dir, tmp_path):
+def test_models_that_do_not_fit_are_named(model_dir, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(model_dir, other)
     config = json.loads((model_dir / "config.json").read_text())

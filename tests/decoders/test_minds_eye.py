@@ -32,10 +32,10 @@ def test_law_of_the_first_weights(law, cell):
 
 
 def test_step_is_the_equation():
-    decoder, some = laws.randomised(make("GRU")), features()
+    decoder, inputs = laws.randomised(make("GRU")), features()
     W = {name: p.detach().numpy() for name, p in decoder.named_parameters()}
-    memory, state = decoder.start(some, B)
-    v = laws.standardised(decoder, some.pooled_BD)
+    memory, state = decoder.start(inputs, B)
+    v = laws.standardised(decoder, inputs.pooled_BD)
     s, u = [np.zeros((B, 6))], [np.zeros((B, 6))]
     for token in (BOS, 5, 7):
         x = W["embed.weight"][[token] * B]
@@ -47,20 +47,24 @@ def test_step_is_the_equation():
 
 
 def test_the_visual_memory_never_sees_the_image_but_must_give_it_back():
-    decoder, some, token_NT = laws.randomised(make("RNN", reconstruction=0.7)), features(), tokens()
+    decoder, inputs, token_NT = (
+        laws.randomised(make("RNN", reconstruction=0.7)),
+        features(),
+        tokens(),
+    )
 
     def kept(pooled_BD):
-        memory, state = decoder.start(some._replace(pooled_BD=pooled_BD), N)
+        memory, state = decoder.start(inputs._replace(pooled_BD=pooled_BD), N)
         return decoder(token_NT, LENGTH_N, memory, state, keep=("s", "u"))[2]
 
-    one, other = kept(some.pooled_BD), kept(some.pooled_BD + 1)
+    one, other = kept(inputs.pooled_BD), kept(inputs.pooled_BD + 1)
     assert torch.equal(one["u"], other["u"]) and not torch.equal(one["s"], other["s"])
     expected = 0.0
     for n, length in enumerate(LENGTH_N.tolist()):
         for u_H in one["u"][n, :length]:
-            wrong_D = decoder.standard(some.pooled_BD[n // C]) - decoder.W_vu(u_H)
+            wrong_D = decoder.standard(inputs.pooled_BD[n // C]) - decoder.W_vu(u_H)
             expected += 0.7 * wrong_D.square().sum().item()
-    penalty = decoder.penalty(some, one, LENGTH_N)
+    penalty = decoder.penalty(inputs, one, LENGTH_N)
     assert penalty.item() == pytest.approx(expected, abs=1e-9)
 
 

@@ -26,10 +26,10 @@ def test_law_of_the_first_weights(law):
 
 
 def test_step_is_the_equation():
-    decoder, some = laws.randomised(make()), features()
+    decoder, inputs = laws.randomised(make()), features()
     W = {name: p.detach().numpy() for name, p in decoder.named_parameters()}
-    memory, state = decoder.start(some, B)
-    r, v = np.zeros((B, 4)), laws.standardised(decoder, some.pooled_BD)
+    memory, state = decoder.start(inputs, B)
+    r, v = np.zeros((B, 4)), laws.standardised(decoder, inputs.pooled_BD)
     for token in (BOS, 5, 7):
         w = W["embed.weight"][[token] * B] @ W["E_2.weight"].T + W["E_2.bias"]
         r = np.maximum(r @ W["U.weight"].T + w, 0)

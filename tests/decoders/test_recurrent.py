@@ -51,9 +51,9 @@ def test_law_of_the_first_weights(law, form):
 
 @every_form
 def test_states_and_traces_are_those_of_the_unrolled_step(form):
-    decoder, some, token_NT = decoder_of(form), features(), tokens()
-    _, states = unrolled(decoder, some, token_NT)
-    memory, state = decoder.start(some, N)
+    decoder, inputs, token_NT = decoder_of(form), features(), tokens()
+    _, states = unrolled(decoder, inputs, token_NT)
+    memory, state = decoder.start(inputs, N)
     names = [f"h{layer}" for layer in range(len(decoder.cells))]
     _, after, kept = decoder(token_NT, LENGTH_N, memory, state, keep=names)
     for n, length in enumerate(LENGTH_N.tolist()):
@@ -81,7 +81,7 @@ def test_the_image_enters_the_layers_that_are_named(inject, image_layers):
 
 
 def check_equation(decoder):
-    some = features()
+    inputs = features()
     W = {name: p.detach().numpy() for name, p in decoder.named_parameters()}
     inject, layers = decoder.inject, range(len(decoder.cells))
 
@@ -91,7 +91,7 @@ def check_equation(decoder):
             x = states[n][0] + (x if n and decoder.residual else 0)
         return x, states
 
-    Wv = laws.standardised(decoder, some.pooled_BD) @ W["W_ih.weight"].T
+    Wv = laws.standardised(decoder, inputs.pooled_BD) @ W["W_ih.weight"].T
     states = [tuple(np.zeros((B, H)) for _ in cell.entries) for cell in decoder.cells]
     if inject == "pre":
         _, states = stack(Wv, states, {})
@@ -101,7 +101,7 @@ def check_equation(decoder):
     ends = np.cumsum([len(decoder.cells[n].b) for n in decoder.image_layers])[:-1]
     images = dict(zip(decoder.image_layers, np.split(Wv, ends, axis=1)))
 
-    memory, state = decoder.start(some, B)
+    memory, state = decoder.start(inputs, B)
     for t, token in enumerate([BOS, 5, 7]):
         now = images if inject == "par" or (inject == "first" and t == 0) else {}
         h, states = stack(W["embed.weight"][[token] * B], states, now)
@@ -132,8 +132,8 @@ def test_law_for_layers_that_differ(law, inject):
 @pytest.mark.parametrize("cell", CELLS)
 def test_gates_are_kept_on_request(cell):
     decoder = decoder_of(dict(cell=cell, layers=2))
-    some, token_NT = features(), tokens()
-    memory, state = decoder.start(some, N)
+    inputs, token_NT = features(), tokens()
+    memory, state = decoder.start(inputs, N)
     if not CELLS[cell].gates:
         with pytest.raises(ValueError, match="gates1"):
             decoder(token_NT, LENGTH_N, memory, state, keep=["gates1"])
@@ -151,8 +151,8 @@ def test_gates_are_kept_on_request(cell):
 
 def test_the_deferred_gradient_is_right_however_often_it_is_asked_for():
     """Through one graph twice, and once for something else in between."""
-    decoder, some, token_NT = decoder_of(dict(cell="GRU", layers=2)), features(), tokens()
-    memory, state = decoder.start(some, N)
+    decoder, inputs, token_NT = decoder_of(dict(cell="GRU", layers=2)), features(), tokens()
+    memory, state = decoder.start(inputs, N)
     logits_PV, _, _ = decoder(token_NT, LENGTH_N, memory, state)
     loss = logits_PV[:, 2:].square().sum()
     W = decoder.cells[0].W_hh
@@ -183,18 +183,18 @@ def test_the_image_is_projected_once_per_image(inject):
     decoder = decoder_of(dict(cell="LSTM", inject=inject, layers=1))
     calls = []
     decoder.W_ih.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
-    some, token_NT = features(), tokens()
-    memory, state = decoder.start(some, N)
+    inputs, token_NT = features(), tokens()
+    memory, state = decoder.start(inputs, N)
     decoder(token_NT, LENGTH_N, memory, state)
     assert calls == [B]
 
 
 def test_dropout_acts_in_training_only():
     decoder = decoder_of(dict(cell="LSTM", inject="par", layers=2), dropout=0.5)
-    some, token_NT = features(), tokens()
+    inputs, token_NT = features(), tokens()
 
     def run():
-        memory, state = decoder.start(some, N)
+        memory, state = decoder.start(inputs, N)
         return decoder(token_NT, LENGTH_N, memory, state)[0]
 
     assert not torch.equal(run(), run())

@@ -33,10 +33,10 @@ def test_law_of_the_first_weights(law):
 
 
 def test_it_equals_torchs_decoder_with_copied_weights():
-    decoder, some, token_NT = laws.randomised(make()), features(N), tokens()
-    logits_PV, _, _ = decoder(token_NT, LENGTH_N, *decoder.start(some, N))
+    decoder, inputs, token_NT = laws.randomised(make()), features(N), tokens()
+    logits_PV, _, _ = decoder(token_NT, LENGTH_N, *decoder.start(inputs, N))
 
-    a_BRD = torch.from_numpy(laws.standardised(decoder, some.grid_BRD))
+    a_BRD = torch.from_numpy(laws.standardised(decoder, inputs.grid_BRD))
     theirs = nn.TransformerDecoderLayer(8, 2, 12, 0.0, batch_first=True, norm_first=True).double()
     x = decoder.embed(token_NT) * 8**0.5
     x = x + _sinusoids(torch.arange(T), x[0])
@@ -62,7 +62,7 @@ def test_it_equals_torchs_decoder_with_copied_weights():
         weights["multihead_attn.in_proj_weight"] = torch.cat([layer.cross_q.weight, eye, eye])
         theirs.load_state_dict(weights)
         theirs._mha_block = lambda x, memory, mask, padding, is_causal=False, kv=regions: (
-            theirs.multihead_attn(x, kv["k"], kv["v"], key_padding_mask=~some.mask_BR)[0]
+            theirs.multihead_attn(x, kv["k"], kv["v"], key_padding_mask=~inputs.mask_BR)[0]
         )
         x = theirs(x, a_BRD, tgt_mask=causal_TT, tgt_is_causal=True)
     expected = decoder.logits(decoder.norm(x)[real_positions(LENGTH_N, T)])
@@ -70,8 +70,8 @@ def test_it_equals_torchs_decoder_with_copied_weights():
 
 
 def test_alpha_is_a_share_of_the_regions_that_exist():
-    decoder, some, token_NT = laws.randomised(make()), features(), tokens()
-    memory, state = decoder.start(some, N)
+    decoder, inputs, token_NT = laws.randomised(make()), features(), tokens()
+    memory, state = decoder.start(inputs, N)
     alpha = decoder(token_NT, LENGTH_N, memory, state, keep=("alpha",))[2]["alpha"]
     real_NT = real_positions(LENGTH_N, T)
     torch.testing.assert_close(alpha[real_NT].sum(1), torch.ones(int(LENGTH_N.sum())).double())

@@ -3,9 +3,11 @@
 import itertools
 import math
 
+import pytest
 import torch
 
 from captioner.decoders.recurrent import Recurrent
+from captioner.search import Beam, Consensus, Greedy, Sample, StochasticBeam
 from captioner.types import BOS, EOS, PAD, Features
 from tests.helpers.laws import D, R
 
@@ -44,7 +46,7 @@ def one(features, b):
     return Features(features.pooled_BD[b : b + 1], features.grid_BRD[b : b + 1])
 
 
-def said(tokens):
+def unpadded(tokens):
     return tuple(t for t in tokens if t != PAD)
 
 
@@ -76,7 +78,7 @@ def agrees(decoder, beam, allowed=lambda hypothesis, b: True, images=2, **option
 
     Returns how many hypotheses are allowed for each image.
     """
-    features, found = run(beam, decoder, images, **options)
+    features, captions = run(beam, decoder, images, **options)
     counts = []
     for b in range(images):
         possible = [
@@ -89,10 +91,61 @@ def agrees(decoder, beam, allowed=lambda hypothesis, b: True, images=2, **option
         ]
         best = sorted(scored, reverse=True)[: beam.n]
         missing = beam.n - len(best)
-        got = [said(tokens) for tokens in found.token_BKT[b].tolist()]
+        got = [unpadded(tokens) for tokens in captions.token_BKT[b].tolist()]
         assert got == [h for _, h in best] + [()] * missing
         expected = torch.tensor([s for s, _ in best] + [-math.inf] * missing).double()
-        torch.testing.assert_close(found.score_BK[b], expected, atol=1e-6, rtol=0)
-        assert (found.error_B[b] is None) == bool(possible)
+        torch.testing.assert_close(captions.score_BK[b], expected, atol=1e-6, rtol=0)
+        assert (captions.error_B[b] is None) == bool(possible)
         counts.append(len(possible))
     return counts
+
+
+def markov(table):
+    """A step whose words depend on the last word: {word: {next word: probability}}."""
+    words = {BOS, EOS} | set(table) | {word for row in table.values() for word in row}
+    log_prob_VV = torch.full((max(words) + 1, max(words) + 1), -torch.inf).double()
+    log_prob_VV[:, EOS] = 0.0
+    for last, row in table.items():
+        log_prob_VV[last] = -torch.inf
+        for word, probability in row.items():
+            log_prob_VV[last, word] = math.log(probability)
+    return lambda token_N, memory, state: (log_prob_VV[token_N], state)
+
+
+def rows(count):
+    """The state of so many rows of a decoder without memory."""
+    return {"h": torch.zeros(count, 1).double()}
+
+
+STRATEGIES = {
+    "greedy": Greedy(6),
+    "sum": Beam(4, 0.0, n=4, max_length=6),
+    "mean": Beam(4, 1.0, n=4, max_length=6),
+    "wu": Beam(4, 0.9, n=4, max_length=6, score="wu"),
+    "reward": Beam(4, 0.5, n=4, max_length=6, score="reward"),
+    "diverse": Beam(4, 0.8, n=4, max_length=6, groups=2),
+    "sample": Sample(n=3, max_length=6),
+    "best of n": Sample(n=3, max_length=6, length_penalty=0.7),
+    "best by wu": Sample(n=3, max_length=6, score="wu", length_penalty=0.9),
+    "hot": Sample(temperature=1.5, top_k=4, top_p=0.9, typical_p=0.9, n=3, max_length=6),
+    "stochastic": StochasticBeam(n=3, max_length=6),
+    "warm stochastic": StochasticBeam(n=3, temperature=1.5, max_length=6),
+    "consensus": Consensus(3, samples=9, n=3, max_length=6),
+}
+
+
+every_strategy = pytest.mark.parametrize("name", STRATEGIES)
+
+
+every_short_strategy = pytest.mark.parametrize(
+    "strategy",
+    [
+        Greedy(3), Beam(2, max_length=3), Sample(n=2, max_length=3),
+        StochasticBeam(2, max_length=3), Consensus(2, samples=2, max_length=3),
+    ],
+)  # fmt: skip
+
+
+def chi_square(counts, expected):
+    assert (counts[expected == 0] == 0).all()
+    return ((counts - expected) ** 2 / expected)[expected > 0].sum().item()

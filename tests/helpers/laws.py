@@ -45,9 +45,9 @@ def tokens():
     return token_NT
 
 
-def unrolled(decoder, some, token_NT):
+def unrolled(decoder, inputs, token_NT):
     """`step` after `step`: logits_NTV, and the state after each of them and before."""
-    memory, state = decoder.start(some, N)
+    memory, state = decoder.start(inputs, N)
     logits, states = [], [state]
     for t in range(token_NT.shape[1]):
         logits_NV, state = decoder.step(token_NT[:, t], memory, state)
@@ -58,9 +58,9 @@ def unrolled(decoder, some, token_NT):
 
 def forward_is_the_unrolled_step(make):
     """Logits; and the state after each row's last token, by the words that it gives next."""
-    decoder, some, token_NT = make(V), features(), tokens()
-    logits_NTV, states = unrolled(decoder, some, token_NT)
-    memory, state = decoder.start(some, N)
+    decoder, inputs, token_NT = make(V), features(), tokens()
+    logits_NTV, states = unrolled(decoder, inputs, token_NT)
+    memory, state = decoder.start(inputs, N)
     logits_PV, after, _ = decoder(token_NT, LENGTH_N, memory, state)
     expected_PV = logits_NTV[real_positions(LENGTH_N, T)]
     torch.testing.assert_close(logits_PV, expected_PV, atol=1e-12, rtol=0)
@@ -73,21 +73,21 @@ def forward_is_the_unrolled_step(make):
 
 def forward_goes_on_from_a_state(make):
     """A prompt of any length, then the rest, is the whole."""
-    decoder, some, token_NT = make(V), features(), torch.randint(2, V, (N, T))
+    decoder, inputs, token_NT = make(V), features(), torch.randint(2, V, (N, T))
     full_N, cut_N = torch.full((N,), T), torch.tensor([2, 1, 3, 0, 2, 5])
-    memory, state = decoder.start(some, N)
-    whole_PV, _, _ = decoder(token_NT, full_N, memory, state)
+    memory, state = decoder.start(inputs, N)
+    full_PV, _, _ = decoder(token_NT, full_N, memory, state)
     first_PV, state, _ = decoder(token_NT, cut_N, memory, state)
     rest_NT = torch.stack([row.roll(-cut) for row, cut in zip(token_NT, cut_N.tolist())])
     rest_PV, _, _ = decoder(rest_NT, full_N - cut_N, memory, state)
-    parts = zip(first_PV.split(cut_N.tolist()), rest_PV.split((full_N - cut_N).tolist()))
-    together_PV = torch.cat([part for pair in parts for part in pair])
-    torch.testing.assert_close(together_PV, whole_PV, atol=1e-12, rtol=0)
+    pairs = zip(first_PV.split(cut_N.tolist()), rest_PV.split((full_N - cut_N).tolist()))
+    together_PV = torch.cat([part for pair in pairs for part in pair])
+    torch.testing.assert_close(together_PV, full_PV, atol=1e-12, rtol=0)
 
 
 def analytic_gradients_are_numeric_ones(make):
     """And those of `forward` are those of `step` after `step`."""
-    decoder, some, token_NT = make(V), features(), tokens()
+    decoder, inputs, token_NT = make(V), features(), tokens()
     names = [name for name, _ in decoder.named_parameters()]
 
     class Loss(torch.nn.Module):
@@ -96,12 +96,12 @@ def analytic_gradients_are_numeric_ones(make):
             self.decoder = decoder
 
         def forward(self, *seen):
-            some_now = some._replace(**dict(zip(("pooled_BD", "grid_BRD"), seen)))
-            memory, state = decoder.start(some_now, N)
+            inputs_now = inputs._replace(**dict(zip(("pooled_BD", "grid_BRD"), seen)))
+            memory, state = decoder.start(inputs_now, N)
             keep = decoder.kept_for_penalty
             logits_PV, _, kept = decoder(token_NT, LENGTH_N, memory, state, keep)
             # Its target is a constant.
-            term = decoder.penalty(some, kept, LENGTH_N)[None] if keep else torch.zeros(1)
+            term = decoder.penalty(inputs, kept, LENGTH_N)[None] if keep else torch.zeros(1)
             return logits_PV[:, BOS + 1 :].log_softmax(1), term
 
     loss = Loss()
@@ -110,16 +110,16 @@ def analytic_gradients_are_numeric_ones(make):
         named = {f"decoder.{name}": w for name, w in zip(names, weights)}
         return torch.func.functional_call(loss, named, (pooled_BD, grid_BRD))
 
-    leaves = [some.pooled_BD, some.grid_BRD, *decoder.parameters()]
+    leaves = [inputs.pooled_BD, inputs.grid_BRD, *decoder.parameters()]
     leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
     assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
 
     weights_NTV = torch.randn(N, T, V - 2).double()
     weights_NTV[~real_positions(LENGTH_N, T)] = 0
-    (unrolled(decoder, some, token_NT)[0][..., 2:] * weights_NTV).sum().backward()
+    (unrolled(decoder, inputs, token_NT)[0][..., 2:] * weights_NTV).sum().backward()
     plain = [None if p.grad is None else p.grad.clone() for p in decoder.parameters()]
     decoder.zero_grad()
-    memory, state = decoder.start(some, N)
+    memory, state = decoder.start(inputs, N)
     logits_PV, _, _ = decoder(token_NT, LENGTH_N, memory, state)
     (logits_PV[:, 2:] * weights_NTV[real_positions(LENGTH_N, T)]).sum().backward()
     for name, parameter, gradient in zip(names, decoder.parameters(), plain):
@@ -129,13 +129,13 @@ def analytic_gradients_are_numeric_ones(make):
 
 
 def padding_changes_nothing_and_gets_exactly_no_gradient(make):
-    decoder, some, token_NT = make(V), features(), tokens()
+    decoder, inputs, token_NT = make(V), features(), tokens()
     other_NT = token_NT.clone()
     other_NT[~real_positions(LENGTH_N, T)] = 9  # a word in place of padding
 
     def run(tokens_NT):
         decoder.zero_grad()
-        memory, state = decoder.start(some, N)
+        memory, state = decoder.start(inputs, N)
         logits_PV, _, _ = decoder(tokens_NT, LENGTH_N, memory, state)
         logits_PV[:, BOS + 1 :].sum().backward()
         return logits_PV.detach(), decoder.embed.weight.grad
@@ -148,10 +148,10 @@ def padding_changes_nothing_and_gets_exactly_no_gradient(make):
 
 
 def regions_that_do_not_exist_change_nothing(make):
-    decoder, some, token_NT = make(V), features(), tokens()
-    other = some._replace(grid_BRD=some.grid_BRD + 9 * ~some.mask_BR[..., None])
+    decoder, inputs, token_NT = make(V), features(), tokens()
+    other = inputs._replace(grid_BRD=inputs.grid_BRD + 9 * ~inputs.mask_BR[..., None])
     logits = []
-    for seen in (some, other):
+    for seen in (inputs, other):
         memory, state = decoder.start(seen, N)
         logits.append(decoder(token_NT, LENGTH_N, memory, state)[0])
     torch.testing.assert_close(logits[0], logits[1], atol=1e-12, rtol=0)
@@ -159,9 +159,9 @@ def regions_that_do_not_exist_change_nothing(make):
 
 def a_batch_without_words_has_no_logits_and_keeps_its_state(make):
     """As the last batch of one of several processes may be."""
-    decoder, some = make(V), features()
+    decoder, inputs = make(V), features()
     for steps in (0, T):
-        memory, state = decoder.start(some, N)
+        memory, state = decoder.start(inputs, N)
         token_NT = torch.full((N, steps), PAD)
         logits_PV, after, kept = decoder(
             token_NT, torch.zeros(N, dtype=torch.long), memory, state, decoder.kept_for_penalty
@@ -170,7 +170,7 @@ def a_batch_without_words_has_no_logits_and_keeps_its_state(make):
         token_N = torch.full((N,), BOS)
         before_NV, _ = decoder.step(token_N, memory, state)
         torch.testing.assert_close(decoder.step(token_N, memory, after)[0], before_NV)
-        assert not decoder.kept_for_penalty or decoder.penalty(some, kept, torch.zeros(N)) == 0
+        assert not decoder.kept_for_penalty or decoder.penalty(inputs, kept, torch.zeros(N)) == 0
 
 
 def first_loss_is_log_of_the_vocabulary(make):
@@ -185,12 +185,12 @@ def first_loss_is_log_of_the_vocabulary(make):
 
 
 def two_pictures_are_learned_by_heart(make, rate=0.03, steps=60):
-    decoder, some = make(V), features(2)
+    decoder, inputs = make(V), features(2)
     token_NT = torch.tensor([[BOS, 4, 5, 6, EOS], [BOS, 7, 5, 8, EOS]])
     length_N = torch.tensor([4, 4])
     optimizer = torch.optim.Adam(decoder.parameters(), rate)
     for _ in range(steps):
-        memory, state = decoder.start(some, 2)
+        memory, state = decoder.start(inputs, 2)
         logits_PV, _, _ = decoder(token_NT[:, :-1], length_N, memory, state)
         loss = F.cross_entropy(logits_PV, token_NT[:, 1:].flatten())
         optimizer.zero_grad()
@@ -202,10 +202,10 @@ def two_pictures_are_learned_by_heart(make, rate=0.03, steps=60):
 def half_precision_gives_nearly_the_same_gradients(make, device="cpu", dtype=torch.bfloat16):
     """In most of five draws: where rounding takes a ReLU over its edge, they differ."""
 
-    def gradients(decoder, some, token_NT, length_N, enabled):
+    def gradients(decoder, inputs, token_NT, length_N, enabled):
         decoder.zero_grad()
         with torch.autocast(device, dtype, enabled=enabled):
-            memory, state = decoder.start(some, N)
+            memory, state = decoder.start(inputs, N)
             logits_PV, _, _ = decoder(token_NT, length_N, memory, state)
             loss = logits_PV[:, 2:].float().log_softmax(1)[:, 3].sum()
         loss.backward()
@@ -213,8 +213,8 @@ def half_precision_gives_nearly_the_same_gradients(make, device="cpu", dtype=tor
 
     def far():
         """Those parameters whose gradients are not nearly the same."""
-        some, token_NT = features().to(device, torch.float32), tokens().to(device)
-        given = make(V).to(device, torch.float32), some, token_NT, LENGTH_N.to(device)
+        inputs, token_NT = features().to(device, torch.float32), tokens().to(device)
+        given = make(V).to(device, torch.float32), inputs, token_NT, LENGTH_N.to(device)
         full, half = gradients(*given, False), gradients(*given, True)
         assert all(gradient.dtype == torch.float32 for gradient in half.values())
         largest = max(gradient.norm() for gradient in full.values())

@@ -28,7 +28,7 @@ def paths(scenes_dir):
     return sorted((scenes_dir / "images").iterdir())[:4]
 
 
-def test_by_default_the_unknown_word_is_not_said_nor_nothing(loaded, paths):
+def test_by_default_neither_the_unknown_word_nor_nothing(loaded, paths):
     loaded.decoder.W_hy.bias.data[[UNK, EOS]] = 100.0
     for strategy in (search.Greedy(), search.Beam(2), search.Sample(), search.StochasticBeam(2)):
         for result in loaded.caption(paths, strategy):
@@ -68,7 +68,7 @@ def test_words_and_phrases(loaded, paths):
         (Constraints(endings=["a red"]), "give single words"),
     ],
 )
-def test_what_it_cannot_say_is_named(loaded, paths, wording, message):
+def test_words_that_are_not_known_are_named(loaded, paths, wording, message):
     with pytest.raises(InputError, match=message):
         loaded.caption(paths, constraints=wording)
 
@@ -85,15 +85,17 @@ def test_the_best_and_their_tokens(loaded, paths):
     results = loaded.caption(paths, search.Beam(4, n=3), tokens=True)
     for result in results:
         assert len(result.hypotheses) == 3 and result.hypotheses[0].caption == result.caption
-        assert len({said.caption for said in result.hypotheses}) == 3
-        for said in result.hypotheses:
-            words = [word for word, _ in said.tokens if word != "<eos>"]
-            assert loaded.tokenizer.join(words) == said.caption
-            assert abs(sum(log_prob for _, log_prob in said.tokens) - said.log_prob) < 1e-5
+        assert len({hypothesis.caption for hypothesis in result.hypotheses}) == 3
+        for hypothesis in result.hypotheses:
+            words = [word for word, _ in hypothesis.tokens if word != "<eos>"]
+            assert loaded.tokenizer.join(words) == hypothesis.caption
+            assert (
+                abs(sum(log_prob for _, log_prob in hypothesis.tokens) - hypothesis.log_prob) < 1e-5
+            )
     assert loaded.caption(paths)[0].hypotheses[0].tokens is None
 
 
-def test_a_trace_is_one_forward_over_what_was_said(loaded, paths):
+def test_a_trace_is_one_forward_over_the_captions(loaded, paths):
     pixels = torch.stack([loaded.encoder.preprocess(images.read_image(p)) for p in paths])
     captions = loaded.generate(pixels, search.Beam(3, n=2))
     log_prob_BKT, kept = loaded.trace(pixels, captions, ["h0"])
@@ -145,9 +147,9 @@ def test_in_eval(model_dir, scenes_dir, tmp_path):
         "wording.max_length=3", "wording.include=[red]", "+wording.forbid_in={0:[a]}",
         f"run_dir={tmp_path}", f"data.cache={tmp_path}/cache",
     )  # fmt: skip
-    said = json.loads((tmp_path / "predictions.json").read_text())
-    assert all("red" in p["caption"].split() and len(p["caption"].split()) <= 3 for p in said)
-    assert "a" not in said[0]["caption"].split()
+    hypothesis = json.loads((tmp_path / "predictions.json").read_text())
+    assert all("red" in p["caption"].split() and len(p["caption"].split()) <= 3 for p in hypothesis)
+    assert "a" not in hypothesis[0]["caption"].split()
 
 
 def test_no_wording_needs_the_tokenizer_to_change():

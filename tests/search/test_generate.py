@@ -6,7 +6,7 @@ import torch
 from captioner.search import Beam, Greedy
 from captioner.search.rules import no_repeated_ngram
 from captioner.types import BOS, EOS, PAD
-from tests.helpers.brute import said
+from tests.helpers.brute import unpadded
 
 V, T, IMAGES = 23, 9, 12
 transformers = pytest.importorskip("transformers")
@@ -50,12 +50,12 @@ def ours(model, strategy, first_B, rules=()):
 
 def theirs(model, first_B, **options):
     prompt_B2 = torch.stack([first_B, torch.full_like(first_B, BOS)], dim=1)
-    found = model.generate(
+    captions = model.generate(
         prompt_B2, attention_mask=torch.ones_like(prompt_B2), max_new_tokens=T, do_sample=False,
         return_dict_in_generate=True, output_scores=True, **options,
     )  # fmt: skip
-    words = [said(tokens) for tokens in found.sequences[:, 2:].tolist()]
-    return [w[: w.index(EOS) + 1] if EOS in w else w for w in words], found
+    words = [unpadded(tokens) for tokens in captions.sequences[:, 2:].tolist()]
+    return [w[: w.index(EOS) + 1] if EOS in w else w for w in words], captions
 
 
 FIRST_B = torch.arange(4, 4 + IMAGES)
@@ -67,8 +67,8 @@ ngrams = pytest.mark.parametrize("n", [0, 2, 3])
 def test_greedy(seed, n):
     model = make(seed)
     words, _ = theirs(model, FIRST_B, no_repeat_ngram_size=n)
-    found = ours(model, Greedy(T), FIRST_B, [no_repeated_ngram(n)] if n else [])
-    assert [said(tokens) for tokens in found.token_BKT[:, 0].tolist()] == words
+    captions = ours(model, Greedy(T), FIRST_B, [no_repeated_ngram(n)] if n else [])
+    assert [unpadded(tokens) for tokens in captions.token_BKT[:, 0].tolist()] == words
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -77,13 +77,13 @@ def test_greedy(seed, n):
 @ngrams
 def test_beam(seed, width, penalty, n):
     model = make(seed)
-    words, found = theirs(
+    words, output = theirs(
         model, FIRST_B, num_beams=width, num_return_sequences=width, length_penalty=penalty,
         early_stopping="never", no_repeat_ngram_size=n,
     )  # fmt: skip
     strategy = Beam(width, penalty, n=width, max_length=T)
     mine = ours(model, strategy, FIRST_B, [no_repeated_ngram(n)] if n else [])
-    assert [said(tokens) for tokens in mine.token_BKT.flatten(0, 1).tolist()] == words
+    assert [unpadded(tokens) for tokens in mine.token_BKT.flatten(0, 1).tolist()] == words
     score_N = mine.score_BK.flatten()
-    torch.testing.assert_close(score_N, found.sequences_scores.double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(score_N, output.sequences_scores.double(), atol=1e-5, rtol=0)
     assert len(set(words)) > width

@@ -1,0 +1,187 @@
+"""Beam search with every score, in groups, and without replacement."""
+
+import math
+
+import pytest
+import torch
+
+from captioner.search import SCORES, Beam, Greedy, StochasticBeam
+from captioner.search.rules import forbid, min_length
+from captioner.types import BOS, EOS, PAD
+from tests.helpers import brute
+from tests.helpers.brute import (
+    V,
+    agrees,
+    chi_square,
+    markov,
+    random_decoder,
+    rows,
+    run,
+    unpadded,
+)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0, 2.0])
+@pytest.mark.parametrize("n", [1, 81])
+def test_with_every_score(score, penalty, n):
+    decoder = random_decoder(3, V)
+    assert agrees(decoder, Beam(81, penalty, n, 4, score)) == [121, 121]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_beam_of_one_equals_greedy_in_tokens_and_scores(seed):
+    features, greedy = run(Greedy(max_length=8), random_decoder(seed))
+    _, beam = run(Beam(1, 0.0, max_length=8), random_decoder(seed), features)
+    T = greedy.token_BKT.shape[2]
+    assert torch.equal(beam.token_BKT[:, :, :T], greedy.token_BKT)
+    assert (beam.token_BKT[:, :, T:] == PAD).all()
+    torch.testing.assert_close(beam.score_BK, greedy.score_BK, atol=1e-12, rtol=0)
+
+
+def test_the_mean_score_does_not_fall_with_the_width():
+    means = []
+    for width in (1, 2, 4, 8):
+        scores = [
+            run(Beam(width, 0.0, max_length=6), random_decoder(seed))[1].score_BK
+            for seed in range(200)
+        ]
+        means.append(torch.stack(scores).mean().item())
+    assert means == sorted(means)
+    assert means[-1] > means[0] + 0.01
+
+
+def test_that_it_never_falls_for_one_image_is_no_law():
+    """Two better beginnings push out what ends well."""
+    A, B, x, junk = 3, 4, 5, range(10, 20)
+    step = markov(
+        {
+            BOS: {A: 0.6, B: 0.4},
+            A: {x: 0.3, 6: 0.25, 7: 0.25, 8: 0.2},
+            B: {9: 0.5, 20: 0.5},
+            9: {word: 0.1 for word in junk},
+            20: {word: 0.1 for word in junk},
+        }
+    )
+    narrow = Beam(1, 0.0, max_length=5)(step, {}, rows(1))
+    wide = Beam(2, 0.0, max_length=5)(step, {}, rows(2))
+    assert unpadded(narrow.token_BKT[0, 0].tolist()) == (A, x, EOS)
+    torch.testing.assert_close(narrow.score_BK.exp(), torch.tensor([[0.18]]).double())
+    torch.testing.assert_close(wide.score_BK.exp(), torch.tensor([[0.02]]).double())
+
+
+def test_one_group_is_beam_search():
+    for seed in range(5):
+        features, plain = run(Beam(4, n=4, max_length=7), random_decoder(seed))
+        _, groups = run(
+            Beam(4, n=4, max_length=7, groups=1, diversity=9.0), random_decoder(seed), features
+        )
+        for a, b in zip(plain, groups):
+            assert a == b if isinstance(a, list) else torch.equal(a, b)
+
+
+def test_groups_differ_by_their_diversity():
+    """Without diversity every group finds the same; with much of it, other words at each step."""
+    decoder = random_decoder(1, vocabulary=12, sharp=1.0)
+    features, same = run(Beam(3, 0.0, 3, 5, groups=3, diversity=0.0), decoder)
+    _, best = run(Beam(1, 0.0, max_length=5), decoder, features)
+    assert torch.equal(same.token_BKT[:, :1], best.token_BKT)
+    assert (same.score_BK[:, 1:] == -torch.inf).all() and (same.token_BKT[:, 1:] == PAD).all()
+    no_end = [min_length(5)]
+    _, other = run(Beam(3, 0.0, 3, 5, groups=3, diversity=1e3), decoder, features, rules=no_end)
+    assert (other.score_BK > -torch.inf).all()
+    for hypotheses in other.token_BKT.tolist():
+        assert all(len({tokens[t] for tokens in hypotheses}) == 3 for t in range(5))
+
+
+def diverse_by_lists(table_VV, width, groups, diversity, T):
+    """Diverse beam search of one image as a page of Python: {tokens: log-probability}."""
+    V, k = len(table_VV), width // groups
+    live = [[(0.0, (BOS,))] for _ in range(groups)]
+    finished = [[] for _ in range(groups)]
+    for t in range(1, T + 1):
+        used = []
+        for g in range(groups):
+            grown = [
+                (total + table_VV[words[-1]][v], (*words, v))
+                for total, words in live[g]
+                for v in range(V)
+            ]
+            grown = [one for one in grown if one[0] > -math.inf]
+            grown.sort(key=lambda one: -(one[0] - diversity * used.count(one[1][-1])))
+            finished[g] += [one for one in grown[:k] if one[1][-1] == EOS or t == T]
+            live[g] = [one for one in grown if one[1][-1] != EOS][:k]
+            used += [words[-1] for _, words in live[g]]
+    best = [sorted(group, reverse=True)[:k] for group in finished]
+    return {words[1:]: total for group in best for total, words in group}
+
+
+@pytest.mark.parametrize("width, groups", [(2, 2), (3, 3), (4, 2), (6, 3), (6, 2)])
+@pytest.mark.parametrize("diversity", [0.3, 1.0, 5.0])
+def test_diverse_beam_search_by_lists(width, groups, diversity):
+    for seed in range(30):
+        random = torch.Generator().manual_seed(seed)
+        table_VV = torch.randn(8, 8, generator=random).double()
+        table_VV[:, [PAD, BOS]] = -torch.inf
+        table_VV[torch.rand(8, 8, generator=random) < 0.3] = -torch.inf  # groups can die out
+        table_VV[:, EOS] = table_VV[:, EOS].nan_to_num(neginf=-1.0)
+        table_VV = table_VV.log_softmax(1)
+        captions = Beam(width, 0.0, width, 5, groups=groups, diversity=diversity)(
+            lambda token_N, memory, state, p=table_VV: (p[token_N], state), {}, rows(width)
+        )
+        expected = diverse_by_lists(table_VV.tolist(), width, groups, diversity, 5)
+        got = dict(
+            zip(map(unpadded, captions.token_BKT[0].tolist()), captions.score_BK[0].tolist())
+        )
+        got.pop((), None)
+        assert got.keys() == expected.keys()
+        assert all(abs(got[words] - expected[words]) < 1e-9 for words in got)
+
+
+def test_gumbels_of_many_words_in_float32():
+    """A uniform number that is rounded to 1 would be infinite noise."""
+    table_NV = torch.randn(1, 9487, generator=torch.Generator().manual_seed(0))
+    table_NV[:, [PAD, BOS]] = -torch.inf
+    step = lambda token_N, memory, state: (table_NV.expand(len(token_N), -1), state)  # noqa: E731
+    for first in range(0, 150, 25):
+        numbers = list(range(first, first + 25))
+        captions = StochasticBeam(5, max_length=4)(step, {}, rows(125), image_numbers=numbers)
+        assert captions.log_prob_BK.isfinite().all()
+
+
+@pytest.mark.parametrize("rules", [(), (forbid(5),)])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_sampling_without_replacement_is_drawing_one_after_the_other(rules, temperature):
+    """Two of three or four: pairs come as often as when drawn from an urn; two steps deep."""
+    images = 6000
+    step = markov({BOS: {3: 0.4, 4: 0.6}, 3: {5: 0.5, 6: 0.5}, 4: {5: 0.3, 6: 0.7}})
+    strategy = StochasticBeam(2, temperature, max_length=4)
+    captions = strategy(step, {}, rows(2 * images), rules)
+    p = {}
+    for first, row in ((3, {5: 0.5, 6: 0.5}), (4, {5: 0.3, 6: 0.7})):
+        power = {w: x ** (1 / temperature) for w, x in row.items() if w != 5 or not rules}
+        outer = {3: 0.4 ** (1 / temperature), 4: 0.6 ** (1 / temperature)}
+        for word, x in power.items():
+            p[first, word] = outer[first] / sum(outer.values()) * x / sum(power.values())
+    pairs = {}
+    for a in p:
+        for b in p:
+            if a != b:
+                key = frozenset((a, b))
+                pairs[key] = pairs.get(key, 0) + p[a] * p[b] / (1 - p[a])
+    keys = list(pairs)
+    counts = torch.zeros(len(keys)).double()
+    for hypotheses in captions.token_BKT.tolist():
+        counts[keys.index(frozenset(unpadded(tokens)[:2] for tokens in hypotheses))] += 1
+    expected = images * torch.tensor([pairs[key] for key in keys]).double()
+    assert chi_square(counts, expected) < 20.6  # p = 0.001 at 5 degrees of freedom
+
+
+def test_without_replacement_every_hypothesis_comes_if_there_are_no_more():
+    decoder = random_decoder(2, V)
+    features, captions = run(StochasticBeam(45, max_length=3), decoder, 1)
+    assert {unpadded(tokens) for tokens in captions.token_BKT[0].tolist()} - {()} == set(
+        brute.every_hypothesis(V, 3)
+    )
+    torch.testing.assert_close(captions.log_prob_BK.exp().sum(), torch.tensor(1.0).double())
+    assert captions.log_prob_BK[0, 40:].tolist() == [-math.inf] * 5

@@ -1,0 +1,128 @@
+"""Words that captions must include, against every hypothesis there is."""
+
+import pytest
+import torch
+
+from captioner.errors import InputError
+from captioner.search import Beam, Consensus
+from captioner.search import rules as on_words
+from captioner.search.include import DynamicBeamAllocation, MustInclude
+from captioner.types import BOS, EOS, UNK
+from tests.helpers.brute import V, agrees, random_decoder, run, unpadded
+from tests.helpers.rules import ngrams
+
+MUST = {
+    "a word": {0: [4], 1: [5]},
+    "a phrase": {0: [(4, 5)], 1: [(5, 5, UNK)]},
+    "two phrases": {0: [(4, 5), (5, UNK)], 1: [UNK, (4, 4)]},
+    "three words": {0: [4, 5, UNK], 1: [5]},
+    "in one image": {1: [(4, 4, 5)]},
+    "twice the same": {0: [4, 4, (4, 4)], 1: [4]},
+}
+
+
+def says(hypothesis, phrases):
+    wanted = [(p,) if isinstance(p, int) else p for p in phrases]
+    return all(phrase in ngrams(hypothesis, len(phrase)) for phrase in wanted)
+
+
+@pytest.mark.parametrize("score", ["power", "reward"])
+@pytest.mark.parametrize("name", MUST)
+@pytest.mark.parametrize("phrases", [(), (4,)])
+def test_a_wide_beam_that_must_include_words_equals_brute_force(name, score, phrases):
+    """Those of all images, and those of one."""
+
+    def allowed(hypothesis, b):
+        return says(hypothesis, [*phrases, *MUST[name].get(b, [])])
+
+    beam, must_include = Beam(81, 0.7, 81, 4, score), MustInclude(*phrases, in_image=MUST[name])
+    assert agrees(random_decoder(4, V), beam, allowed, must_include=must_include)[1] < 121
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [Beam(2, n=2, max_length=12), Beam(5, n=2, max_length=12), Consensus(5, n=2, max_length=12)],
+)
+def test_a_narrow_beam_includes_improbable_words_too(strategy):
+    """A thousand times less likely than the others, in captions of 12 tokens of 20 words."""
+    missed = 0
+    for seed in range(10):
+        decoder = random_decoder(seed, 20)
+        decoder.W_hy.bias.data[[7, 8, 9]] -= 7
+        must = {0: [(7, 8)], 1: [9, (8, 7)], 3: [7, 8, 9]}
+        features, captions = run(strategy, decoder, 4, must_include=MustInclude(in_image=must))
+        for b in range(4):
+            for tokens in map(unpadded, captions.token_BKT[b].tolist()):
+                assert not tokens or says(tokens, must.get(b, []))
+            assert unpadded(captions.token_BKT[b, 0].tolist()), captions.error_B[b]
+        _, free = run(strategy, decoder, features)
+        assert torch.equal(free.token_BKT[2], captions.token_BKT[2])  # it has nothing to say
+        missed += not says(unpadded(free.token_BKT[3, 0].tolist()), must[3])
+    assert missed >= 8
+
+
+def test_met_and_next_words():
+    progress = MustInclude(in_image={7: [(3, 4, 5), 4], 9: [(5, 5)]})
+    steps = [
+        ([BOS], 7, 0, {3, 4}),
+        ([BOS, 3], 7, 1, {4}),  # 4 goes on with the one and is the other
+        ([BOS, 3, 4], 7, 3, {5}),
+        ([BOS, 3, 5], 7, 0, {3, 4}),  # begun, and left
+        ([BOS, 3, 4, 5], 7, 4, set()),
+        ([BOS, 3, 4, 5, 3], 7, 4, set()),
+        ([BOS, 5], 9, 1, {5}),
+        ([BOS, 5, 3], 9, 0, {5}),
+        ([BOS, 5, 5], 9, 2, set()),
+        ([BOS, 5], 8, 0, set()),  # an image without phrases
+    ]
+    for prefix, image, met, next_words in steps:
+        met_N, next_NC = progress(torch.tensor([prefix]), torch.tensor([image]))
+        assert (met_N.item(), set(next_NC[0].tolist()) - {-1}) == (met, next_words), prefix
+
+
+def test_words_that_do_not_fit_are_the_error_of_their_image():
+    too_long = MustInclude(in_image={0: [(4, 5, 4, 5, 4)]})
+    _, captions = run(Beam(5, max_length=4), random_decoder(1, V), 2, must_include=too_long)
+    assert captions.error_B == ["the words it must include are not all in it after 3 words", None]
+    forbidden, must = on_words.forbid(4), MustInclude(in_image={0: [4]})
+    _, captions = run(
+        Beam(5, max_length=4), random_decoder(1, V), 2, rules=[forbidden], must_include=must
+    )
+    assert captions.error_B == [
+        "the words it must include are not all in it after 3 words, under forbid(4)",
+        None,
+    ]
+
+
+def test_phrases_that_begin_alike_give_no_hypothesis_twice():
+    progress = MustInclude((4, 5), (4, UNK), (4, 4))
+    for seed in range(10):
+        _, captions = run(
+            Beam(6, n=6, max_length=9), random_decoder(seed, V), 2, must_include=progress
+        )
+        for hypotheses in captions.token_BKT.tolist():
+            hypothesis_list = [unpadded(tokens) for tokens in hypotheses if unpadded(tokens)]
+            assert len(set(hypothesis_list)) == len(hypothesis_list) >= 2
+
+
+def test_banks_take_turns():
+    """One step by hand: a row that has said one word of two, and one that has said none."""
+    beam = Beam(2)
+    including = DynamicBeamAllocation(MustInclude((7, 8)), 2, 1, 30, beam.score_of)
+    prefix_NT = torch.tensor([[BOS, 7], [BOS, 9]])
+    log_prob_NV = torch.full((2, 12), -9.0)
+    log_prob_NV[:, [0, 1]] = -torch.inf
+    log_prob_NV[0, [9, 10]] = torch.tensor([-1.0, -2.0])
+    log_prob_NV[1, [9, 7]] = torch.tensor([-0.5, -3.0])
+    image_N = torch.zeros(2, dtype=torch.long)
+    value_NCS, word_NC = including.candidates(log_prob_NV, torch.zeros(2, 2), prefix_NT, image_N)
+    order = value_NCS[..., 1].flatten().argsort(descending=True).tolist()
+    words = list(zip([0] * word_NC.shape[1] + [1] * word_NC.shape[1], word_NC.flatten().tolist()))
+    # The best of each bank, the fullest first: both words, one (begun anew), none; then the second.
+    assert [words[at] for at in order[:5]] == [(0, 8), (1, 7), (1, 9), (0, 7), (0, 9)]
+    assert all(word != EOS for at, (_, word) in enumerate(words) if at in order[:5])
+
+
+def test_must_include_and_groups_do_not_go_together():
+    with pytest.raises(InputError, match="search.groups=1"):
+        run(Beam(4, groups=2), random_decoder(), must_include=MustInclude(in_image={0: [4]}))
