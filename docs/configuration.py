@@ -125,12 +125,12 @@ def meanings(docstring: str, names: Iterable[str]) -> tuple[str, dict[str, str]]
 
 def _table(docstring: str, rows: dict[str, tuple[str, Any]]) -> str:
     prose, texts = meanings(docstring, rows) if rows else (docstring, {})
-    lines = ["| option | type | default | meaning |", "| --- | --- | --- | --- |"]
+    lines = ["| option | meaning | default | type |", "| --- | --- | --- | --- |"]
     for name, (kind, default) in rows.items():
         text = _cell(texts.get(name, ""))
         if kind == "group":
             text = f"{GROUPS[name]} [Choices](#group-{name})"
-        lines.append(f"| `{name}` | {_cell(kind)} | {_default(default)} | {text} |")
+        lines.append(f"| `{name}` | {text} | {_default(default)} | {_cell(kind)} |")
     return docstrings.markdown(prose) + "\n\n" + ("\n".join(lines) if rows else "")
 
 
@@ -145,6 +145,7 @@ def _type(annotation: Any) -> str:
         return ""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     text = re.sub(r"\b[a-z_]+(\.[a-z_]+)*\.(?=[A-Z])", "", text)
+    text = text.replace("dict[str, Any]", "options")
     return text.replace("None", "null").replace(" | ", " or ").replace("Any", "")
 
 
