@@ -107,6 +107,7 @@ class Tokenizer(ABC):
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
+        """The content of tokenizer.json, which `load_tokenizer` reads."""
         return json.dumps(
             {
                 "kind": self.kind,

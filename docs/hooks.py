@@ -28,7 +28,7 @@ import captioner  # noqa: E402
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Check the docstrings, and add the API reference to the navigation."""
-    if 0 and (missing := list(undocumented())):
+    if missing := list(undocumented()):
         raise PluginError("without a docstring: " + ", ".join(missing))
     pages = [{name: f"reference/{name}.md"} for name in reference()]
     config.nav = [*(config.nav or []), {"API reference": pages}]
@@ -80,7 +80,8 @@ def modules() -> Iterator[ModuleType]:
 def undocumented() -> Iterator[str]:
     """The public modules, classes, functions and methods without a docstring.
 
-    A method may inherit the docstring of the method that it overrides.
+    A method may inherit the docstring of the method that it overrides, or be explained by name in
+    the docstring of its class.
     """
     for module in modules():
         yield from _undocumented(module.__name__, module, module)
@@ -97,5 +98,6 @@ def _undocumented(name: str, thing: Any, module: ModuleType) -> Iterator[str]:
         if inspect.isclass(value):
             yield from _undocumented(f"{name}.{key}", value, module)
         elif inspect.isfunction(value) and not value.__doc__:
-            if not any(key in vars(base) for base in bases):
+            explained = re.search(rf"\b{key}(,|:|  )", thing.__doc__ or "")
+            if not explained and not any(key in vars(base) for base in bases):
                 yield f"{name}.{key}"

@@ -24,9 +24,11 @@ class Verb(Protocol):
 
     DESCRIPTION: str
 
-    def add_options(self, parser: ArgumentParser) -> None: ...
+    def add_options(self, parser: ArgumentParser) -> None:
+        """Add the options of the verb to its parser."""
 
-    def run(self, options: Namespace) -> None: ...
+    def run(self, options: Namespace) -> None:
+        """Do what the options ask for. Raises InputError if they are wrong."""
 
 
 def add_verb(parser: ArgumentParser, verb: Verb) -> ArgumentParser:

@@ -129,12 +129,14 @@ def check_score(score: str, length_penalty: float) -> None:
 
 
 def check_sampling(temperature: float, seed: int) -> None:
+    """Raises InputError for a temperature or a seed that cannot be sampled with."""
     check(1e-4 <= temperature <= 1e4, f"search.temperature={temperature}: give 0.0001 to 10000")
     valid = isinstance(seed, int) and seed >= 0
     check(valid, f"search.seed={seed}: give a whole number, 0 or more")
 
 
 def check_counts(**counts: int) -> None:
+    """Raises InputError, by the option's name, for one that is not a whole number above 0."""
     for name, value in counts.items():
         valid = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         check(valid, f"search.{name}={value}: give a whole number, 1 or more")
@@ -152,6 +154,7 @@ def to_float64(x: Tensor) -> Tensor:
 
 
 def has_float64(device: torch.device) -> bool:
+    """Whether the device computes in float64."""
     return device.type != "mps"
 
 
@@ -167,12 +170,15 @@ def top(x_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def select_rows(state: State, row_N: Tensor) -> State:
+    """The state of these rows."""
     return {name: entry.index_select(0, row_N) for name, entry in state.items()}
 
 
 def row_count(state: State) -> int:
+    """N, the number of rows of a state."""
     return len(next(iter(state.values())))
 
 
 def device_of(state: State) -> torch.device:
+    """Where the tensors of a state are."""
     return next(iter(state.values())).device

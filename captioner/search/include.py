@@ -79,6 +79,7 @@ class DynamicBeamAllocation:
         return self._score_of(value_XS, length)
 
     def candidates(self, log_prob_NV, live_NS, prefix_NT, image_number_N) -> tuple[Tensor, Tensor]:
+        """The likeliest words, and all that include more; values: log-probability, rank."""
         N, t = prefix_NT.shape
         _, next_NX = self.must_include(prefix_NT, image_number_N)
         end_N = torch.full_like(image_number_N, PAD).masked_fill((next_NX >= 0).any(1), EOS)
