@@ -7,8 +7,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from captioner import distributed, images, instantiate, scenes
-from captioner.data import batches, records
+from captioner.data import batches
 from captioner.data.cache import FeatureCache
+from captioner.data.records import Record, read_captions
+from captioner.data.records import read_records as read_all_records
 from captioner.encoders import CNN, Encoders
 from captioner.errors import InputError
 from captioner.experiment.components import cache_folder
@@ -18,63 +20,68 @@ from captioner.images.integrity import BadPictures
 from captioner.models.caption_model import CaptionModel
 
 
-def read_records(config: DictConfig, split: str, bare: bool = False) -> list[records.Record]:
-    """The records of a split, cut to data.limit; with those without captions, if `bare`."""
+def read_records(config: DictConfig, split: str, bare: bool = False) -> list[Record]:
+    """The records of a split, at most data.limit. bare: also pictures without captions."""
     if config.limit is not None and config.limit < 1:
         raise InputError(f"data.limit={config.limit}: give 1 or more, or null for all")
-    found = records.read_records(
+    all_records = read_all_records(
         Path(config.root),
         split,
         captions=config.annotations and Path(config.annotations),
         images=config.images and Path(config.images),
         bare=bare,
     )
-    return found[: config.limit]
+    return all_records[: config.limit]
 
 
-def training_captions(config: DictConfig, evaluated: Sequence[records.Record]) -> list[str]:
-    """All captions of the training split. Raises InputError where there are none, or where they are
-    those of the evaluated images."""
+def training_captions(config: DictConfig, evaluated: Sequence[Record]) -> list[str]:
+    """All captions of the training split.
+
+    Raises InputError if there are none, or if they are those of the evaluated images.
+    """
     split = config.train_split
-    of_image = records.read_captions(
+    captions_of = read_captions(
         Path(config.root), split, config.annotations and Path(config.annotations)
     )
-    if both := of_image.keys() & {record.id for record in evaluated}:
+    if both := captions_of.keys() & {record.id for record in evaluated}:
         raise InputError(
             f"{config.root}: {len(both)} of the evaluated images are in {split} too: give "
             "training=CAPTIONS.json"
         )
-    return [text for captions in of_image.values() for text in captions]
+    return [text for captions in captions_of.values() for text in captions]
 
 
 def read_scenes(config: DictConfig, split: str) -> dict[int, scenes.Scene] | None:
-    """What the pictures of the embedded data show; None for any other data."""
+    """What each picture of the embedded data set shows, by image id; None for other data."""
     return (
         scenes.read_scenes(Path(config.root) / f"captions_{split}.json") if config.scenes else None
     )
 
 
 def make_source(
-    config: DictConfig, captioner: CaptionModel, some: Sequence[records.Record], train: bool
-) -> tuple[list[records.Record], batches.Source, list[str]]:
+    config: DictConfig, captioner: CaptionModel, records: Sequence[Record], train: bool
+) -> tuple[list[Record], batches.Source, list[str]]:
     """Where the pictures of these records come from: the cache of a frozen encoder, or files.
 
-    Every picture is opened, if it was not before. Returns the records whose pictures are whole,
-    their source (for `skip_bad` to allow), and what is wrong with the others.
+    Computes the features that the cache lacks, and opens every picture that was not opened before;
+    of a large data set this takes minutes. Returns the records whose pictures are whole, their
+    source (for `skip_bad` to allow), and what is wrong with the others.
     """
     try:
-        return list(some), _source(config, captioner, some, train), []
+        return list(records), _source(config, captioner, records, train), []
     except BadPictures as bad:
-        good = [record for i, record in enumerate(some) if i not in bad.errors]
+        good = [record for i, record in enumerate(records) if i not in bad.errors]
         source: batches.Source = batches.PixelSource([], images.Preprocess())
         if good and config.skip_bad:
             source = _source(config, captioner, good, train)
         return good, source, list(bad.errors.values())
 
 
-def skip_bad(config: DictConfig, bad: Sequence[str], *good: Sequence[records.Record]) -> None:
-    """Says on stderr which pictures are left out. Raises BadPictures where that was not asked for,
-    or where nothing would be left of some records."""
+def skip_bad(config: DictConfig, bad: Sequence[str], *good: Sequence[Record]) -> None:
+    """Say on stderr which pictures are left out.
+
+    Raises BadPictures unless data.skip_bad is true and each of `good` has records.
+    """
     if not bad:
         return
     if not config.skip_bad or not all(good):
@@ -85,10 +92,10 @@ def skip_bad(config: DictConfig, bad: Sequence[str], *good: Sequence[records.Rec
 
 
 def _source(
-    config: DictConfig, captioner: CaptionModel, some: Sequence[records.Record], train: bool
+    config: DictConfig, captioner: CaptionModel, records: Sequence[Record], train: bool
 ) -> batches.Source:
     encoder, uses_grid = captioner.encoder, captioner.decoder.uses_grid
-    paths = [record.image for record in some]
+    paths = [record.image for record in records]
     if isinstance(encoder, Encoders):
         members = zip(encoder.members, uses_grid)  # type: ignore[call-overload]
         return batches.EnsembleSource(
