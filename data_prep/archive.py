@@ -82,12 +82,12 @@ def unpack(
             total=sum(entry.size for entry in placed.values()),
             desc=f"unpacking {archive.name}", unit="B", unit_scale=True, disable=None,
         ) as bar:  # fmt: skip
-            made = set()
+            created = set()
             for name, entry in placed.items():
                 path = folder / name
-                if path.parent not in made:
+                if path.parent not in created:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    made.add(path.parent)
+                    created.add(path.parent)
                 if not _same(path, entry):
                     _write(archive, entry, path)
                 bar.update(entry.size)
@@ -184,7 +184,7 @@ def _tar_entries(file: tarfile.TarFile) -> Iterator[_Entry]:
 def _judged(archive: Path, entries: Iterable[_Entry]) -> list[_Entry]:
     """All entries, with their names in one form. Raises InputError for a bad one."""
     limit = max(MAX_FREE, MAX_RATIO * archive.stat().st_size)
-    found: list[_Entry] = []
+    listed: list[_Entry] = []
     seen: dict[str, tuple[str, bool]] = {}
     total = 0
     try:
@@ -195,9 +195,9 @@ def _judged(archive: Path, entries: Iterable[_Entry]) -> list[_Entry]:
             if not entry.name:  # tar's "./"
                 continue
             _note_name(archive, entry, seen)
-            found.append(entry)
+            listed.append(entry)
             total += entry.size
-            if len(found) > MAX_ENTRIES:
+            if len(listed) > MAX_ENTRIES:
                 raise InputError(f"{archive}: more than {MAX_ENTRIES:,} entries; not unpacked")
             if total > limit:
                 raise InputError(
@@ -206,25 +206,25 @@ def _judged(archive: Path, entries: Iterable[_Entry]) -> list[_Entry]:
                 )
     except _BROKEN as error:
         raise _damage(archive, str(error)) from error
-    return found
+    return listed
 
 
 def _inside(archive: Path, name: str) -> str:
     """The name without "." and doubled slashes. Raises InputError where it could lead outside."""
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name) or "\\" in name or ".." in parts:
+    components = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name) or "\\" in name or ".." in components:
         raise _refusal(archive, name, "is not a path inside the folder")
     if not name.isprintable():
         raise _refusal(archive, name, "has characters that no file name should have")
-    return "/".join(parts)
+    return "/".join(components)
 
 
 def _note_name(archive: Path, entry: _Entry, seen: dict[str, tuple[str, bool]]) -> None:
     """Adds a name and its folders to those seen, by what a disk that ignores case makes of them."""
-    parts = entry.name.split("/")
-    for depth in range(1, len(parts) + 1):
-        path = "/".join(parts[:depth])
-        this = path, entry.folder or depth < len(parts)
+    components = entry.name.split("/")
+    for depth in range(1, len(components) + 1):
+        path = "/".join(components[:depth])
+        this = path, entry.folder or depth < len(components)
         key = unicodedata.normalize("NFC", path).casefold()
         other = seen.get(key)
         if other is None:
@@ -237,5 +237,5 @@ def _refusal(archive: Path, name: str, why: str) -> InputError:
     return InputError(f"{archive}: entry {name!r} {why}; nothing in it is to be trusted")
 
 
-def _damage(archive: Path, what: str) -> InputError:
-    return InputError(f"{archive}: damaged: {what}; delete it and obtain it again")
+def _damage(archive: Path, fault: str) -> InputError:
+    return InputError(f"{archive}: damaged: {fault}; delete it and obtain it again")

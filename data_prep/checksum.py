@@ -10,16 +10,16 @@ from captioner.errors import InputError
 
 def verify(path: Path, size: int | None, sha256: str | None, way_out: str) -> None:
     """Raises InputError, with both figures and `way_out`, where size or digest are others."""
-    found = path.stat().st_size
-    if size is not None and found != size:
-        raise InputError(f"{path}: {found:,} bytes instead of {size:,}; {way_out}")
+    actual = path.stat().st_size
+    if size is not None and actual != size:
+        raise InputError(f"{path}: {actual:,} bytes instead of {size:,}; {way_out}")
     if sha256 is None:
         return
     digest = hashlib.sha256()
     with (
         open(path, "rb") as file,
         tqdm(
-            total=found, desc=f"checking {path.name}", unit="B", unit_scale=True, disable=None
+            total=actual, desc=f"checking {path.name}", unit="B", unit_scale=True, disable=None
         ) as bar,
     ):
         while chunk := file.read(2**20):

@@ -126,16 +126,16 @@ def _prepare(given: argparse.Namespace) -> list[str]:
 
 def _room(root: Path, new: list[Archive], delete: bool) -> int:
     """Bytes needed at the worst moment. JPEGs need as much unpacked as in their archive."""
-    held = most = 0
+    stored = peak = 0
     for item in new:
         path = root / "archives" / item.name
         part = path.with_name(f"{path.name}.part")
         if path.exists():  # then unpacking knows better what is there already
             continue
-        there = part.stat().st_size if part.exists() else 0
-        most = max(most, held + 2 * item.size - there)
-        held += (1 if delete else 2) * item.size - there
-    return most
+        present = part.stat().st_size if part.exists() else 0
+        peak = max(peak, stored + 2 * item.size - present)
+        stored += (1 if delete else 2) * item.size - present
+    return peak
 
 
 def _bring(

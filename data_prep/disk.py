@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from captioner import files
-from captioner.errors import InputError
+from captioner.errors import InputError, os_reason
 
 
 @contextmanager
@@ -16,10 +16,9 @@ def errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = error.strerror or type(error).__name__
         raise InputError(
-            f"{error.filename or path}: {what}; put that right and run the command again: "
-            "it goes on where it stopped"
+            f"{error.filename or path}: {os_reason(error)}; put that right and run the command "
+            "again: it goes on where it stopped"
         ) from error
 
 

@@ -188,9 +188,9 @@ def _describe(url: str, response: requests.Response, packed: bool, size: int | N
     return _Note(url, _validator(response), total)
 
 
-def _not_the_file(url: str, what: str) -> str:
+def _not_the_file(url: str, fault: str) -> str:
     return (
-        f"{url}: what the server sends {what}, so it is not the file. A network's log-in page? "
+        f"{url}: what the server sends {fault}, so it is not the file. A network's log-in page? "
         "Otherwise take another --mirror"
     )
 

@@ -108,9 +108,9 @@ def _prepare(name: str, root: Path, given: list[Path], check: bool) -> list[str]
         place = _look(root, name)
     if lacking := _lacking(root, data, place):
         return lacking
-    found = _captions(root, data, place)
-    assert found is not None
-    form, folder = found
+    captions = _captions(root, data, place)
+    assert captions is not None
+    form, folder = captions
     references = records.read_references(folder / form.files[0])
     used = [place.pictures[record.image.name] for record in references]
     if check and (broken := _broken(used)):
@@ -167,25 +167,25 @@ def _target(root: Path, data: Set, place: Place) -> Callable[[str], str | None]:
 def _lacking(root: Path, data: Set, place: Place) -> list[str]:
     """What is missing, a line each."""
     pictures = f"missing: pictures; from {data.origin}"
-    found = _captions(root, data, place)
-    if found is None:
+    captions = _captions(root, data, place)
+    if captions is None:
         lines = ["missing: captions and splits, in one of these forms:"]
         for form in data.forms:
             absent = [file for file in form.files if not (root / file).is_file()]
             lines.append(f"    {', '.join(absent or form.files)}; from {form.origin}")
         return lines if place.pictures else [*lines, pictures]
-    form, folder = found
+    form, folder = captions
     path = folder / form.files[0]
     lines = []
     references = records.read_references(path)
     counts = Counter(record.split for record in references)
     for split, number in form.splits.items():
         if counts[split] != number:
-            what = f"{counts[split]:,} of {number:,} pictures of {split}"
-            lines.append(f"missing: {path} has {what}; from {form.origin}")
+            share = f"{counts[split]:,} of {number:,} pictures of {split}"
+            lines.append(f"missing: {path} has {share}; from {form.origin}")
     if few := [record.id for record in references if len(record.captions) != CAPTIONS]:
-        what = f"{len(few)} pictures have not {CAPTIONS} captions, the first of them {few[0]}"
-        lines.append(f"missing: {path}: {what}; from {form.origin}")
+        first = f"{len(few)} pictures have not {CAPTIONS} captions, the first of them {few[0]}"
+        lines.append(f"missing: {path}: {first}; from {form.origin}")
     names = [record.image.name for record in references]
     absent = [name for name in names if name not in place.pictures]
     if len(absent) == len(names):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from captioner.data import records
 from captioner.errors import InputError
+from captioner.errors import report as report_error
 from data_prep import disk
 
 
@@ -22,8 +23,7 @@ def exit_code(folder: Path, prepare: Callable[[], Sequence[str]]) -> int:
         with disk.lock(folder):
             lacking = prepare()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return report_error(error)
     except KeyboardInterrupt:
         print("interrupted: run the command again and it goes on where it stopped", file=sys.stderr)
         return 130
@@ -37,9 +37,9 @@ def report(data: str, root: Path, annotations: str, splits: list[str]) -> None:
 
     Raises InputError where records.read does: a picture is missing, or a caption file is broken.
     """
-    found = records.read_records(root, captions=annotations)
-    pictures = Counter(record.split for record in found)
-    captions = Counter(record.split for record in found for _ in record.captions)
+    entries = records.read_records(root, captions=annotations)
+    pictures = Counter(record.split for record in entries)
+    captions = Counter(record.split for record in entries for _ in record.captions)
     for split in splits:
         print(f"{split}: {pictures[split]:,} pictures, {captions[split]:,} captions")
     where = [

@@ -12,7 +12,7 @@ import sys
 import time
 
 from captioner import scenes
-from captioner.errors import InputError
+from captioner.errors import InputError, report
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,8 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         scenes.write_scenes(**vars(given), progress=show)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return report(error)
     print(f"pictures: {given.folder}/images")
     print(f"captions: {given.folder}/captions_{{train,val,test}}.json")
     return 0

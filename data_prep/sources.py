@@ -59,8 +59,8 @@ def bring(
 def _files(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
-    found = (Path(folder, name) for folder, _, names in os.walk(source) for name in names)
-    return sorted(path for path in found if path.is_file())
+    paths = (Path(folder, name) for folder, _, names in os.walk(source) for name in names)
+    return sorted(path for path in paths if path.is_file())
 
 
 def _link(source: Path, path: Path) -> None:
