@@ -1,6 +1,6 @@
-"""Text <-> ids. Saved as JSON beside the weights, so that they cannot be parted.
+"""Tokenizers: text <-> ids. A model directory holds one as JSON, beside the weights.
 
-Ids 0 to 3 are pad, bos, eos and unk (types.py); the words follow, most frequent first.
+Ids 0 to 3 are pad, bos, eos and unk (types.py); the units follow, the most frequent first.
 """
 
 import hashlib
@@ -11,7 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from captioner.errors import InputError
+import torch
+from torch import Tensor
+
+from captioner.errors import InputError, read_json
 from captioner.metrics import tokenize
 from captioner.types import BOS, EOS, PAD, UNK
 
@@ -20,9 +23,9 @@ CLITIC = re.compile(r" ('s|'re|'ve|'ll|'d|'m|n't)\b")
 
 
 class Tokenizer(ABC):
-    """A vocabulary of `units` (words or characters) and the way text is cut into them.
+    """A vocabulary of `units` (words or characters) and the way text is split into them.
 
-    max_length: units learned of a training caption; what lies behind is cut off.
+    max_length: number of units of a training caption; longer ones are cut off.
     """
 
     kind: str
@@ -34,8 +37,8 @@ class Tokenizer(ABC):
         if special := sorted(set(units) & set(SPECIAL)):
             raise InputError(f"{special[0]} is a special token: take it out of the captions")
         if len(set(units)) != len(units):
-            twice = next(unit for unit, count in Counter(units).items() if count > 1)
-            raise InputError(f"the vocabulary holds {twice!r} twice: take one of them out")
+            duplicate = next(unit for unit, count in Counter(units).items() if count > 1)
+            raise InputError(f"the vocabulary holds {duplicate!r} twice: take one of them out")
         if max_length < 1:
             raise InputError(f"tokenizer.max_length={max_length}: give 1 or more")
         self.units, self.max_length = [*SPECIAL, *units], max_length
@@ -46,13 +49,13 @@ class Tokenizer(ABC):
 
     @classmethod
     def train(cls, captions: Iterable[str], min_count: int = 1, max_length: int = 40):
-        """The vocabulary of these captions (training captions only): units seen `min_count` times.
+        """Return a tokenizer with the units that occur `min_count` times in training captions.
 
-        Raises InputError where none is.
+        Raises InputError if no unit is that frequent.
         """
         counts = Counter(unit for caption in captions for unit in cls.split(caption))
-        kept = [unit for unit, count in counts.items() if count >= min_count]
-        return cls(sorted(kept, key=lambda unit: (-counts[unit], unit)), max_length)
+        frequent = [unit for unit, count in counts.items() if count >= min_count]
+        return cls(sorted(frequent, key=lambda unit: (-counts[unit], unit)), max_length)
 
     @staticmethod
     @abstractmethod
@@ -65,19 +68,19 @@ class Tokenizer(ABC):
         """Units -> text; `split` gives the same units back."""
 
     def encode(self, text: str) -> list[int]:
-        """Text -> ids, unk (3) for what is not in the vocabulary."""
+        """Text -> ids, unk (3) for units that are not in the vocabulary."""
         return [self.ids.get(unit, UNK) for unit in self.split(text)]
 
     def targets(self, caption: str) -> list[int]:
-        """What a decoder learns to say: the ids and eos. A caption cut to max_length has no eos."""
+        """Return the ids that a decoder learns to predict: with eos, unless cut to max_length."""
         return [*self.encode(caption), EOS][: self.max_length + 1]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids -> text, up to the first eos; pad and bos are left out."""
-        return self.join(self.said(ids))
+        """Ids -> text, up to the first eos, without pad and bos."""
+        return self.join(self.decode_units(ids))
 
-    def said(self, ids: Iterable[int]) -> list[str]:
-        """The same as units."""
+    def decode_units(self, ids: Iterable[int]) -> list[str]:
+        """Ids -> units, up to the first eos, without pad and bos."""
         units = []
         for i in ids:
             if i == EOS:
@@ -87,23 +90,23 @@ class Tokenizer(ABC):
         return units
 
     def token_string(self, ids: Iterable[int]) -> str:
-        """What the metrics make of the text of these ids: words joined by spaces."""
+        """Return the token string of the metrics for these ids: words joined by spaces."""
         return " ".join(tokenize.tokenize(self.decode(ids)))
 
     def grown(self, other: "Tokenizer") -> "Tokenizer":
-        """These units with their ids, then those that only `other` has; its max_length.
+        """Return a tokenizer with these units and ids, then the units that only `other` has.
 
-        Raises InputError where the two cut text differently.
+        max_length is that of `other`. Raises InputError if the two split text differently.
         """
         if self.kind != other.kind:
             raise InputError(
                 f"tokenizer.kind={other.kind}: the model to start from has {self.kind}"
             )
-        fresh = [unit for unit in other.units if unit not in self.ids]
-        return type(self)([*self.units[len(SPECIAL) :], *fresh], other.max_length)
+        new = [unit for unit in other.units if unit not in self.ids]
+        return type(self)([*self.units[len(SPECIAL) :], *new], other.max_length)
 
     def digest(self) -> str:
-        """Equal for equal tokenizers only."""
+        """Return a digest that only equal tokenizers share."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
@@ -121,7 +124,7 @@ class Tokenizer(ABC):
 
 
 class Word(Tokenizer):
-    """Lower-case words, split by the metrics' own tokenizer, so that rewards and words agree."""
+    """Lower-case words, split by the tokenizer of the metrics, so that rewards and words agree."""
 
     kind, version = "word", tokenize.VERSION
 
@@ -130,7 +133,7 @@ class Word(Tokenizer):
         return tokenize.tokenize(text)
 
     def token_string(self, ids: Iterable[int]) -> str:
-        return " ".join(self.said(ids))  # they are the metrics' words
+        return " ".join(self.decode_units(ids))  # they are the words of the metrics
 
     @staticmethod
     def join(units: Sequence[str]) -> str:
@@ -154,8 +157,25 @@ class Char(Tokenizer):
 KINDS: dict[str, type[Tokenizer]] = {"word": Word, "char": Char}
 
 
+def frame(ids_N: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Return rows of ids as token_NT, with bos before each and pad after it, and their length_N.
+
+    If the ids are targets, which end in eos, a decoder reads length_N tokens of a row and predicts
+    the next one of each. An empty row is all pad.
+    """
+    length_N = torch.tensor([len(ids) for ids in ids_N])
+    token_NT = torch.full((len(ids_N), int(length_N.max()) + 1), PAD)
+    for row, ids in enumerate(ids_N):
+        if ids:
+            token_NT[row, : len(ids) + 1] = torch.tensor([BOS, *ids])
+    return token_NT, length_N
+
+
 def train_tokenizer(captions: Iterable[str], kind: str = "word", **options: int) -> Tokenizer:
-    """A tokenizer of this kind. Raises InputError for a kind or an option that there is not."""
+    """Return a tokenizer of this kind (see `Tokenizer.train`, also for the options).
+
+    Raises InputError for an unknown kind or option.
+    """
     if kind not in KINDS:
         raise InputError(f"tokenizer.kind={kind}: give one of {', '.join(KINDS)}")
     for name, value in options.items():
@@ -167,28 +187,23 @@ def train_tokenizer(captions: Iterable[str], kind: str = "word", **options: int)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Reads what `to_json` wrote. Raises InputError naming the file and what is wrong in it."""
+    """Return the tokenizer that `to_json` wrote. Raises InputError that names file and fault."""
+    saved = read_json(path)
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
         kind = KINDS[saved["kind"]]
         units, max_length = saved["units"], saved["max_length"]
         if not all(isinstance(unit, str) for unit in units) or not isinstance(max_length, int):
             raise TypeError("units must be strings and max_length an integer")
-        if saved["version"] != kind.version:
-            raise InputError(
-                f"{path}: made by version {saved['version']} of the {kind.kind} tokenizer, this is "
-                f"version {kind.version}: the words would not mean the same; train again"
-            )
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: not a readable tokenizer file ({error}): copy it again"
-        ) from error
+        version = saved["version"]
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{path}: not a tokenizer of captioner ({error!r}): take it from the run of the model"
         ) from error
+    if version != kind.version:
+        raise InputError(
+            f"{path}: made by version {version} of the {kind.kind} tokenizer, this is "
+            f"version {kind.version}: the words would not mean the same; train again"
+        )
     try:
         return kind(units, max_length)
     except InputError as error:

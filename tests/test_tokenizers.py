@@ -5,7 +5,7 @@ import pytest
 from captioner import tokenizers
 from captioner.errors import InputError
 from captioner.metrics.tokenize import tokenize
-from captioner.tokenizers import Char, Word
+from captioner.tokenizers import Char, Word, frame
 from captioner.types import BOS, EOS, PAD, UNK
 
 CAPTIONS = ["A dog runs.", "A dog doesn't run!", "The man's dog runs -- fast"]
@@ -58,7 +58,7 @@ def broken(**changes):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("{", "not a readable tokenizer file"),
+        ("{", "not readable as JSON"),
         ("[]", "not a tokenizer of captioner"),
         (broken(units=None), "'units'"),
         (broken(kind="bpe"), "'bpe'"),
@@ -96,6 +96,12 @@ def test_token_strings_are_what_the_metrics_make_of_the_text(kind):
         ids = [*made.encode(text), EOS, 5]
         assert made.token_string(ids) == " ".join(tokenize(made.decode(ids)))
         assert made.token_string(ids) == " ".join(tokenize(text))
+
+
+def test_a_frame_is_bos_the_ids_and_padding():
+    token_NT, length_N = frame([[5, 6, EOS], [], [EOS]])
+    assert length_N.tolist() == [3, 0, 1]
+    assert token_NT.tolist() == [[BOS, 5, 6, EOS], [PAD] * 4, [BOS, EOS, PAD, PAD]]
 
 
 def test_a_vocabulary_grows_and_known_words_keep_their_ids():

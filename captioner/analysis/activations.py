@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from captioner.analysis import properties
 from captioner.analysis.properties import Values
@@ -22,7 +21,7 @@ from captioner.models import loading
 from captioner.models.caption_model import CaptionModel
 from captioner.models.language_model import LanguageModel
 from captioner.search import Beam
-from captioner.types import BOS, PAD
+from captioner.tokenizers import frame
 
 LENGTH = 2000  # characters of a piece of a document
 WARM_UP = 1000  # characters before it that are read as well, to warm up the state
@@ -141,7 +140,7 @@ def read_captions(
             _, kept = model.trace(features, generated, names)
         states = torch.cat([kept[name][:, 0] for name in names], dim=-1).cpu().numpy()
         for number, tokens, state_TU in zip(batch, generated.token_BKT[:, 0].tolist(), states):
-            record, words = captioned[number], model.tokenizer.said(tokens)
+            record, words = captioned[number], model.tokenizer.decode_units(tokens)
             values = properties.of_caption(words, token_strings(record.captions), objects)
             rows = state_TU[1 : len(words) + 1]  # the word at t is read at t + 1
             values = {name: value[: len(rows)] for name, value in values.items()}
@@ -160,12 +159,11 @@ def _entry_names(model: CaptionModel | LanguageModel) -> tuple[str, ...]:
 def _states(model: LanguageModel, contents: Sequence[str]) -> list[np.ndarray]:
     """All entries of the state after each unit of each text: (T, U) each."""
     names = _entry_names(model)
-    ids = [torch.tensor([BOS, *model.tokenizer.encode(content)]) for content in contents]
-    token_NT = pad_sequence(ids, batch_first=True, padding_value=PAD)
-    length_N = torch.tensor([len(row) for row in ids])
+    token_NT, length_N = frame([model.tokenizer.encode(content) for content in contents])
+    length_N += 1  # bos is read too
     device = next(model.parameters()).device
     with torch.inference_mode():
-        memory, state = model.decoder.start(None, len(ids))
+        memory, state = model.decoder.start(None, len(token_NT))
         _, _, kept = model.decoder(
             token_NT.to(device), length_N.to(device), memory, state, keep=names
         )

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from captioner import images
 from captioner.data.cache import FeatureCache
-from captioner.types import BOS, PAD, Batch, Features, PerMember
+from captioner.tokenizers import frame
+from captioner.types import Batch, Features, PerMember
 
 
 class Source(Protocol):
@@ -178,10 +179,7 @@ def make_batch(
     captions: int,
 ) -> Batch:
     """Pictures `index` with these captions' targets (at most `captions` each) as a Batch."""
-    ids_N = [row for ids in ids_BC for row in [*ids, *[()] * (captions - len(ids))]]
-    length_N = torch.tensor([len(ids) for ids in ids_N])
-    token_NT = torch.full((len(ids_N), int(length_N.max()) + 1), PAD)
-    for row, ids in enumerate(ids_N):
-        if ids:
-            token_NT[row, : len(ids) + 1] = torch.tensor([BOS, *ids])
+    token_NT, length_N = frame(
+        [row for ids in ids_BC for row in [*ids, *[()] * (captions - len(ids))]]
+    )
     return Batch(source(index, draw), token_NT, length_N, torch.tensor(index))

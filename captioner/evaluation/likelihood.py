@@ -17,7 +17,8 @@ from captioner.metrics.statistics import Statistics, shares
 from captioner.metrics.tokenize import tokenize
 from captioner.models.caption_model import CaptionModel
 from captioner.progress import with_progress
-from captioner.types import BOS, EOS, PAD, UNK, Features, PerMember
+from captioner.tokenizers import frame
+from captioner.types import EOS, UNK, Features, PerMember
 
 RANKS = (1, 5, 10)
 ROWS = 256  # of a product of images and captions
@@ -75,7 +76,7 @@ def retrieval(
     rank before the right one. The time is that of B * B captions.
     """
     tokenizer, images = model.tokenizer, len(records)
-    ids = [[BOS, *tokenizer.encode(record.captions[0]), EOS] for record in records]
+    ids = [[*tokenizer.encode(record.captions[0]), EOS] for record in records]
     by_length = np.argsort([len(row) for row in ids], kind="stable")
     chunks = np.array_split(by_length, -(-images // 16))
     blocks = np.array_split(np.arange(images), -(-images // (ROWS // 16)))
@@ -86,10 +87,7 @@ def retrieval(
     for block in with_progress(mine, "retrieval", len(mine), "blocks", rank == 0):
         features = model.encode(source(block.tolist(), None))
         for chunk in chunks:
-            length_N = torch.tensor([len(ids[n]) - 1 for n in chunk])
-            token_NT = torch.full((len(chunk), int(length_N.max()) + 1), PAD)
-            for row, n in enumerate(chunk):
-                token_NT[row, : len(ids[n])] = torch.tensor(ids[n])
+            token_NT, length_N = frame([ids[n] for n in chunk])
             repeated = token_NT.repeat(len(block), 1), length_N.repeat(len(block))
             log_prob_N = _log_prob(model, features, *repeated)
             log_prob_NB[np.ix_(chunk, block)] = log_prob_N.view(len(block), -1).T.numpy()
