@@ -168,7 +168,7 @@ def by_reading_again(model: language_model.LanguageModel, length: int) -> str:
 def sampling(model: language_model.LanguageModel, rounds: int, length: int) -> None:
     cells = torchs_cells(model)
     ways = {
-        "captioner.search": lambda: model.go_on("", Greedy(length))[0],
+        "captioner.search": lambda: model.continue_prompt("", Greedy(length))[0],
         "torch.nn.LSTMCell": lambda: by_cells(model, cells, length),
         "reading again": lambda: by_reading_again(model, length),
     }

@@ -43,7 +43,7 @@ def run(options: Namespace) -> None:
     if not isinstance(model, LanguageModel):
         raise InputError(f"{printable(options.model)}: a captioner: `caption` captions pictures")
     model.to(loading.choose_device(options.device))
-    texts = model.go_on(options.prompt, _strategy(options))
+    texts = model.continue_prompt(options.prompt, _strategy(options))
     for number, text in enumerate(texts):
         if len(texts) > 1:
             print(f"== {number + 1}")

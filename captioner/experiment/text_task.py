@@ -39,7 +39,7 @@ def prepare(
     documents = text.documents(config.data.path, config.data.pattern)
     train, val = text.split(documents, config.data.val_share)
     model = _build_model(config, train)
-    model.read(config.data.prompt)
+    model.encode_prompt(config.data.prompt)
     data = TextData(
         *_encode(config, train, val, model.tokenizer),
         batch_size=config.data.batch_size,

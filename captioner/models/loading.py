@@ -64,11 +64,11 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         return device
     if device not in DEVICES:
         raise InputError(f"device={device}: give one of {', '.join(DEVICES)}")
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    here["cpu"] = True
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available["cpu"] = True
     if device == "auto":
-        device = next(name for name in here if here[name])
-    if not here[device]:
+        device = next(name for name in available if available[name])
+    if not available[device]:
         raise InputError(f"device={device}: torch finds no such device: give auto or cpu")
     return torch.device(device)
 

@@ -18,9 +18,9 @@ class CrossEntropy(Objective):
     """-log p(word) summed over the real positions, END included.
 
     smoothing: with s > 0 the target is (1 - s) for the word and s spread evenly over the V - 2
-    words that can be said (label smoothing, Szegedy 2016). unlikelihood: the weight of
-    -log(1 - p(w)) for each word w that the caption has said and does not say now (Welleck 2020,
-    equation 4). A decoder's own penalty is added. The log `nll` is always without any of these.
+    words that can be generated (label smoothing, Szegedy 2016). unlikelihood: the weight of
+    -log(1 - p(w)) for each word w that came earlier in the caption and is not the target (Welleck
+    2020, equation 4). The decoder's penalty is added. The log `nll` is always without any of these.
     """
 
     def __init__(self, smoothing: float = 0.0, unlikelihood: float = 0.0):
@@ -106,8 +106,8 @@ class ScheduledSampling(Objective):
             targets.append(batch.token_NT[live_N, t + 1])
             true_N = torch.rand(len(read_N), device=read_N.device) < share
             with torch.no_grad():
-                own_N = at_least_float32(logits_NV).softmax(1).multinomial(1)[:, 0]
-            read_N = torch.where(true_N, batch.token_NT[:, t + 1], own_N)
+                sampled_N = at_least_float32(logits_NV).softmax(1).multinomial(1)[:, 0]
+            read_N = torch.where(true_N, batch.token_NT[:, t + 1], sampled_N)
         logits_PV = at_least_float32(torch.cat(logits))
         smoothing = self.cross_entropy.smoothing
         loss, nll = _NegativeLogLikelihood.apply(logits_PV, torch.cat(targets), smoothing)
@@ -118,16 +118,16 @@ class ScheduledSampling(Objective):
 
 
 def _unlikelihood(logits_PV: Tensor, token_NT: Tensor, real_NT: Tensor) -> Tensor:
-    """The sum of -log(1 - p(w)) at each real position over the words w that were said before."""
+    """The sum of -log(1 - p(w)) at each real position over the words w that came before it."""
     read_NT, target_NT = token_NT[:, :-1], token_NT[:, 1:]
     T = read_NT.shape[1]
     before_TT = torch.ones(T, T, dtype=torch.bool, device=token_NT.device).tril()
     again_NTT = (read_NT[:, :, None] == read_NT[:, None]) & before_TT.tril(-1)
     first_NT = ~again_NTT.any(2) & (read_NT > BOS)  # each word once
     n_P, t_P = real_NT.nonzero(as_tuple=True)
-    said_PT = read_NT[n_P]
-    wrong_PT = first_NT[n_P] & before_TT[t_P] & (said_PT != target_NT[real_NT][:, None])
-    p_PT = logits_PV.softmax(1).gather(1, said_PT)
+    earlier_PT = read_NT[n_P]
+    wrong_PT = first_NT[n_P] & before_TT[t_P] & (earlier_PT != target_NT[real_NT][:, None])
+    p_PT = logits_PV.softmax(1).gather(1, earlier_PT)
     return -(torch.log1p(-p_PT.clamp(max=1 - 1e-6)) * wrong_PT).sum()
 
 

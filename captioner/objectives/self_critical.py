@@ -97,15 +97,15 @@ class SelfCritical(Objective):
             "reward": reward_BK.mean(1).sum(),
             "baseline": baseline_BK.mean(1).sum(),
             "entropy": entropy * images,
-            "length": said.length_BK.double().mean(1).sum(),
-            "unfinished": (~said.ended_BK).double().mean(1).sum(),
+            "length": said.length_BK.cpu().double().mean(1).sum(),
+            "unfinished": (~said.ended_BK).cpu().double().mean(1).sum(),
         }
         if self.cross_entropy:
             more, words, _ = CrossEntropy()(model, batch._replace(images=features), step)
             captions = (batch.length_N > 0).sum() / images
             loss = loss + self.cross_entropy * more / captions
             logs["nll"] = words["nll"] / words["count"] * images
-        return loss, {name: value.to(loss.device) for name, value in logs.items()}, None
+        return loss, {name: value.to(loss) for name, value in logs.items()}, None
 
     def _reward(self, model: CaptionModel, said: Captions, batch: Batch) -> Tensor:
         """(B, K)."""

@@ -33,9 +33,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def save(folder: Path, state: dict[str, Any]) -> Path:
-    """Writes `state`, enters it into the manifest, removes all but the newest KEEP.
+    """Write `state`, enter it into the manifest, remove all but the newest KEEP.
 
-    Raises InputError where the disk is full; the older checkpoints stay.
+    Raises InputError if the disk is full; the older checkpoints stay.
     """
     files.make_folder(folder)
     entries = _manifest(folder)
@@ -56,9 +56,9 @@ def save(folder: Path, state: dict[str, Any]) -> Path:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint whose checksum is right; None where nothing was saved yet.
+    """The newest checkpoint whose checksum is right; None if nothing was saved yet.
 
-    Says so where it passes a broken one over. Raises InputError where all are broken.
+    Prints a line for each broken one. Raises InputError if all are broken.
     """
     entries = _manifest(folder)
     for entry in reversed(entries):
@@ -97,7 +97,7 @@ def _digest(data: bytes | memoryview) -> str:
 
 
 class Files(TorchCheckpointIO):
-    """How Lightning reads and writes checkpoints: a run's, into a folder, by `save`."""
+    """Has Lightning read and write checkpoints of a run by `load` and `save`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:
         """The hpc_ckpt_N.ckpt of Lightning's SLURM plugin is not written: it would be taken before
@@ -173,7 +173,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         os.write(2, f"\n{name}: saving at the end of this step\n".encode())
 
     def _agreed(self, pl_module: pl.LightningModule) -> tuple[int, bool]:
-        """The signal that any process received, and whether the first one's clock says save."""
+        """The signal that any process received, and whether to save, by the clock of rank 0."""
         due = time.monotonic() - self.saved > self.seconds
         row = torch.tensor([self.signal, int(due)], device=pl_module.device)
         rows = distributed.gather_rows(row).tolist()
@@ -182,7 +182,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         done = batch_idx + 1
         if done == trainer.num_training_batches or done % trainer.val_check_batch == 0:
-            return  # what follows, the validation or the epoch's end, saves
+            return  # the validation or the end of the epoch saves
         if lightning.is_between_micro_batches(trainer):
             return
         signum, due = self._agreed(pl_module)
@@ -191,7 +191,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self.agreed = signum
 
     def on_train_batch_start(self, *args: Any) -> None:
-        if self.agreed:  # now that the step before is in metrics.csv
+        if self.agreed:  # only now is the last step in metrics.csv
             self._stop(self.agreed)
 
     def before_validation(self, trainer: pl.Trainer) -> None:

@@ -17,15 +17,15 @@ from captioner.types import EOS
 
 
 class EpochData(pl.LightningDataModule):
-    """Loaders of a training split, whose batches are those of `epoch`, and of a validation split.
+    """Loaders of a training split, whose batches `epoch` gives, and of a validation split.
 
-    holds: what there is of it, by its name ("pictures"); it has to be the same in a run that goes
-    on.
+    sizes: the size of the training split, by its name ("pictures"); it must be the same when the
+    run is resumed.
     """
 
-    def __init__(self, holds: dict[str, int], workers: int):
+    def __init__(self, sizes: dict[str, int], workers: int):
         super().__init__()
-        self.holds, self.workers = holds, workers
+        self.sizes, self.workers = sizes, workers
         self.place = (0, 0)  # epoch and batch at which the run goes on
 
     @abstractmethod
@@ -38,25 +38,25 @@ class EpochData(pl.LightningDataModule):
 
     @property
     def share(self) -> tuple[int, int]:
-        """Which of the processes this is, of how many."""
+        """The rank of this process, and the number of processes."""
         assert self.trainer is not None
         return self.trainer.global_rank, self.trainer.world_size
 
     def state_dict(self) -> dict[str, int]:
-        """Where the run stands: all there is to save, since nothing random is."""
+        """The position of the run; there is no state of random generators to save."""
         assert self.trainer is not None
         return {
             "epoch": self.trainer.current_epoch,
             "batch": lightning.next_batch(self.trainer),
             "processes": self.trainer.world_size,
-            **self.holds,
+            **self.sizes,
         }
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Raises InputError where the run cannot go on as it was."""
+        """Read the position. Raises InputError if data or processes are not those of before."""
         assert self.trainer is not None
-        have = {"processes": self.trainer.world_size, **self.holds}
-        for name, value in have.items():
+        expected = {"processes": self.trainer.world_size, **self.sizes}
+        for name, value in expected.items():
             if state_dict[name] != value:
                 raise InputError(
                     f"the run had {state_dict[name]} {name}, now there are {value}: it can go on "

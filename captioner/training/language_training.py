@@ -84,7 +84,7 @@ class LanguageTraining(Loop):
             return
         training = self.eval_model.training
         self.eval_model.eval()
-        text = self.eval_model.go_on(self.prompt, self.strategy)[0]
+        text = self.eval_model.continue_prompt(self.prompt, self.strategy)[0]
         self.eval_model.train(training)
         stage = (
             "train more" if self.global_step > FIRST_SAMPLE else "at first"

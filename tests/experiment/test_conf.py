@@ -71,7 +71,7 @@ def test_every_choice_for_text_composes_and_is_made(group, choice):
     model = language_model.build_language_model(options, tokenizer).eval()
     make_optimizer(config.optimizer)(model.decoder.parameters())
     strategy = make_strategy(config.search)
-    assert len(model.go_on("", strategy)) == getattr(strategy, "n", 1)
+    assert len(model.continue_prompt("", strategy)) == getattr(strategy, "n", 1)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class Spy(search.Strategy):
     def __init__(self, used):
         self.used = used
 
-    def find(self, step, memory, state, *args):
+    def search(self, step, memory, state, *args):
         self.used.append(len(next(iter(state.values()))))
 
 

@@ -126,13 +126,13 @@ def test_bits_are_those_of_each_character_by_itself(tmp_path):
 @pytest.mark.parametrize("more", [{}, {"residual": True}, {"one_hot": True}])
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_copy_that_writes_steps_as_the_decoder(monkeypatch, cell, more, alphabet):
-    monkeypatch.setattr(language_model, "ALPHABET", alphabet)
+    monkeypatch.setattr(language_model, "LOOKUP_VOCABULARY", alphabet)
     size = (
         len(tiny_language_model().tokenizer) if "one_hot" in more else 7
     )  # MUT1 and 2 take x as it is
     decoder = tiny_language_model(cell, size=size, **more).decoder.eval()
     before = {name: entry.clone() for name, entry in decoder.state_dict().items()}
-    other = language_model._for_one_row(decoder)
+    other = language_model._sampling_copy(decoder)
     memory, state = decoder.start(None, 3)
     other_state = state
     for token_N in torch.tensor([[1, 1, 1], [4, 5, 6], [7, 7, 3]]):
@@ -157,12 +157,14 @@ def test_it_goes_on_where_the_prompt_ends():
             if said[-1] == EOS:
                 break
             logits_NV, state = model.decoder.step(torch.tensor(said[-1:]), memory, state)
-    assert model.go_on("the cat", Greedy(12)) == ["the cat" + model.tokenizer.decode(said)]
-    many = model.go_on("the cat", Sample(n=4, max_length=12))
+    assert model.continue_prompt("the cat", Greedy(12)) == [
+        "the cat" + model.tokenizer.decode(said)
+    ]
+    many = model.continue_prompt("the cat", Sample(n=4, max_length=12))
     assert len(many) == 4 and len(set(many)) > 1
-    assert len(model.go_on("", Beam(3, n=3, max_length=5))) == 3
+    assert len(model.continue_prompt("", Beam(3, n=3, max_length=5))) == 3
     with pytest.raises(InputError, match="does not know 'Z'"):
-        model.go_on("Zoo", Greedy(3))
+        model.continue_prompt("Zoo", Greedy(3))
 
 
 def test_a_saved_model_is_the_same_and_no_captioner(tmp_path):
@@ -170,7 +172,9 @@ def test_a_saved_model_is_the_same_and_no_captioner(tmp_path):
     model.save(tmp_path / "model")
     again = loading.read_model(tmp_path / "model")
     again.decoder.double()
-    assert again.go_on("the", Greedy(20)) == model.eval().go_on("the", Greedy(20))
+    assert again.continue_prompt("the", Greedy(20)) == model.eval().continue_prompt(
+        "the", Greedy(20)
+    )
     with pytest.raises(InputError, match="a language model, it sees no pictures"):
         loading.load(tmp_path / "model")
 
