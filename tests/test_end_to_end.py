@@ -264,7 +264,6 @@ def test_runs_are_compared_in_a_table(trained, tmp_path, capsys):
         with open(trained[0] / "metrics.csv", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["val/CIDEr"]]
         best = max(rows, key=lambda row: float(row["val/CIDEr"]))
-        print(found)
         assert float(found["perplexity"]) == pytest.approx(
             math.exp(float(best["val/nll"])), abs=0.01
         )

@@ -60,7 +60,6 @@ def test_lower_precisions_learn_as_float32_does(options, tmp_path):
         assert len(seen[precision]) == 200
     for part in (slice(None), slice(-50, None)):
         means = {name: float(values[part].mean()) for name, values in seen.items()}
-        print(means)
         for name in ("16-mixed", "bf16-mixed"):
             assert abs(means[name] / means["32-true"] - 1) < 0.02
     assert seen["32-true"][-50:].mean() < 0.8 * seen["32-true"][:5].mean()  # it learns

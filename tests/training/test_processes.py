@@ -168,7 +168,6 @@ def test_predictions_and_scores_are_the_same_for_any_number_of_processes(
     )
     flips = sum(a["caption"] != b["caption"] for a, b in zip(alone[0], others[0][0]))
     record_property("captions that differ in float32", f"{flips} of 23")
-    print(f"float32, 1 and 2 processes: {flips} of 23 captions differ")
     assert flips <= 2
 
 
