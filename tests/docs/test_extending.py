@@ -18,6 +18,7 @@ def test_the_examples_work(tmp_path):
     shutil.copytree(
         ROOT / "captioner", tmp_path / "captioner", ignore=shutil.ignore_patterns("pretrained")
     )
+    shutil.copytree(ROOT / "data_prep", tmp_path / "data_prep")
     checks = []
     for language, title, code in BLOCKS:
         path = tmp_path / title.removeprefix("append to ")
@@ -31,7 +32,7 @@ def test_the_examples_work(tmp_path):
         else:
             assert not path.exists()
             path.write_text(code, encoding="utf-8")
-    assert len(checks) == 6
+    assert len(checks) == 7
     script = tmp_path / "check.py"
     script.write_text("\n".join(checks), encoding="utf-8")
     done = subprocess.run(
