@@ -214,7 +214,7 @@ class CaptionModel(Model):
     def save(
         self, folder: str | Path, dtype: torch.dtype = torch.float32, encoder: bool = True
     ) -> None:
-        """Write the model directory, search options included (see captioner/models/directory.py).
+        """Write the model directory, with the search options if they are not `Beam()`'s.
 
         encoder: whether to write the CNN's weights; if not, the config must say where they come
         from, and a digest of them is kept. Raises InputError for an ensemble, and for a strategy
@@ -224,11 +224,10 @@ class CaptionModel(Model):
             raise InputError("an ensemble is not saved as one: save its members")
         if not isinstance(self.strategy, search.STRATEGIES):
             raise InputError(f"{self.strategy}: only the strategies of captioner.search are saved")
-        target = f"captioner.search.{type(self.strategy).__name__}"
-        config = self.config | {
-            "preprocess": asdict(self.encoder.preprocess),
-            "search": {"_target_": target, **asdict(self.strategy)},
-        }
+        config = self.config | {"preprocess": asdict(self.encoder.preprocess)}
+        if self.strategy != search.Beam():
+            target = f"captioner.search.{type(self.strategy).__name__}"
+            config["search"] = {"_target_": target, **asdict(self.strategy)}
         if encoder:
             write_model(self, Path(folder), config, dtype)
         else:

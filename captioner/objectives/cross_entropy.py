@@ -135,7 +135,7 @@ class _NegativeLogLikelihood(torch.autograd.Function):
     """(loss with smoothing, nll), summed over P; in fewer passes over (P, V) than autograd's.
 
     loss = (1 - s) nll - s sum_P mean_words log p, so its gradient is
-    p - (1 - s) [word] - s / (V - 2) at every word that can be said.
+    p - (1 - s) [word] - s / (V - 2) at every word that can be generated.
     """
 
     @staticmethod

@@ -22,15 +22,15 @@ class SelfCritical(Objective):
     """REINFORCE on the reward of sampled captions (Rennie 2017): the sum over images of the mean
     over their samples of -(reward - baseline) log p(caption).
 
-    samples: of each image, drawn at temperature 1 from what the decoder says, with no rule; their
-    log-probabilities are of one `forward` under the same distribution. dropout: whether it acts in
-    both (otherwise in neither). baseline: "greedy", the reward of the greedy caption (Rennie 2017);
+    samples: per image, drawn from the decoder's distribution at temperature 1, with no rule; their
+    log-probabilities come from one `forward` under the same distribution. dropout: whether it acts
+    in both (otherwise in neither). baseline: "greedy", the reward of the greedy caption;
     "leave_one_out", the mean of the image's other samples (Luo 2020; it takes 2 samples); "none".
-    reward: weights of `cider` (CIDEr-D by the document frequencies of the training captions),
+    reward: weights of `cider` (CIDEr-D with the document frequencies of the training captions),
     `bleu` (BLEU-4), `rouge`; or a function (token strings, index of each one's image) -> (N,).
-    end: whether END is a word of captions and references in these, so that a caption cut off, or
-    ended too early, is worth less. cross_entropy: the weight of the cross-entropy of an image's own
-    captions, the mean of their sums over words.
+    end: whether END counts as a word of captions and references in these, so that a caption cut
+    off or ended too early is worth less. cross_entropy: the weight of the cross-entropy of the
+    image's reference captions: the mean of their sums over words.
     """
 
     rewarded = True
@@ -61,12 +61,12 @@ class SelfCritical(Objective):
         self.rewards: Rewards | None = None
 
     def prepare(self, train: Sequence[Record]) -> None:
-        """Counts the references and their document frequencies."""
+        """Count the references and their document frequencies."""
         references = [token_strings(record.captions) for record in train]
         self.rewards = Rewards(references, self.reward, self.end)
 
     def save(self, run_dir: Path) -> None:
-        """frequencies.npz: the document frequencies, as `eval.py corpus=` reads them."""
+        """Write frequencies.npz: the document frequencies, which `eval.py corpus=` reads."""
         assert self.rewards is not None, "prepare() was not called"
         self.rewards.cider.frequencies.save(run_dir / "frequencies.npz")
 
@@ -79,13 +79,13 @@ class SelfCritical(Objective):
         try:
             seed = int(torch.randint(2**31, ()))  # a function of the step's own seed
             sample = Sample(n=self.samples, seed=seed, max_length=self.max_length)
-            said = _say(decoder, features, images, sample)
-            reward_BK = self._reward(model, said, batch)
+            samples = _generate(decoder, features, images, sample)
+            reward_BK = self._reward(model, samples, batch)
             baseline_B1 = torch.zeros_like(reward_BK[:, :1])
             if self.baseline == "greedy":
-                likeliest = _say(decoder, features, images, Greedy(self.max_length))
+                likeliest = _generate(decoder, features, images, Greedy(self.max_length))
                 baseline_B1 = self._reward(model, likeliest, batch)
-            log_prob_BK, entropy = _log_prob(decoder, features, said)
+            log_prob_BK, entropy = _log_prob(decoder, features, samples)
         finally:
             decoder.train(learning)
         baseline_BK = baseline_B1.expand_as(reward_BK)
@@ -97,8 +97,8 @@ class SelfCritical(Objective):
             "reward": reward_BK.mean(1).sum(),
             "baseline": baseline_BK.mean(1).sum(),
             "entropy": entropy * images,
-            "length": said.length_BK.cpu().double().mean(1).sum(),
-            "unfinished": (~said.ended_BK).cpu().double().mean(1).sum(),
+            "length": samples.length_BK.cpu().double().mean(1).sum(),
+            "unfinished": (~samples.ended_BK).cpu().double().mean(1).sum(),
         }
         if self.cross_entropy:
             more, words, _ = CrossEntropy()(model, batch._replace(images=features), step)
@@ -107,25 +107,25 @@ class SelfCritical(Objective):
             logs["nll"] = words["nll"] / words["count"] * images
         return loss, {name: value.to(loss) for name, value in logs.items()}, None
 
-    def _reward(self, model: CaptionModel, said: Captions, batch: Batch) -> Tensor:
-        """(B, K)."""
+    def _reward(self, model: CaptionModel, captions: Captions, batch: Batch) -> Tensor:
+        """The reward of each caption, (B, K)."""
         assert self.rewards is not None, "prepare() was not called"
-        ids = said.token_BKT.flatten(0, 1).tolist()
+        ids = captions.token_BKT.flatten(0, 1).tolist()
         strings = [model.tokenizer.token_string(row) for row in ids]
-        image_N = batch.index_B.repeat_interleave(said.token_BKT.shape[1]).cpu().numpy()
-        reward_N = self.rewards(strings, said.ended_BK.flatten().tolist(), image_N)
-        return torch.from_numpy(reward_N).to(said.log_prob_BK).view(said.log_prob_BK.shape)
+        image_N = batch.index_B.repeat_interleave(captions.token_BKT.shape[1]).cpu().numpy()
+        reward_N = self.rewards(strings, captions.ended_BK.flatten().tolist(), image_N)
+        return torch.from_numpy(reward_N).to(captions.log_prob_BK).view(captions.log_prob_BK.shape)
 
 
-def _say(decoder: Decoder, features: Features, images: int, strategy: Strategy) -> Captions:
+def _generate(decoder: Decoder, features: Features, images: int, strategy: Strategy) -> Captions:
     with torch.no_grad():
         memory, state = decoder.start(features, images * strategy.rows)
         return strategy(decoder.step, memory, state)
 
 
-def _log_prob(decoder: Decoder, features: Features, said: Captions) -> tuple[Tensor, Tensor]:
+def _log_prob(decoder: Decoder, features: Features, captions: Captions) -> tuple[Tensor, Tensor]:
     """log_prob_BK of captions, inside the graph, and the mean entropy of a word."""
-    log_prob_NT, logits_PV, _ = token_log_probs(decoder, features, *said.framed())
+    log_prob_NT, logits_PV, _ = token_log_probs(decoder, features, *captions.framed())
     with torch.no_grad():
         entropy = torch.special.entr(at_least_float32(logits_PV).softmax(1)).sum(1).mean()
-    return log_prob_NT.sum(1).view_as(said.score_BK), entropy
+    return log_prob_NT.sum(1).view_as(captions.score_BK), entropy

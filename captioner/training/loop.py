@@ -94,10 +94,7 @@ class Loop(pl.LightningModule):
             return 0.5 * (1 + math.cos(math.pi * min(1.0, fallen)))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Everything random in a step is a function of (seed, rank, epoch, batch number)."""
@@ -177,10 +174,7 @@ def _groups(module: nn.Module, **options: Any) -> list[dict[str, Any]]:
     """Parameter groups: matrices, and vectors (biases, norms), which have no weight decay."""
     matrices = [p for p in _trainable(module) if p.ndim > 1]
     others = [p for p in _trainable(module) if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
     return [group | options for group in groups if group["params"]]
 
 

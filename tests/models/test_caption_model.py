@@ -70,9 +70,9 @@ class Spy(search.Strategy):
         self.used.append(len(next(iter(state.values()))))
 
 
-def test_a_directory_of_before_has_no_search_options(copied):
-    edit_config(copied, lambda config: config.pop("search"))
-    assert loading.load(copied).strategy == search.Beam()
+def test_a_directory_without_search_options_has_the_default_ones(model_dir):
+    assert "search" not in json.loads((model_dir / "config.json").read_text())
+    assert loading.load(model_dir).strategy == search.Beam()
 
 
 def test_the_device_is_the_best_one_here(model_dir, monkeypatch):
@@ -148,6 +148,7 @@ def foreign_tokenizer(folder):
 
 
 TARGET = "captioner.decoders.recurrent.Recurrent"
+BEAM = {"_target_": "captioner.search.Beam"}
 
 
 @pytest.mark.parametrize(
@@ -183,11 +184,11 @@ TARGET = "captioner.decoders.recurrent.Recurrent"
         (lambda d: (d / "config.json").write_text("[]"), "config.json: not an object with"),
         (lambda d: edit_config(d, lambda c: c.update(search="beam")), "search is 'beam'; it must"),
         (
-            lambda d: edit_config(d, lambda c: c["search"].update(width=0)),
+            lambda d: edit_config(d, lambda c: c.update(search=BEAM | {"width": 0})),
             "config.json: search: search.width=0: give a whole number",
         ),
         (
-            lambda d: edit_config(d, lambda c: c["search"].update(_target_="os.system")),
+            lambda d: edit_config(d, lambda c: c.update(search={"_target_": "os.system"})),
             "config.json: search: _target_=os.system: not a class of captioner.search",
         ),
         (lambda d: edit_tensors(d, lambda t: t.pop("decoder.W_hy.bias")), "W_hy.bias is missing"),

@@ -17,14 +17,7 @@ from captioner.data import records
 from captioner.training import checkpoints
 from tests.helpers import mishaps
 from tests.helpers.forks import ROOT, python
-from tests.helpers.runs import (
-    DDP,
-    TORCHRUN,
-    assert_equal_runs,
-    in_process,
-    in_processes,
-    scores_in,
-)
+from tests.helpers.runs import DDP, TORCHRUN, assert_equal_runs, in_process, in_processes, scores_in
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
 SMALL = [
