@@ -4,7 +4,7 @@
 
 writes data/scenes/images/*.png and data/scenes/captions_{train,val,test}.json: 3,000 pictures,
 45 MB, half a minute. Run again, it finds the work done; interrupted, it goes on. The same seed
-gives the same bytes. What the pictures and captions are: captioner/scenes/grammar.py.
+gives the same bytes. What pictures and captions show: captioner/scenes.
 """
 
 import argparse

@@ -1,33 +1,8 @@
-"""The embedded data set."""
+"""The embedded data set: pictures of coloured shapes, and captions that a parser can check."""
 
-from captioner.scenes.grammar import ARRANGEMENTS as ARRANGEMENTS
-from captioner.scenes.grammar import ATTRIBUTES as ATTRIBUTES
-from captioner.scenes.grammar import BACKGROUNDS as BACKGROUNDS
-from captioner.scenes.grammar import CLAIMS as CLAIMS
-from captioner.scenes.grammar import COLOURS as COLOURS
-from captioner.scenes.grammar import COUNTS as COUNTS
-from captioner.scenes.grammar import FRAMES as FRAMES
-from captioner.scenes.grammar import HELD_OUT as HELD_OUT
-from captioner.scenes.grammar import INVERSE as INVERSE
-from captioner.scenes.grammar import KINDS as KINDS
-from captioner.scenes.grammar import NUMBERS as NUMBERS
-from captioner.scenes.grammar import PHRASE as PHRASE
-from captioner.scenes.grammar import PLACES as PLACES
-from captioner.scenes.grammar import RELATIONS as RELATIONS
-from captioner.scenes.grammar import SHAPES as SHAPES
-from captioner.scenes.grammar import SIDE as SIDE
-from captioner.scenes.grammar import SIZES as SIZES
-from captioner.scenes.grammar import SPLITS as SPLITS
-from captioner.scenes.grammar import TEXTURES as TEXTURES
-from captioner.scenes.grammar import Meaning as Meaning
-from captioner.scenes.grammar import Phrase as Phrase
-from captioner.scenes.grammar import Scene as Scene
-from captioner.scenes.grammar import Thing as Thing
+from captioner.scenes.accuracy import truth as truth
+from captioner.scenes.dataset import read_scenes as read_scenes
+from captioner.scenes.dataset import write_scenes as write_scenes
+from captioner.scenes.drawing import Scene as Scene
+from captioner.scenes.drawing import scene as scene
 from captioner.scenes.grammar import captions as captions
-from captioner.scenes.grammar import parse as parse
-from captioner.scenes.grammar import read_scenes as read_scenes
-from captioner.scenes.grammar import render as render
-from captioner.scenes.grammar import scene as scene
-from captioner.scenes.grammar import true_of as true_of
-from captioner.scenes.grammar import truth as truth
-from captioner.scenes.grammar import write_scenes as write_scenes
