@@ -37,19 +37,37 @@ def os_reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def read_json(path: Path) -> Any:
-    """The content of a UTF-8 JSON file, with or without a byte order mark.
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
 
-    Raises InputError, naming the file, if it cannot be read or is not JSON.
+    Raises InputError, naming the file and the byte, if it cannot be read.
     """
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        data = path.read_bytes()
+        return data.decode().removeprefix("\ufeff")
     except OSError as error:
         raise InputError(f"{printable(path)}: {os_reason(error)}") from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{printable(path)}: byte {error.start} (line {line}) is "
+            f"{data[error.start : error.start + 1]!r}, not UTF-8; save the file as UTF-8"
+        ) from error
+
+
+def parse_json(text: str, name: str) -> Any:
+    """The content of a JSON text. Raises InputError, beginning with `name`, if it is not JSON."""
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{printable(path)}: not readable as JSON ({error}): mend it, or copy it again"
+            f"{name}: not readable as JSON ({error}): mend it, or copy it again"
         ) from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a UTF-8 JSON file. Raises InputError, naming the file, if that fails."""
+    return parse_json(read_text(path), printable(path))
 
 
 def report(error: InputError, prefix: str = "error") -> int:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from captioner import images
-from captioner.data import records
+from captioner.data import image_folders, records
 from data_prep import manifest, ready, sources
 
 
@@ -126,8 +126,8 @@ def _prepare(name: str, root: Path, given: list[Path], check: bool) -> list[str]
 def _look(root: Path, name: str) -> Place:
     """What lies where records.py looks."""
     bad = {root / file for file in manifest.missing(root, name) or ()}
-    inner = [root / folder for folder in records.IMAGE_FOLDERS]
-    inner += [folder / name for folder in inner for name in records.IMAGE_FOLDERS]
+    inner = [root / folder for folder in image_folders.IMAGE_FOLDERS]
+    inner += [folder / name for folder in inner for name in image_folders.IMAGE_FOLDERS]
     pictures = {}
     for folder in (root, *inner):
         for file in os.scandir(folder) if folder.is_dir() else ():

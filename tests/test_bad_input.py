@@ -526,9 +526,9 @@ PICTURES = [
         holds=captions(*ODD)),
 ]
 ANNOTATIONS = [
-    annotation("cut JSON", lambda: cut(FILE), f"{FILE}: not JSON: ...; mend it, or copy it again"),
+    annotation("cut JSON", lambda: cut(FILE), f"{FILE}: not readable as JSON (...): mend it, or copy it again"),
     annotation("JSON nested without end", lambda: write(FILE, "[" * 100_000),
-        f"{FILE}: not JSON: ...; mend it, or copy it again"),
+        f"{FILE}: not readable as JSON (...): mend it, or copy it again"),
     annotation("an id twice", train_file(lambda c: c["images"][2].update(id=1)),
         f"{FILE}: images[2]: id 1 is that of {FILE}: images[1] too; give it its own"),
     annotation("a caption without its image",

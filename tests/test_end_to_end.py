@@ -222,7 +222,10 @@ def test_captions_are_not_novel_by_their_own_references(trained, scenes_dir, tmp
     (tmp_path / "captions.json").rename(tmp_path / "captions_val.json")
     (tmp_path / "captions_train.json").write_text("{broken")
     run(eval_command, said, "data=folder", f"data.root={tmp_path}", *rest)
-    assert "captions_train.json: not JSON" in scores_in(tmp_path / "run")["unavailable"]["novel"]
+    assert (
+        "captions_train.json: not readable as JSON"
+        in scores_in(tmp_path / "run")["unavailable"]["novel"]
+    )
 
 
 def test_pictures_without_captions_are_captioned_and_not_scored(trained, scenes_dir, tmp_path):

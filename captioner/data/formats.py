@@ -1,0 +1,198 @@
+"""The five formats of caption files, told apart by their content; in order of precedence:
+
+coco       {"images": [...], "annotations": [...]}, one file per split
+karpathy   {"images": [{"sentences": [...], "split": ...}, ...]}, all splits in one file
+tokens     Flickr8k and Flickr30k: lines `IMAGE#0<tab>CAPTION`
+jsonl      a line per caption: {"image": ..., "caption": ..., "split": ... (if known)}
+csv        with the same columns
+"""
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from captioner.errors import InputError, parse_json, read_json, read_text
+
+_TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)", re.DOTALL)
+_END = 2**16  # bytes at either end of a file that tell its format
+
+
+class Entry(NamedTuple):
+    """A picture's name and captions as a file gives them. where: the file and the key or line."""
+
+    id: int | str
+    name: str
+    captions: list[str]
+    split: str | None
+    where: str
+
+
+def format_of(path: Path) -> str | None:
+    """Return the format of a file, or None if it holds no captions.
+
+    Its two ends tell, since COCO's folder has 450 MB files of other annotations; else its name, so
+    that a broken caption file is reported and not skipped.
+    """
+    with path.open("rb") as file:
+        head = file.read(_END).removeprefix(codecs.BOM_UTF8)
+        file.seek(max(0, path.stat().st_size - _END))
+        ends = head + file.read()
+    line = head.split(b"\n")[0]
+    if _TOKEN_LINE.match(line.decode("utf-8", "replace")):
+        return None if "lemma" in path.name else "tokens"  # Flickr8k.lemma.token.txt: no sentences
+    if {b"image", b"caption"} <= set(line.rstrip(b"\r").replace(b'"', b"").split(b",")):
+        return "csv"
+    if line.startswith(b"{") and b'"image"' in line and b'"caption"' in line:
+        return "jsonl"
+    if head.lstrip().startswith(b"{"):
+        if b'"sentences"' in head:
+            return "karpathy"
+        if b'"annotations"' in ends and b'"caption"' in ends:
+            return "coco"
+    if path.suffix in (".jsonl", ".csv"):
+        return path.suffix[1:]
+    if path.suffix == ".json":
+        prefixes = {"captions": "coco", "dataset": "karpathy"}
+        return next((kind for name, kind in prefixes.items() if path.name.startswith(name)), None)
+    return "tokens" if ".token" in path.name else None
+
+
+def _coco(path: Path) -> list[Entry]:
+    data = read_json(path)
+    entries: dict[int | str, Entry] = {}
+    for i, image in enumerate(_get(data, "images", (list,), str(path))):
+        where = f"{path}: images[{i}]"
+        key = _get(image, "id", (int, str), where)
+        _add(entries, Entry(key, _get(image, "file_name", (str,), where), [], None, where))
+    info = "image_info" in path.name and "annotations" not in data  # COCO's test images
+    annotations = [] if info else _get(data, "annotations", (list,), str(path))
+    for i, annotation in enumerate(annotations):
+        where = f"{path}: annotations[{i}]"
+        key = _get(annotation, "image_id", (int, str), where)
+        if key not in entries:
+            raise InputError(
+                f"{where}: image_id {key!r} is not in images; add it there or take this out"
+            )
+        entries[key].captions.append(_caption(annotation, "caption", where))
+    return list(entries.values())
+
+
+def _karpathy(path: Path) -> list[Entry]:
+    entries: dict[int | str, Entry] = {}
+    for i, image in enumerate(_get(read_json(path), "images", (list,), str(path))):
+        where = f"{path}: images[{i}]"
+        name, split = (_get(image, key, (str,), where) for key in ("filename", "split"))
+        if folder := image.get("filepath"):
+            name = f"{folder}/{name}"
+        key = _get(image, "cocoid" if "cocoid" in image else "imgid", (int, str), where)
+        captions = [
+            _caption(sentence, "raw", f"{where}.sentences[{j}]")
+            for j, sentence in enumerate(_get(image, "sentences", (list,), where))
+        ]
+        _add(entries, Entry(key, name, captions, split, where))
+    return list(entries.values())
+
+
+def _tokens(path: Path) -> list[Entry]:
+    rows = []
+    for where, line in lines_of(path):
+        match = _TOKEN_LINE.fullmatch(line)
+        if match is None:
+            raise InputError(f"{where}: {line[:60]!r} is not IMAGE#NUMBER, a tab, and the caption")
+        rows.append((where, {"image": match[1], "caption": match[2]}))
+    return _table(rows)
+
+
+def _jsonl(path: Path) -> list[Entry]:
+    return _table((where, parse_json(line, where)) for where, line in lines_of(path))
+
+
+def _csv(path: Path) -> list[Entry]:
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+
+    def rows() -> Iterator[tuple[str, dict]]:
+        header = next(reader, [])
+        if not {"image", "caption"} <= set(header):
+            raise InputError(f"{path}: line 1: columns {header}; image and caption are needed")
+        for row in filter(None, reader):
+            where = f"{path}: line {reader.line_num}"
+            if len(row) != len(header):
+                raise InputError(
+                    f"{where}: {len(row)} fields, but {len(header)} columns; put captions with "
+                    "commas in double quotes"
+                )
+            yield where, dict(zip(header, row, strict=True))
+
+    try:
+        return _table(rows())
+    except csv.Error as error:
+        raise InputError(f"{path}: line {reader.line_num}: {error}") from error
+
+
+READERS: dict[str, Callable[[Path], list[Entry]]] = {
+    "coco": _coco,
+    "karpathy": _karpathy,
+    "tokens": _tokens,
+    "jsonl": _jsonl,
+    "csv": _csv,
+}
+"""Format -> function that reads a file, in order of precedence."""
+
+
+def _table(rows: Iterable[tuple[str, Any]]) -> list[Entry]:
+    """Return an entry per image, from rows of image, caption and (if known) split."""
+    entries: dict[str, Entry] = {}
+    for where, row in rows:
+        name = _get(row, "image", (str,), where)
+        split = _get(row, "split", (str,), where) or None if "split" in row else None
+        entry = entries.setdefault(name, Entry(name, name, [], split, where))
+        if split != entry.split:
+            raise InputError(f"{where}: split {split!r}, but {entry.split!r} in {entry.where}")
+        entry.captions.append(_caption(row, "caption", where))
+    return list(entries.values())
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the place (file and number) and the text of each line that is not blank."""
+    # str.splitlines would also break captions at U+2028.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            yield f"{path}: line {number}", line.removesuffix("\r")
+
+
+def _get(item: Any, key: str, kinds: tuple[type, ...], where: str) -> Any:
+    if type(item) is not dict:
+        raise InputError(f"{where}: expected an object with {key!r}, got {str(item)[:60]!r}")
+    if key not in item:
+        raise InputError(f"{where}: key {key!r} is missing; it has {first_five(map(repr, item))}")
+    value = item[key]
+    if type(value) not in kinds:  # not isinstance: true is no id
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"{where}: {key} is {str(value)[:60]!r}; expected {wanted}")
+    return value
+
+
+def _caption(item: Any, key: str, where: str) -> str:
+    caption = _get(item, key, (str,), where)
+    if not caption.strip():
+        raise InputError(f"{where}: empty caption; write one or take it out")
+    if not caption.isascii() and re.search(r"[\ud800-\udfff]", caption):  # JSON can say that
+        raise InputError(f"{where}: half a character in {caption[:60]!r}; write it as UTF-8")
+    return caption
+
+
+def _add(entries: dict[int | str, Entry], entry: Entry) -> None:
+    if entry.id in entries:
+        other = entries[entry.id].where
+        raise InputError(f"{entry.where}: id {entry.id!r} is that of {other} too; give it its own")
+    entries[entry.id] = entry
+
+
+def first_five(items: Iterable[object]) -> str:
+    """Return up to five items, and how many more there are, for a message."""
+    names = [str(item) for item in items]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

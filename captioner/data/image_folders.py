@@ -1,0 +1,84 @@
+"""Find the pictures that caption files name, in a data set's folders."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from captioner.data.formats import Entry, first_five
+from captioner.errors import InputError
+
+_FLICKR = ("Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images")
+_COCO = ("train2014", "val2014", "test2014", "train2017", "val2017", "test2017")
+IMAGE_FOLDERS = ("images", "Images", *_FLICKR, *_COCO)
+"""Folders searched besides the root: in it, and in one another. Flickr8k misspells its own name."""
+
+_OUTSIDE = re.compile(r"^$|^/|^[A-Za-z]:|\\|\0|(^|/)\.\.(/|$)")
+
+
+def locate(entries: Sequence[Entry], base: Path) -> list[Path]:
+    """Return the path of each entry's picture in the folder `base` or in IMAGE_FOLDERS.
+
+    Folders are listed once: no system call per picture. Raises InputError if pictures are missing,
+    in several folders, or outside.
+    """
+    inner = [base / name for name in IMAGE_FOLDERS]
+    inner += [folder / name for folder in inner if folder.is_dir() for name in IMAGE_FOLDERS]
+    folders = [base, *(folder for folder in inner if folder.is_dir())]
+    roots = [os.path.realpath(folder) for folder in folders]
+    listings: dict[str, list[tuple[Path, dict[str, bool]]]] = {}
+    paths, missing = [], []
+    for entry in entries:
+        if _OUTSIDE.search(entry.name):
+            raise InputError(
+                f"{entry.where}: {entry.name!r} is not a path inside the image folder; "
+                "put the picture there"
+            )
+        parent, _, name = entry.name.rpartition("/")
+        if parent not in listings:
+            listings[parent] = _list(folders, parent, roots, entry)
+        matches = [(folder, links[name]) for folder, links in listings[parent] if name in links]
+        if not matches:
+            missing.append(entry)
+            continue
+        if len(matches) > 1:
+            several = first_five(folder for folder, _ in matches)
+            raise InputError(f"{entry.where}: {entry.name!r} is in {several}; choose by images=")
+        ((folder, is_link),) = matches
+        if is_link:
+            _check_inside(folder / name, roots, entry)
+        paths.append(folder / name)
+    if missing:
+        raise InputError(
+            f"{missing[0].where}: {len(missing)} of {len(entries)} images are missing: "
+            f"{first_five(repr(entry.name) for entry in missing)}; "
+            f"looked in {first_five(folders)}; name the folder by images="
+        )
+    return paths
+
+
+def _list(
+    folders: list[Path], parent: str, roots: list[str], entry: Entry
+) -> list[tuple[Path, dict[str, bool]]]:
+    """Return path and {name: whether it is a symlink} of each folder's subfolder `parent`."""
+    listings = {}
+    for folder in folders:
+        path = folder / parent
+        if not path.is_dir():
+            continue
+        _check_inside(path, roots, entry)
+        status = path.stat()
+        with os.scandir(path) as files:
+            links = {file.name: file.is_symlink() for file in files}
+        listings[status.st_dev, status.st_ino] = path, links  # once: Images may be images
+    return list(listings.values())
+
+
+def _check_inside(path: Path, roots: list[str], entry: Entry) -> None:
+    """Raise InputError if a symlink leads out of the folders."""
+    real = os.path.realpath(path)
+    if not any(real == root or real.startswith(os.path.join(root, "")) for root in roots):
+        raise InputError(
+            f"{entry.where}: {entry.name!r} leads out of the image folder, to {real}; put a copy "
+            "there"
+        )
