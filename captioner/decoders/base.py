@@ -71,12 +71,7 @@ class WordDecoder(Decoder):
     never_V: Tensor
 
     def __init__(
-        self,
-        vocab_size: int,
-        feature_size: int,
-        embed_size: int,
-        output_size: int,
-        dropout: float,
+        self, vocab_size: int, feature_size: int, embed_size: int, output_size: int, dropout: float
     ):
         super().__init__()
         if not 0 <= dropout < 1:

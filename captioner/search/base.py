@@ -18,6 +18,29 @@ Step = Callable[[Tensor, Memory, State], tuple[Tensor, State]]
 """Decoder.step."""
 
 
+class Inputs(NamedTuple):
+    """What a strategy searches: see `Strategy.__call__`. The images' rows start equal."""
+
+    step: Step
+    memory: Memory
+    state: State
+    rules: Sequence[Rule]
+    image_numbers: Sequence[int]
+    must_include: MustInclude | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors of the state are."""
+        return next(iter(self.state.values())).device
+
+    def first_rows(self, rows: int) -> "Inputs":
+        """The same with only the first `rows` rows of each image."""
+        images = len(self.image_numbers)
+        N = len(next(iter(self.state.values())))
+        row_N = torch.arange(N, device=self.device).view(images, -1)[:, :rows].flatten()
+        return self._replace(state=select_rows(self.state, row_N))
+
+
 class Captions(NamedTuple):
     """K captions of each of B images, best first.
 
@@ -87,7 +110,7 @@ class Strategy(ABC):
         Raises InputError if `must_include` is given to a strategy that does not support it, and if
         the decoder returns NaN.
         """
-        images = row_count(state) // self.rows
+        images = len(next(iter(state.values()))) // self.rows
         numbers = list(range(images)) if image_numbers is None else [int(i) for i in image_numbers]
         check(len(numbers) == images, f"{len(numbers)} image numbers for {images} images")
         check(all(number >= 0 for number in numbers), "image numbers are 0 or more")
@@ -95,18 +118,10 @@ class Strategy(ABC):
             must_include is None or self.supports_must_include,
             f"{type(self).__name__} cannot force words into captions: use search=beam",
         )
-        return self.search(step, memory, state, rules, numbers, must_include)
+        return self.search(Inputs(step, memory, state, rules, numbers, must_include))
 
     @abstractmethod
-    def search(
-        self,
-        step: Step,
-        memory: Memory,
-        state: State,
-        rules: Sequence[Rule],
-        image_numbers: Sequence[int],
-        must_include: MustInclude | None,
-    ) -> Captions:
+    def search(self, inputs: Inputs) -> Captions:
         """What `__call__` returns, for arguments that it has checked."""
 
 
@@ -142,10 +157,14 @@ def check_counts(**counts: int) -> None:
         check(valid, f"search.{name}={value}: give a whole number, 1 or more")
 
 
-def uniforms(rows: int, columns: int, *seeds: int) -> Tensor:
-    """Numbers in (0, 1) that depend on the seeds alone; float64, on the CPU."""
-    uniform = torch.from_numpy(np.random.default_rng(seeds).random((rows, columns)))
-    return uniform.clamp_(min=torch.finfo(torch.float64).tiny)
+def uniforms(
+    rows: int, columns: int, seed: int, image_numbers: Sequence[int], *step: int
+) -> Tensor:
+    """Numbers in (0, 1), `rows` rows of each image; float64, on the CPU. They depend on the seed,
+    the image's number and the step alone."""
+    seeds = [(seed, number, *step) for number in image_numbers]
+    draws = [np.random.default_rng(key).random((rows, columns)) for key in seeds]
+    return torch.from_numpy(np.concatenate(draws)).clamp_(min=torch.finfo(torch.float64).tiny)
 
 
 def to_float64(x: Tensor) -> Tensor:
@@ -165,20 +184,9 @@ def pick(x_AXT: Tensor, index_AK: Tensor) -> Tensor:
 
 def top(x_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The greatest `count` numbers of each row, or all of them, and where they are."""
-    values, index = x_NV.topk(min(count, x_NV.shape[1]), dim=1)
-    return values, index
+    return x_NV.topk(min(count, x_NV.shape[1]), dim=1)  # type: ignore[return-value]
 
 
 def select_rows(state: State, row_N: Tensor) -> State:
     """The state of these rows."""
     return {name: entry.index_select(0, row_N) for name, entry in state.items()}
-
-
-def row_count(state: State) -> int:
-    """N, the number of rows of a state."""
-    return len(next(iter(state.values())))
-
-
-def device_of(state: State) -> torch.device:
-    """Where the tensors of a state are."""
-    return next(iter(state.values())).device

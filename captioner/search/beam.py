@@ -7,6 +7,7 @@ from torch import Tensor
 
 from captioner.search.base import (
     Captions,
+    Inputs,
     Strategy,
     check_counts,
     check_sampling,
@@ -53,26 +54,24 @@ class Beam(Strategy):
 
     def __post_init__(self):
         check_counts(width=self.width, max_length=self.max_length, n=self.n, groups=self.groups)
-        check(self.n <= self.width, f"search.n={self.n}: give 1 to search.width={self.width}")
+        width = f"search.width={self.width}"
+        check(self.n <= self.width, f"search.n={self.n}: give 1 to {width}")
         check_score(self.score, self.length_penalty)
-        check(
-            self.width % self.groups == 0,
-            f"search.groups={self.groups}: does not divide search.width={self.width}",
-        )
+        divides = self.width % self.groups == 0
+        check(divides, f"search.groups={self.groups}: does not divide {width}")
         check(0 <= self.diversity <= 1e6, f"search.diversity={self.diversity}: give 0 to 1e6")
 
     @property
     def rows(self) -> int:
         return self.width
 
-    def search(self, step, memory, state, rules, image_numbers, must_include) -> Captions:
+    def search(self, inputs: Inputs) -> Captions:
         policy: Policy = self
-        if must_include is not None:
+        if inputs.must_include is not None:
             check(self.groups == 1, "words that captions must include need search.groups=1")
-            policy = DynamicBeamAllocation(
-                must_include, self.width, self.n, self.max_length, self.score_of
-            )
-        return beam_search(policy, step, memory, state, rules, image_numbers).best(self.n)
+            sizes = self.width, self.n, self.max_length
+            policy = DynamicBeamAllocation(inputs.must_include, *sizes, self.score_of)
+        return beam_search(policy, inputs).best(self.n)
 
     values = 1
 
@@ -109,8 +108,8 @@ class StochasticBeam(Strategy):
     def rows(self) -> int:
         return self.n
 
-    def search(self, step, memory, state, rules, image_numbers, must_include) -> Captions:
-        captions = beam_search(self, step, memory, state, rules, image_numbers)
+    def search(self, inputs: Inputs) -> Captions:
+        captions = beam_search(self, inputs)
         return captions.ranked(captions.log_prob_BK)
 
     groups, diversity, values = 1, 0.0, 3
@@ -123,13 +122,8 @@ class StochasticBeam(Strategy):
         """
         drawn_NV = live_NS[:, 2:] + (log_prob_NV / self.temperature).log_softmax(1)
         drawn_NV = drawn_NV.masked_fill(log_prob_NV == -torch.inf, -torch.inf)
-        t = prefix_NT.shape[1]
-        uniform_NV = torch.cat(
-            [
-                uniforms(self.n, log_prob_NV.shape[1], self.seed, number, t)
-                for number in image_number_N[:: self.n].tolist()
-            ]
-        )
+        t, numbers = prefix_NT.shape[1], image_number_N[:: self.n].tolist()
+        uniform_NV = uniforms(self.n, log_prob_NV.shape[1], self.seed, numbers, t)
         noise_NV = -(-uniform_NV.log()).log()  # in float32 a number could be rounded to 1
         gumbel_NV = drawn_NV + noise_NV.to(drawn_NV.dtype).to(drawn_NV.device)
         # Shifted so that the greatest of a row is its parent's G: -log(e^-G - e^-best + e^-gumbel).

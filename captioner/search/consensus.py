@@ -9,16 +9,8 @@ from torch import Tensor
 
 from captioner.metrics.cider import Cider, Uniform
 from captioner.metrics.ngrams import References
-from captioner.search.base import (
-    Captions,
-    Strategy,
-    check_counts,
-    device_of,
-    row_count,
-    select_rows,
-)
+from captioner.search.base import Captions, Inputs, Strategy, check_counts
 from captioner.search.beam import Beam
-from captioner.search.include import MustInclude
 from captioner.search.rules import check
 from captioner.search.sampling import Sample
 from captioner.types import EOS, PAD
@@ -62,17 +54,10 @@ class Consensus(Strategy):
     def rows(self) -> int:
         return max(self.width, self.samples)
 
-    def search(self, step, memory, state, rules, image_numbers, must_include) -> Captions:
-        first_B = torch.arange(0, row_count(state), self.rows, device=device_of(state))
-
-        def captions_of(strategy: Strategy, must_include: MustInclude | None = None) -> Captions:
-            row_BK = first_B[:, None] + torch.arange(strategy.rows, device=first_B.device)
-            start = select_rows(state, row_BK.flatten())
-            return strategy(step, memory, start, rules, image_numbers, must_include)
-
-        hypotheses = captions_of(self._beam, must_include)
-        agreement_BK = agreement(hypotheses, captions_of(self._sample))
-        return hypotheses.ranked(agreement_BK).best(self.n)
+    def search(self, inputs: Inputs) -> Captions:
+        hypotheses = self._beam.search(inputs.first_rows(self.width))
+        samples = self._sample.search(inputs.first_rows(self.samples))
+        return hypotheses.ranked(agreement(hypotheses, samples)).best(self.n)
 
 
 def agreement(captions: Captions, samples: Captions) -> Tensor:

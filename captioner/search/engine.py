@@ -1,16 +1,14 @@
 """The engine of beam search: live and finished hypotheses of all images, as tensors."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captioner.search.base import Captions, Step, device_of, pick, row_count, select_rows
+from captioner.search.base import Captions, Inputs, pick
 from captioner.search.frontier import Frontier
-from captioner.search.rules import Rule
-from captioner.types import EOS, PAD, Memory, State
+from captioner.types import EOS, PAD
 
 
 class Policy(Protocol):
@@ -44,20 +42,12 @@ class Policy(Protocol):
         the best score that they can still reach."""
 
 
-def beam_search(
-    policy: Policy,
-    step: Step,
-    memory: Memory,
-    state: State,
-    rules: Sequence[Rule],
-    image_numbers: Sequence[int],
-) -> Captions:
+def beam_search(policy: Policy, inputs: Inputs) -> Captions:
     """The captions of B images, of B * K rows that start equal, K of each image."""
-    G, K, T, device = policy.groups, policy.rows, policy.max_length, device_of(state)
-    k, B = K // G, row_count(state) // K
+    G, K, T, device = policy.groups, policy.rows, policy.max_length, inputs.device
+    k, B = K // G, len(inputs.image_numbers)
     # The rows of an image are still equal: the first step is that of one of them.
-    first_B = torch.arange(0, B * K, K, device=device)
-    frontier = Frontier(step, memory, select_rows(state, first_B), rules, image_numbers, 1)
+    frontier = Frontier(inputs.first_rows(1), 1)
     log_prob_NV = frontier.advance().repeat_interleave(K, 0)
     frontier.repeat_rows(K)
 
@@ -72,9 +62,8 @@ def beam_search(
         if t > 1:
             log_prob_NV = frontier.advance()
         live_NS = live_bGkS.view(b * K, -1)
-        value_NCS, word_NC = policy.candidates(
-            log_prob_NV, live_NS, prefix_Nt, frontier.image_number_n
-        )
+        number_N = frontier.image_number_n
+        value_NCS, word_NC = policy.candidates(log_prob_NV, live_NS, prefix_Nt, number_N)
         C = word_NC.shape[1]
         word_bGX, value_bGXS = word_NC.view(b, G, k * C), value_NCS.view(b, G, k * C, -1)
 
@@ -111,9 +100,8 @@ def beam_search(
         frontier.go_on(row_N, pick(grown_bGYt, on_bGk)[stay_b].flatten(0, 2))
         live_bGkS = live_bGkS[stay_b]
     scores = score_BGk.flatten(1)
-    captions = Captions(
-        token_BGkT.flatten(1, 2), scores, log_prob_BGk.flatten(1), frontier.error_B
-    ).ranked(scores)
+    tokens, log_probs = token_BGkT.flatten(1, 2), log_prob_BGk.flatten(1)
+    captions = Captions(tokens, scores, log_probs, frontier.error_B).ranked(scores)
     return captions.ranked(_without_repeats(captions)) if G > 1 else captions
 
 

@@ -1,14 +1,12 @@
 """The rows that are still searched: what the beam engine and row-by-row sampling share."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from captioner.decoders.base import at_least_float32
-from captioner.search.base import Step, device_of, select_rows
-from captioner.search.rules import Rule, check
-from captioner.types import BOS, Memory, State
+from captioner.search.base import Inputs, select_rows
+from captioner.search.rules import check
+from captioner.types import BOS
 
 
 class Frontier:
@@ -19,17 +17,9 @@ class Frontier:
     error_B: why an image has no caption (see `Captions`).
     """
 
-    def __init__(
-        self,
-        step: Step,
-        memory: Memory,
-        state: State,
-        rules: Sequence[Rule],
-        image_numbers: Sequence[int],
-        rows: int,
-    ):
-        device, images = device_of(state), len(image_numbers)
-        self.step, self.memory, self.state, self.rules, self.rows = step, memory, state, rules, rows
+    def __init__(self, inputs: Inputs, rows: int):
+        self.step, self.memory, self.state, self.rules, image_numbers, _ = inputs
+        self.rows, device, images = rows, inputs.device, len(image_numbers)
         self.image_b = torch.arange(images, device=device)
         self.image_number_n = torch.tensor(image_numbers, device=device).repeat_interleave(rows)
         self.prefix_nt = torch.full((images * rows, 1), BOS, device=device)

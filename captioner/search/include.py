@@ -1,6 +1,7 @@
 """Words and phrases that captions must include, and the beam search that sees to it."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -54,6 +55,7 @@ class MustInclude:
         return met_N, next_NF
 
 
+@dataclass
 class DynamicBeamAllocation:
     """The engine's policy for captions that must include words (Post and Vilar 2018).
 
@@ -62,21 +64,13 @@ class DynamicBeamAllocation:
     and so is stopping at the length limit. rows, n, max_length, score_of: those of the beam.
     """
 
+    must_include: MustInclude
+    rows: int
+    n: int
+    max_length: int
+    score_of: Callable[[Tensor, int], Tensor]
+
     groups, diversity, values = 1, 0.0, 2
-
-    def __init__(
-        self,
-        must_include: MustInclude,
-        rows: int,
-        n: int,
-        max_length: int,
-        score_of: Callable[[Tensor, int], Tensor],
-    ):
-        self.must_include, self.rows, self.n = must_include, rows, n
-        self.max_length, self._score_of = max_length, score_of
-
-    def score_of(self, value_XS: Tensor, length: int) -> Tensor:
-        return self._score_of(value_XS, length)
 
     def candidates(self, log_prob_NV, live_NS, prefix_NT, image_number_N) -> tuple[Tensor, Tensor]:
         """The likeliest words, and all that include more; values: log-probability, rank."""

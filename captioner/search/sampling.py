@@ -1,6 +1,6 @@
 """Row by row, one word after the other: greedily or at random."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,19 +8,18 @@ from torch import Tensor
 
 from captioner.search.base import (
     Captions,
-    Step,
+    Inputs,
     Strategy,
     check_counts,
     check_sampling,
     check_score,
     length_normalised,
-    row_count,
     to_float64,
     uniforms,
 )
 from captioner.search.frontier import Frontier
-from captioner.search.rules import Rule, check
-from captioner.types import EOS, PAD, Memory, State
+from captioner.search.rules import check
+from captioner.types import EOS, PAD
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 """(log_prob_nV, row_n, t) -> word_n: the t-th words of the rows numbered row_n."""
@@ -39,11 +38,8 @@ class Greedy(Strategy):
     def rows(self) -> int:
         return 1
 
-    def search(self, step, memory, state, rules, image_numbers, must_include) -> Captions:
-        def choose(log_prob_nV: Tensor, row_n: Tensor, t: int) -> Tensor:
-            return log_prob_nV.argmax(1)
-
-        return _generate(step, memory, state, rules, image_numbers, 1, self.max_length, choose)
+    def search(self, inputs: Inputs) -> Captions:
+        return _generate(inputs, 1, self.max_length, lambda log_prob_nV, *_: log_prob_nV.argmax(1))
 
 
 @dataclass(frozen=True)
@@ -83,10 +79,8 @@ class Sample(Strategy):
     def rows(self) -> int:
         return self.n
 
-    def search(self, step, memory, state, rules, image_numbers, must_include) -> Captions:
-        uniform_NT = torch.cat(
-            [uniforms(self.n, self.max_length, self.seed, number) for number in image_numbers]
-        )
+    def search(self, inputs: Inputs) -> Captions:
+        uniform_NT = uniforms(self.n, self.max_length, self.seed, inputs.image_numbers)
 
         def draw(log_prob_nV: Tensor, row_n: Tensor, t: int) -> Tensor:
             """The word in whose stretch of the cumulative distribution the uniform number falls."""
@@ -95,14 +89,9 @@ class Sample(Strategy):
             u_n1 = uniform_NT.to(sum_nV.device)[row_n.to(sum_nV.device), t, None] * sum_nV[:, -1:]
             return torch.searchsorted(sum_nV, u_n1, right=True)[:, 0].to(row_n.device)
 
-        captions = _generate(
-            step, memory, state, rules, image_numbers, self.n, self.max_length, draw
-        )
-        return captions.ranked(
-            length_normalised(
-                captions.log_prob_BK, captions.length_BK, self.score, self.length_penalty
-            )
-        )
+        captions = _generate(inputs, self.n, self.max_length, draw)
+        totals = captions.log_prob_BK, captions.length_BK
+        return captions.ranked(length_normalised(*totals, self.score, self.length_penalty))
 
     def _cut(self, logit_NV: Tensor) -> Tensor:
         if self.top_k is not None and self.top_k < logit_NV.shape[1]:
@@ -128,21 +117,12 @@ def _nucleus(logit_NV: Tensor, order_NV: Tensor, p: float) -> Tensor:
     return logit_NV.masked_fill(out_NV, -torch.inf)
 
 
-def _generate(
-    step: Step,
-    memory: Memory,
-    state: State,
-    rules: Sequence[Rule],
-    image_numbers: Sequence[int],
-    rows: int,
-    max_length: int,
-    choose: Choose,
-) -> Captions:
+def _generate(inputs: Inputs, rows: int, max_length: int, choose: Choose) -> Captions:
     """One word after the other, every row by itself. An image leaves the batch when all its rows
     have ended, or have no word possible."""
-    N = row_count(state)
-    frontier = Frontier(step, memory, state, rules, image_numbers, rows)
-    row_n = torch.arange(N, device=frontier.prefix_nt.device)
+    frontier = Frontier(inputs, rows)
+    N = len(frontier.prefix_nt)
+    row_n = torch.arange(N, device=inputs.device)
     token_NT = torch.full((N, max_length), PAD, device=row_n.device)
     live_n = torch.ones_like(row_n, dtype=torch.bool)
     log_prob_N = torch.zeros(N, device=row_n.device)

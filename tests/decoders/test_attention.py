@@ -28,9 +28,7 @@ def make(form, vocabulary=V, size=6, **options):
 
 @every_form
 @pytest.mark.parametrize(
-    "law",
-    (*laws.LAWS, laws.regions_that_do_not_exist_change_nothing),
-    ids=lambda law: law.__name__,
+    "law", (*laws.LAWS, laws.regions_that_do_not_exist_change_nothing), ids=lambda law: law.__name__
 )
 def test_law(law, form):
     law(lambda vocabulary: laws.randomised(make(form, vocabulary)))

@@ -18,9 +18,7 @@ def make(vocabulary=V, size=8, **options):
 
 
 @pytest.mark.parametrize(
-    "law",
-    (*laws.LAWS, laws.regions_that_do_not_exist_change_nothing),
-    ids=lambda law: law.__name__,
+    "law", (*laws.LAWS, laws.regions_that_do_not_exist_change_nothing), ids=lambda law: law.__name__
 )
 def test_law(law):
     law(lambda vocabulary: laws.randomised(make(vocabulary)))

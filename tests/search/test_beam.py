@@ -9,16 +9,7 @@ from captioner.search import SCORES, Beam, Greedy, StochasticBeam
 from captioner.search.rules import forbid, min_length
 from captioner.types import BOS, EOS, PAD
 from tests.helpers import brute
-from tests.helpers.brute import (
-    V,
-    agrees,
-    chi_square,
-    markov,
-    random_decoder,
-    rows,
-    run,
-    unpadded,
-)
+from tests.helpers.brute import V, agrees, chi_square, markov, random_decoder, rows, run, unpadded
 
 
 @pytest.mark.parametrize("score", SCORES)

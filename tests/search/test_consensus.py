@@ -8,11 +8,7 @@ import torch
 
 from captioner.search import Beam, Consensus, Sample
 from captioner.types import EOS, PAD
-from tests.helpers.brute import (
-    random_decoder,
-    run,
-    unpadded,
-)
+from tests.helpers.brute import random_decoder, run, unpadded
 
 
 def same(one, other):

@@ -10,13 +10,7 @@ from captioner.search import Beam, Consensus, Greedy, Sample, StochasticBeam
 from captioner.search import rules as on_words
 from captioner.search.include import MustInclude
 from captioner.types import BOS, EOS
-from tests.helpers.brute import (
-    V,
-    agrees,
-    random_decoder,
-    run,
-    unpadded,
-)
+from tests.helpers.brute import V, agrees, random_decoder, run, unpadded
 from tests.helpers.rules import RULES
 
 ALONE_AND_IN_PAIRS = [*itertools.combinations(RULES, 1), *itertools.combinations(RULES, 2)]
