@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from captioner.decoders.base import WordDecoder, add_image, linear, to_rows
+from captioner.decoders.base import add_image, linear, to_rows
 from captioner.decoders.cells import Product, product
-from captioner.decoders.scan import Entries, defer_products, pack, scan
+from captioner.decoders.scan import Entries, PackedDecoder, defer_products, scan
 from captioner.errors import InputError
 from captioner.types import Features, Memory, State
 
@@ -98,8 +98,8 @@ class View:
         return x_NX if self.index_n is None else x_NX.index_select(0, self.index_n)
 
 
-class Attention(WordDecoder):
-    """`step` and `forward`, composed of five pieces that each decoder defines:
+class Attention(PackedDecoder):
+    """`step` and `unroll`, composed of five pieces that each decoder defines:
 
     begin    features -> memory, and the first state entries, one row per image
     weights  the products of `tick`, each with the columns of `pre` that it is added to
@@ -153,17 +153,8 @@ class Attention(WordDecoder):
         h_N, _ = self.output(x_NE, outputs, view)
         return self.logits(h_N), dict(zip(self.entries, entries))
 
-    def forward(
-        self,
-        token_NT: Tensor,
-        length_N: Tensor,
-        memory: Memory,
-        state: State,
-        keep: Sequence[str] = (),
-    ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        self.check_keep(keep, ("alpha",))
-        packed = pack(length_N, token_NT.shape[1])
-        x_PE = self.words(packed.take(token_NT))
+    def unroll(self, x_PE, packed, memory, state, keep):
+        N, T = packed.real_NT.shape
         pre_PX = self.inputs(x_PE)
         if "image" in memory:
             pre_PX = pre_PX + packed.of_image(memory["image"])
@@ -171,13 +162,10 @@ class Attention(WordDecoder):
 
         def tick(pre_NX: Tensor, entries: Entries) -> tuple[Entries, Entries]:
             alive_N = packed.order_N[: len(pre_NX)]
-            view = View(self.regions, memory, len(token_NT), alive_N)
-            return self.tick(pre_NX, entries, W, view)
+            return self.tick(pre_NX, entries, W, View(self.regions, memory, N, alive_N))
 
         before = [state[name] for name in self.entries]
         outputs, after = scan(tick, pre_PX, before, packed)
-        place_P = packed.row_P * token_NT.shape[1] + packed.time_P
-        view = View(self.regions, memory, token_NT.numel(), place_P)
+        view = View(self.regions, memory, N * T, packed.row_P * T + packed.time_P)
         h_P, alpha_PR = self.output(x_PE, outputs, view)
-        kept = {"alpha": packed.unpack(alpha_PR)} if keep else {}
-        return self.logits(packed.by_row(h_P)), dict(zip(self.entries, after)), kept
+        return h_P, dict(zip(self.entries, after)), {"alpha": alpha_PR}

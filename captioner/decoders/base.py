@@ -11,6 +11,8 @@ from torch.autograd.function import once_differentiable
 from captioner.errors import InputError
 from captioner.types import BOS, PAD, Features, Memory, State
 
+Names = Sequence[str]
+
 
 class Decoder(nn.Module, ABC):
     """Generates words from an image. Search, objectives and ensembles use this interface only.
@@ -21,7 +23,7 @@ class Decoder(nn.Module, ABC):
 
     vocab_size: int
     uses_grid: bool = False
-    kept_for_penalty: Sequence[str] = ()  # by `forward`, for `penalty`; empty: it has no penalty
+    kept_for_penalty: Names = ()  # by `forward`, for `penalty`; empty: it has no penalty
 
     @abstractmethod
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
@@ -37,12 +39,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self,
-        token_NT: Tensor,
-        length_N: Tensor,
-        memory: Memory,
-        state: State,
-        keep: Sequence[str] = (),
+        self, token_NT: Tensor, length_N: Tensor, memory: Memory, state: State, keep: Names = ()
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         """Teacher forcing: read the first length_N tokens of each row, from `state` on.
 
@@ -57,7 +54,7 @@ class Decoder(nn.Module, ABC):
         """A term of the loss that belongs to this decoder, summed over what is real."""
         raise NotImplementedError
 
-    def check_keep(self, keep: Sequence[str], known: Iterable[str]) -> None:
+    def check_keep(self, keep: Names, known: Iterable[str]) -> None:
         """Raises ValueError if `forward` is asked to keep anything but `known`."""
         if unknown := set(keep) - set(known):
             raise ValueError(f"keep={sorted(unknown)}: this decoder keeps {', '.join(known)}")
@@ -206,7 +203,7 @@ def token_log_probs(
     features: Features | None,
     token_NT: Tensor,
     length_N: Tensor,
-    keep: Sequence[str] = (),
+    keep: Names = (),
 ) -> TokenLogProbs:
     """Score given tokens by teacher forcing, inside the graph: one `forward` over N rows.
 

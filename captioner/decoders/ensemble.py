@@ -1,16 +1,18 @@
 """Several decoders as one: an ensemble is itself a decoder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from captioner.decoders.base import Decoder
+from captioner.decoders.base import Decoder, Names
 from captioner.errors import InputError
 from captioner.types import Memory, PerMember, State
 
 AVERAGES = ("log_prob", "prob")
+T = TypeVar("T")
 
 
 class Ensemble(Decoder):
@@ -35,45 +37,32 @@ class Ensemble(Decoder):
         self.uses_grid = tuple(m.uses_grid for m in members)  # type: ignore[assignment]
 
     def start(self, features: PerMember | None, rows: int) -> tuple[Memory, State]:  # type: ignore[override]
-        memory: Memory = {}
-        state: State = {}
-        for k, member in enumerate(self.members):
-            of_memory, of_state = member.start(None if features is None else features[k], rows)
-            memory |= {f"{k}.{name}": tensor for name, tensor in of_memory.items()}
-            state |= {f"{k}.{name}": tensor for name, tensor in of_state.items()}
-        return memory, state
+        of_member = [None] * len(self.members) if features is None else features
+        starts = [member.start(v, rows) for member, v in zip(self.members, of_member)]
+        memories, states = zip(*starts)
+        return _prefixed(memories), _prefixed(states)
 
     def step(self, token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
-        logits = []
-        after: State = {}
-        for k, member in enumerate(self.members):
-            logits_NV, state_k = member.step(token_N, _of(k, memory), _of(k, state))
-            logits.append(logits_NV)
-            after |= {f"{k}.{name}": tensor for name, tensor in state_k.items()}
-        return self._mean(logits), after
+        steps = [
+            member.step(token_N, _of(k, memory), _of(k, state))
+            for k, member in enumerate(self.members)
+        ]
+        logits, states = zip(*steps)
+        return self._mean(logits), _prefixed(states)
 
     def forward(
-        self,
-        token_NT: Tensor,
-        length_N: Tensor,
-        memory: Memory,
-        state: State,
-        keep: Sequence[str] = (),
+        self, token_NT: Tensor, length_N: Tensor, memory: Memory, state: State, keep: Names = ()
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         """`keep`: the members' names, prefixed like their state's."""
-        logits = []
-        after: State = {}
-        kept: dict[str, Tensor] = {}
-        for k, member in enumerate(self.members):
-            wanted = [name.removeprefix(f"{k}.") for name in keep if name.startswith(f"{k}.")]
-            logits_PV, state_k, traces = member(
-                token_NT, length_N, _of(k, memory), _of(k, state), wanted
-            )
-            logits.append(logits_PV)
-            after |= {f"{k}.{name}": tensor for name, tensor in state_k.items()}
-            kept |= {f"{k}.{name}": tensor for name, tensor in traces.items()}
+        names = dict.fromkeys(keep)
+        forwards = [
+            member(token_NT, length_N, _of(k, memory), _of(k, state), list(_of(k, names)))
+            for k, member in enumerate(self.members)
+        ]
+        logits, states, traces = zip(*forwards)
+        kept = _prefixed(traces)
         self.check_keep(keep, kept)
-        return self._mean(logits), after, kept
+        return self._mean(logits), _prefixed(states), kept
 
     def _mean(self, logits: Sequence[Tensor]) -> Tensor:
         log_probs = torch.stack([logits_NV.log_softmax(1) for logits_NV in logits])
@@ -82,6 +71,11 @@ class Ensemble(Decoder):
         return log_probs.logsumexp(0) - math.log(len(log_probs))
 
 
-def _of(k: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _prefixed(of_member: Iterable[dict[str, T]]) -> dict[str, T]:
+    return {f"{k}.{name}": x for k, entries in enumerate(of_member) for name, x in entries.items()}
+
+
+def _of(k: int, entries: dict[str, T]) -> dict[str, T]:
+    """The k-th member's entries."""
     prefix = f"{k}."
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    return {n.removeprefix(prefix): x for n, x in entries.items() if n.startswith(prefix)}

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from captioner.decoders import cells
-from captioner.decoders.base import WordDecoder, add_image, check_sizes, linear, real_positions
-from captioner.decoders.scan import pack, scan_cell
+from captioner.decoders.base import add_image, check_sizes, linear, real_positions
+from captioner.decoders.scan import PackedDecoder, scan_cell
 from captioner.errors import InputError
 from captioner.types import Features, Memory, State
 
 
-class MindsEye(WordDecoder):
+class MindsEye(PackedDecoder):
     """s_t = f(W_xh w_t + W_hh s_{t-1} + W_ih v)           the language's state
     u_t = f(W_xh' w_t + W_hh' u_{t-1})                   the visual memory: never from v
     y_t = W_hy [s_t, u_t]
@@ -49,10 +49,9 @@ class MindsEye(WordDecoder):
 
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
         state = self._named("s", self.s.zeros(rows)) | self._named("u", self.u.zeros(rows))
-        memory: Memory = {}
-        if features is not None:
-            memory["image"] = self.W_ih(self.standard(features.pooled_BD))
-        return memory, state
+        if features is None:
+            return {}, state
+        return {"image": self.W_ih(self.standard(features.pooled_BD))}, state
 
     def step(self, token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
         x_NE = self.words(token_N)
@@ -64,30 +63,15 @@ class MindsEye(WordDecoder):
         logits_NV = self.logits(torch.cat([s[0], u[0]], dim=1))
         return logits_NV, self._named("s", s) | self._named("u", u)
 
-    def forward(
-        self,
-        token_NT: Tensor,
-        length_N: Tensor,
-        memory: Memory,
-        state: State,
-        keep: Sequence[str] = (),
-    ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        self.check_keep(keep, ("s", "u"))
-        packed = pack(length_N, token_NT.shape[1])
-        x_PE = self.words(packed.take(token_NT))
+    def unroll(self, x_PE, packed, memory, state, keep):
         pre_PG = self.s.inputs(x_PE)
         if memory:
             pre_PG = pre_PG + packed.of_image(memory["image"])
         (s_PH,), s_after = scan_cell(self.s, pre_PG, self._entries("s", state), packed)
         u_before = self._entries("u", state)
         (u_PX,), u_after = scan_cell(self.u, self.u.inputs(x_PE), u_before, packed)
-        logits_PV = self.logits(packed.by_row(torch.cat([s_PH, u_PX], dim=1)))
-        kept = {"s": s_PH, "u": u_PX}
-        return (
-            logits_PV,
-            self._named("s", s_after) | self._named("u", u_after),
-            {name: packed.unpack(kept[name]) for name in keep},
-        )
+        after = self._named("s", s_after) | self._named("u", u_after)
+        return torch.cat([s_PH, u_PX], dim=1), after, {"s": s_PH, "u": u_PX}
 
     def penalty(
         self, features: Features | None, kept: dict[str, Tensor], length_N: Tensor

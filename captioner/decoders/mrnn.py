@@ -1,16 +1,14 @@
 """m-RNN: image and words meet in a multimodal layer, outside the recurrence."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from captioner.decoders.base import WordDecoder, add_image, check_sizes, linear, scaled_tanh
-from captioner.decoders.scan import Entries, defer_products, pack, scan
+from captioner.decoders.base import add_image, check_sizes, linear, scaled_tanh
+from captioner.decoders.scan import Entries, PackedDecoder, defer_products, scan
 from captioner.types import Features, Memory, State
 
 
-class MRNN(WordDecoder):
+class MRNN(PackedDecoder):
     """w_t = E_2 E_1 token_t                                two embedding layers
     r_t = max(0, U r_{t-1} + w_t)
     m_t = g(V_w w_t + V_r r_t + V_I v)                   g(x) = 1.7159 tanh(2x/3)
@@ -41,10 +39,9 @@ class MRNN(WordDecoder):
 
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
         state = {"r": self.U.weight.new_zeros(rows, len(self.U.weight))}
-        memory: Memory = {}
-        if features is not None:
-            memory["image"] = self.V_I(self.standard(features.pooled_BD))
-        return memory, state
+        if features is None:
+            return {}, state
+        return {"image": self.V_I(self.standard(features.pooled_BD))}, state
 
     def words(self, token: Tensor) -> Tensor:
         return self.E_2(super().words(token))
@@ -57,17 +54,7 @@ class MRNN(WordDecoder):
             m_NX = add_image(m_NX, memory["image"])
         return self.logits(scaled_tanh(m_NX)), {"r": r_NH}
 
-    def forward(
-        self,
-        token_NT: Tensor,
-        length_N: Tensor,
-        memory: Memory,
-        state: State,
-        keep: Sequence[str] = (),
-    ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        self.check_keep(keep, ("r",))
-        packed = pack(length_N, token_NT.shape[1])
-        w_PH = self.words(packed.take(token_NT))
+    def unroll(self, w_PH, packed, memory, state, keep):
         pre_PH, (U,) = defer_products(w_PH, [(slice(None), self.U.weight)])
 
         def tick(w_NH: Tensor, r: Entries) -> tuple[Entries, Entries]:
@@ -78,5 +65,4 @@ class MRNN(WordDecoder):
         m_PX = self.V_w(w_PH) + self.V_r(r_PH)
         if memory:
             m_PX = m_PX + packed.of_image(memory["image"])
-        logits_PV = self.logits(packed.by_row(scaled_tanh(m_PX)))
-        return logits_PV, {"r": after[0]}, {name: packed.unpack(r_PH) for name in keep}
+        return scaled_tanh(m_PX), {"r": after[0]}, {"r": r_PH}

@@ -15,22 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from captioner.decoders import cells, fused
-from captioner.decoders.base import (
-    WordDecoder,
-    add_image,
-    check_sizes,
-    linear,
-    scaled_tanh,
-    to_rows,
-)
-from captioner.decoders.scan import pack, scan_cell
+from captioner.decoders.base import add_image, check_sizes, linear, scaled_tanh, to_rows
+from captioner.decoders.scan import PackedDecoder, scan_cell
 from captioner.errors import InputError
 from captioner.types import Features, Memory, State
 
 INJECT = ("par", "first", "pre", "init", "merge")
 
 
-class Recurrent(WordDecoder):
+class Recurrent(PackedDecoder):
     """Layers of recurrent cells, the first of them reading words and, by `inject`, the image:
 
     par    W_ih v at every step (the lecture; LRCN, Donahue 2015)                       W_ih: G x D
@@ -109,15 +102,13 @@ class Recurrent(WordDecoder):
         if feature_size:
             size = rows.get(inject, sum(self.blocks))
             self.W_ih = linear(feature_size, size, bias=inject == "init")
-        if init_std is not None:
-            self._start_at(init_std)
-
-    def _start_at(self, std: float) -> None:
-        if not std > 0:
-            raise InputError(f"decoder.init_std={std}: give more than 0, or null")
+        if init_std is None:
+            return
+        if not init_std > 0:
+            raise InputError(f"decoder.init_std={init_std}: give more than 0, or null")
         for parameter in self.parameters():
             if parameter.requires_grad and parameter.ndim > 1:
-                nn.init.normal_(parameter, std=std)
+                nn.init.normal_(parameter, std=init_std)
             elif parameter.requires_grad:
                 nn.init.zeros_(parameter)
 
@@ -154,19 +145,10 @@ class Recurrent(WordDecoder):
             h_NH = scaled_tanh(add_image(h_NH, image))
         return self.logits(h_NH), state_after
 
-    def forward(
-        self,
-        token_NT: Tensor,
-        length_N: Tensor,
-        memory: Memory,
-        state: State,
-        keep: Sequence[str] = (),
-    ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        packed = pack(length_N, token_NT.shape[1])
+    def unroll(self, x_PE, packed, memory, state, keep):
         image = state.get("image", memory.get("image"))
         images = self._by_layer(image)
-        x_P = self.words(packed.take(token_NT))
-        states = []
+        x_P, states = x_PE, []
         kept: dict[str, Tensor] = {}
         for layer, (cell, entry) in enumerate(zip(self.cells, self._by_cell(state))):
             read_P = self.drop(x_P) if layer else x_P
@@ -187,14 +169,13 @@ class Recurrent(WordDecoder):
             kept |= {f"{name}{layer}": trace for name, trace in zip(cell.entries, traces)}
             if gates := traces[len(cell.entries) :]:
                 kept[f"gates{layer}"] = torch.stack(gates, dim=1)
-        self.check_keep(keep, kept)
         if image is not None and self.inject == "merge":
             x_P = scaled_tanh(x_P + packed.of_image(image))
         state_after = self._named(states)
         if "image" in state:
-            state_after["image"] = state["image"] * (length_N == 0)[:, None]
-        logits_PV = self.logits(packed.by_row(x_P))
-        return logits_PV, state_after, {name: packed.unpack(kept[name]) for name in keep}
+            unread_N = ~packed.real_NT.any(1)
+            state_after["image"] = state["image"] * unread_N[:, None]
+        return x_P, state_after, kept
 
     def _layers_step(self, x_NE, images, states):
         """One time step through all layers -> the top one's output, and the new states."""

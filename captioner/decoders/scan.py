@@ -4,6 +4,7 @@ Positions are packed time by time with the longest rows first (as in a PackedSeq
 rows that are still alive at a time step are the first ones, and nothing is computed for padding.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from captioner.decoders.base import real_positions
+from captioner.decoders.base import Names, WordDecoder, real_positions
 from captioner.decoders.cells import Cell
+from captioner.types import Memory, State
 
 Entries = tuple[Tensor, ...]
 Step = Callable[[Tensor, Entries], tuple[Entries, Entries]]
@@ -67,6 +69,27 @@ def pack(length_N: Tensor, steps: int) -> Pack:
     in_row_order_P = (sizes_T.cumsum(0) - sizes_T)[step_P] + rank_N[row_P]
     sizes = [size for size in sizes_T.tolist() if size] or [0]
     return Pack(order_N, rank_N, sizes, order_N[sorted_P], time_P, real_NT, in_row_order_P)
+
+
+class PackedDecoder(WordDecoder):
+    """A decoder whose `forward` computes the packed positions, by `unroll`."""
+
+    @abstractmethod
+    def unroll(
+        self, x_PE: Tensor, packed: Pack, memory: Memory, state: State, keep: Names
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        """Words -> what the vocabulary reads, the state after each row's last token, and tensors
+        that `keep` may name, or all that it may; the first and the last are packed."""
+
+    def forward(
+        self, token_NT: Tensor, length_N: Tensor, memory: Memory, state: State, keep: Names = ()
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        packed = pack(length_N, token_NT.shape[1])
+        x_PE = self.words(packed.take(token_NT))
+        h_PX, after, kept = self.unroll(x_PE, packed, memory, state, keep)
+        self.check_keep(keep, kept)
+        logits_PV = self.logits(packed.by_row(h_PX))
+        return logits_PV, after, {name: packed.unpack(kept[name]) for name in keep}
 
 
 def scan(

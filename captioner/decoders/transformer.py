@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from captioner.decoders.base import WordDecoder, check_sizes, linear, real_positions
+from captioner.decoders.base import Names, WordDecoder, check_sizes, linear, real_positions
 from captioner.errors import InputError
 from captioner.types import Features, Memory, State
 
@@ -83,12 +83,7 @@ class Transformer(WordDecoder):
         return logits_NV, state
 
     def forward(
-        self,
-        token_NT: Tensor,
-        length_N: Tensor,
-        memory: Memory,
-        state: State,
-        keep: Sequence[str] = (),
+        self, token_NT: Tensor, length_N: Tensor, memory: Memory, state: State, keep: Names = ()
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         """As in `Decoder`. All layers but the attention itself process the real positions only."""
         self.check_keep(keep, ("alpha",) if memory else ())
