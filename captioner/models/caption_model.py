@@ -88,26 +88,21 @@ class CaptionModel(Model):
         self,
         images: Tensor | Features | PerMember,
         strategy: search.Strategy | None = None,
-        numbers: Sequence[int] | None = None,
+        image_numbers: Sequence[int] | None = None,
         constraints: Constraints = UNCONSTRAINED,
     ) -> search.Captions:
         """Captions of B images as ids; by default without the unknown word, of one word at least.
 
-        strategy: by default the model's own. numbers: of the images in their data set, so that
+        strategy: by default the model's own. image_numbers: in their data set, so that
         sampling does not depend on the batch, and for constraints on single images.
         """
         strategy = strategy or self.strategy
         with torch.inference_mode():
             features = self.encode(images)
             memory, state = self.decoder.start(features, _count(features) * strategy.rows)
-            return strategy(
-                self.decoder.step,
-                memory,
-                state,
-                constraints.rules(self.tokenizer, numbers),
-                numbers,
-                constraints.must_include(self.tokenizer, numbers),
-            )
+            rules = constraints.rules(self.tokenizer, image_numbers)
+            words = constraints.must_include(self.tokenizer, image_numbers)
+            return strategy(self.decoder.step, memory, state, rules, image_numbers, words)
 
     def trace(
         self,

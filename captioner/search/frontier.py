@@ -13,8 +13,8 @@ class Frontier:
     """The images still in the batch, `rows` n of each, and their decoder's memory and state.
 
     prefix_nt: the tokens of each row so far, bos first. image_b: which of the B images are left.
-    image_number_n: the number of each row's image. log_prob_nV: of the next token under the model.
-    error_B: why an image has no caption (see `Captions`).
+    image_number_n: the number of each row's image. log_prob_nV: of the next token under the
+    model, until the next `advance`, which writes over it. error_B: see `Captions`.
     """
 
     def __init__(self, inputs: Inputs, rows: int):
@@ -23,14 +23,18 @@ class Frontier:
         self.image_b = torch.arange(images, device=device)
         self.image_number_n = torch.tensor(image_numbers, device=device).repeat_interleave(rows)
         self.prefix_nt = torch.full((images * rows, 1), BOS, device=device)
-        self.log_prob_nV = torch.empty(0, 0, device=device)
+        self.log_prob_nV = self.buffer_NV = torch.empty(0, 0, device=device)
         self.error_B: list[str | None] = [None] * images
 
     def advance(self) -> Tensor:
         """Let the decoder read each row's last token -> log_prob_nV of the next one, under the
         rules: -inf if forbidden. Raises InputError for NaN."""
         logits_nV, self.state = self.step(self.prefix_nt[:, -1], self.memory, self.state)
-        self.log_prob_nV = at_least_float32(logits_nV.detach()).log_softmax(1)
+        logits_nV = at_least_float32(logits_nV.detach())
+        n, V = logits_nV.shape
+        if len(self.buffer_NV) < n:  # reused at the next steps: fresh memory takes time
+            self.buffer_NV = logits_nV.new_empty(n, V)
+        self.log_prob_nV = torch.log_softmax(logits_nV, 1, out=self.buffer_NV[:n])
         # A logit that is NaN makes its whole row NaN.
         diverged = self.log_prob_nV[:, 0].isnan().any()
         check(not bool(diverged), "the decoder returns NaN: its training has diverged")
