@@ -99,7 +99,8 @@ class CaptionModel(Model):
         strategy = strategy or self.strategy
         with torch.inference_mode():
             features = self.encode(images)
-            memory, state = self.decoder.start(features, _count(features) * strategy.rows)
+            first = features[0] if isinstance(features, PerMember) else features
+            memory, state = self.decoder.start(features, len(first.pooled_BD) * strategy.rows)
             rules = constraints.rules(self.tokenizer, image_numbers)
             words = constraints.must_include(self.tokenizer, image_numbers)
             return strategy(self.decoder.step, memory, state, rules, image_numbers, words)
@@ -223,11 +224,7 @@ class CaptionModel(Model):
         if self.strategy != search.Beam():
             target = f"captioner.search.{type(self.strategy).__name__}"
             config["search"] = {"_target_": target, **asdict(self.strategy)}
-        if encoder:
-            write_model(self, Path(folder), config, dtype)
-        else:
-            digest = {"encoder": self.encoder.weights()}
-            write_model(self, Path(folder), config, dtype, digest, exclude="encoder.")
+        write_model(self, Path(folder), config, dtype, None if encoder else self.encoder.weights())
 
 
 def build_captioner(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> CaptionModel:
@@ -237,19 +234,9 @@ def build_captioner(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> 
     option that the class does not have.
     """
     encoder = instantiate(config["encoder"], "captioner.encoders", CNN)
-    decoder = instantiate(
-        config["decoder"],
-        "captioner.decoders",
-        Decoder,
-        vocab_size=len(tokenizer),
-        feature_size=encoder.size,
-    )
+    sizes = {"vocab_size": len(tokenizer), "feature_size": encoder.size}
+    decoder = instantiate(config["decoder"], "captioner.decoders", Decoder, **sizes)
     return CaptionModel(encoder, decoder, tokenizer, config)
-
-
-def _count(features: Features | PerMember) -> int:
-    one = features[0] if isinstance(features, PerMember) else features
-    return len(one.pooled_BD)
 
 
 def _stack(pixels: Sequence[Any]) -> Any:

@@ -15,7 +15,6 @@ The weights carry a digest of their tokenizer, so that words and weights stay to
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import safetensors.torch
@@ -55,21 +54,22 @@ def write_model(
     folder: Path,
     config: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
-    metadata: Mapping[str, str] = MappingProxyType({}),
-    exclude: str | None = None,
+    encoder_digest: str | None = None,
 ) -> None:
     """Write a model directory; the files of an existing one are replaced one by one.
 
-    dtype: in which all floating-point weights are stored. exclude: the prefix of weights to leave
-    out.
+    dtype: of the stored floating-point weights. encoder_digest: given, it is stored in place of the
+    encoder's weights.
     """
     files.make_folder(folder)
     tensors = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
         for name, tensor in model.state_dict().items()
-        if exclude is None or not name.startswith(exclude)
+        if encoder_digest is None or not name.startswith("encoder.")
     }
-    metadata = {"tokenizer": model.tokenizer.digest(), **metadata}
+    metadata = {"tokenizer": model.tokenizer.digest()}
+    if encoder_digest is not None:
+        metadata["encoder"] = encoder_digest
     contents: dict[str, str | bytes] = {
         "config.json": json.dumps({"format": FORMAT, **config}, indent=2) + "\n",
         "tokenizer.json": model.tokenizer.to_json(),
@@ -81,8 +81,7 @@ def write_model(
 
 def read_contents(folder: Path) -> Contents:
     """Read a model directory. Raises InputError naming the file that is missing or broken."""
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise InputError(
             f"{printable(folder)}: not a model directory, it has no {' and no '.join(missing)}; "
             "give the folder model/ of a run"

@@ -38,10 +38,8 @@ class LanguageModel(Model):
         memory, fresh = self.decoder.start(None, len(batch.token_NT))
         if state is None:
             return None, memory, fresh
-        rows = {
-            name: entry.where(batch.fresh_N[:, None], state[name]) for name, entry in fresh.items()
-        }
-        return None, memory, rows
+        fresh_N1 = batch.fresh_N[:, None]
+        return None, memory, {k: entry.where(fresh_N1, state[k]) for k, entry in fresh.items()}
 
     def save(self, folder: str | Path) -> None:
         """Write the model directory."""
@@ -76,11 +74,8 @@ class LanguageModel(Model):
                 return decoder.step(token_N.masked_fill(token_N == BOS, last), memory, state)
 
             captions = strategy(step, memory, state, [forbid(UNK)], list(numbers))
-        return [
-            self.tokenizer.decode([*ids, *row])
-            for hypotheses in captions.token_BKT.tolist()
-            for row in hypotheses
-        ]
+        rows_of_ids = captions.token_BKT.flatten(0, 1).tolist()
+        return [self.tokenizer.decode([*ids, *row]) for row in rows_of_ids]
 
 
 def _sampling_copy(decoder: Recurrent) -> Recurrent:
@@ -111,11 +106,6 @@ def build_language_model(config: dict[str, Any], tokenizer: tokenizers.Tokenizer
     target = str(config["decoder"].get("_target_"))
     if target.startswith("captioner.decoders.") and not target.endswith(".Recurrent"):
         raise InputError(f"decoder._target_={target}: a language model takes a Recurrent decoder")
-    decoder = instantiate(
-        config["decoder"],
-        "captioner.decoders",
-        Recurrent,
-        vocab_size=len(tokenizer),
-        feature_size=0,
-    )
+    sizes = {"vocab_size": len(tokenizer), "feature_size": 0}
+    decoder = instantiate(config["decoder"], "captioner.decoders", Recurrent, **sizes)
     return LanguageModel(decoder, tokenizer, {"encoder": None, "decoder": config["decoder"]})

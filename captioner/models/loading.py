@@ -108,19 +108,17 @@ def _captioner(contents: Contents) -> CaptionModel:
         preprocess = images.Preprocess(**config.pop("preprocess"))
     except (TypeError, InputError) as error:
         raise InputError(f"{path}: preprocess: {error}") from error
-    strategy = None
-    if (options := config.pop("search", None)) is not None:
-        try:
-            strategy = instantiate(options, "captioner.search", search.STRATEGIES)
-        except InputError as error:
-            raise InputError(f"{path}: search: {error}") from error
+    try:
+        options = config.pop("search", {"_target_": "captioner.search.Beam"})
+        strategy = instantiate(options, "captioner.search", search.STRATEGIES)
+    except InputError as error:
+        raise InputError(f"{path}: search: {error}") from error
     try:
         model = build_captioner({"encoder": encoder, "decoder": config["decoder"]}, tokenizer)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     assert isinstance(model.encoder, CNN)
-    model.config, model.encoder.preprocess = config, preprocess
-    model.strategy = strategy or model.strategy
+    model.config, model.encoder.preprocess, model.strategy = config, preprocess, strategy
     if "encoder" in metadata:
         if model.encoder.weights() != metadata["encoder"]:
             raise InputError(

@@ -73,9 +73,8 @@ class ScheduledSampling(Objective):
         if decay not in fits:
             raise InputError(f"objective.decay={decay}: give one of {', '.join(fits)}")
         if not fits[decay]:
-            raise InputError(
-                f"objective.k={k}: 1 or more for inverse_sigmoid, 1 or less for others"
-            )
+            limits = "1 or more for inverse_sigmoid, 1 or less for others"
+            raise InputError(f"objective.k={k}: {limits}")
         if not 0 <= least <= 1 or slope < 0:
             raise InputError(f"objective.least={least} slope={slope}: 0 to 1, and 0 or more")
         self.decay, self.k, self.slope, self.least = decay, k, slope, least

@@ -52,9 +52,8 @@ class SelfCritical(Objective):
         if samples < least:
             raise InputError(f"objective.samples={samples}: {baseline} takes {least} or more")
         if cross_entropy < 0 or max_length < 1:
-            raise InputError(
-                f"objective.cross_entropy={cross_entropy} max_length={max_length}: too small"
-            )
+            values = f"objective.cross_entropy={cross_entropy} max_length={max_length}"
+            raise InputError(f"{values}: too small")
         self.samples, self.baseline, self.dropout = samples, baseline, dropout
         self.reward, self.end = {"cider": 1.0} if reward is None else reward, end
         self.cross_entropy, self.max_length = cross_entropy, max_length

@@ -12,9 +12,7 @@ from captioner.data.records import Record
 from captioner.metrics import score
 from captioner.models.caption_model import CaptionModel
 from captioner.objectives.base import Objective
-from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.search import Strategy
-from captioner.training.checkpoints import Checkpoints
 from captioner.training.health import health_of, warnings_of
 from captioner.training.loop import Loop
 from captioner.types import Batch
@@ -60,11 +58,9 @@ class CaptionTraining(Loop):
         self.captions, self.val_sums = {}, (0.0, 0.0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        if batch_idx == 0 and isinstance(self.trainer.checkpoint_callback, Checkpoints):
-            self.trainer.checkpoint_callback.before_validation(self.trainer)
         model = self.eval_model
         features = model.encode(batch.images)
-        _, logs, _ = CrossEntropy()(model, batch._replace(images=features), self.global_step)
+        logs, _ = self.validate(batch._replace(images=features), batch_idx)
         nll, words = self.val_sums
         self.val_sums = nll + float(logs["nll"]), words + float(logs["count"])
         numbers = batch.index_B.tolist()
@@ -81,11 +77,9 @@ class CaptionTraining(Loop):
         references = {index: list(self.val_records[index].captions) for index in sorted(captions)}
         scores = score.score(references, captions)["corpus"]
         self.log("val/nll", nll / words)
-        for name in ("CIDEr", "Bleu_4"):
-            self.log(f"val/{name}", scores[name], prog_bar=name == "CIDEr")
         health = health_of(list(captions.values()), [ended for _, ended in results.values()])
-        for name, value in health.items():
-            self.log(f"val/{name}", value)
+        for name, value in {"CIDEr": scores["CIDEr"], "Bleu_4": scores["Bleu_4"], **health}.items():
+            self.log(f"val/{name}", value, prog_bar=name == "CIDEr")
         if self.objective.rewarded and self.trainer.is_global_zero:
             for warning in warnings_of(health):
                 print(f"epoch {self.current_epoch}: {warning}")

@@ -24,7 +24,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from captioner import distributed, files
-from captioner.errors import InputError
+from captioner.errors import InputError, os_reason, read_json
 from captioner.training import lightning
 
 KEEP = 2
@@ -45,7 +45,8 @@ def save(folder: Path, state: dict[str, Any]) -> Path:
     data = buffer.getbuffer()
     path = folder / f"{newest + 1:05d}.ckpt"
     files.write_atomic(path, data)
-    entry = {"number": newest + 1, "file": path.name, "size": len(data), "sha256": _digest(data)}
+    sha256 = hashlib.sha256(data).hexdigest()
+    entry = {"number": newest + 1, "file": path.name, "size": len(data), "sha256": sha256}
     entries = [*entries, entry][-KEEP:]
     files.write_atomic(folder / MANIFEST, json.dumps(entries, indent=1))
     kept = {entry["file"] for entry in entries}
@@ -64,12 +65,11 @@ def newest(folder: Path) -> Path | None:
     for entry in reversed(entries):
         path = folder / entry["file"]
         try:
-            data = path.read_bytes()
-            if len(data) == entry["size"] and _digest(data) == entry["sha256"]:
+            if files.sha256(path) == entry["sha256"]:
                 return path
             reason = "its checksum is wrong"
         except OSError as error:
-            reason = str(error.strerror)
+            reason = os_reason(error)
         print(f"{path}: {reason}; going back to the one before", file=sys.stderr)
     if entries:
         raise InputError(f"{folder}: no checkpoint is whole; train again in another run_dir")
@@ -86,14 +86,9 @@ def _manifest(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return [{key: e[key] for key in ("number", "file", "size", "sha256")} for e in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [{k: e[k] for k in ("number", "file", "size", "sha256")} for e in read_json(path)]
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a manifest of checkpoints: {error!r}") from error
-
-
-def _digest(data: bytes | memoryview) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 class Files(TorchCheckpointIO):
@@ -157,7 +152,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         lightning.replace_sigterm_handler(trainer, self._note)
         trainer.should_stop = self.early  # where a run that goes on had ended early
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, *args: Any) -> None:
         self.handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

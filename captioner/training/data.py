@@ -23,6 +23,8 @@ class EpochData(pl.LightningDataModule):
     run is resumed.
     """
 
+    trainer: pl.Trainer  # type: ignore[assignment]  # None only before any method is called
+
     def __init__(self, sizes: dict[str, int], workers: int):
         super().__init__()
         self.sizes, self.workers = sizes, workers
@@ -39,12 +41,10 @@ class EpochData(pl.LightningDataModule):
     @property
     def share(self) -> tuple[int, int]:
         """The rank of this process, and the number of processes."""
-        assert self.trainer is not None
         return self.trainer.global_rank, self.trainer.world_size
 
     def state_dict(self) -> dict[str, int]:
         """The position of the run; there is no state of random generators to save."""
-        assert self.trainer is not None
         return {
             "epoch": self.trainer.current_epoch,
             "batch": lightning.next_batch(self.trainer),
@@ -54,7 +54,6 @@ class EpochData(pl.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Read the position. Raises InputError if data or processes are not those of before."""
-        assert self.trainer is not None
         expected = {"processes": self.trainer.world_size, **self.sizes}
         for name, value in expected.items():
             if state_dict[name] != value:
@@ -66,7 +65,6 @@ class EpochData(pl.LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """This epoch's batches; Lightning asks anew each epoch."""
-        assert self.trainer is not None
         # Lightning asks once before it knows that the run goes on in a later epoch.
         epoch = max(self.trainer.current_epoch, self.place[0])
         start = self.place[1] if epoch == self.place[0] else 0
@@ -99,15 +97,14 @@ class CaptionData(EpochData):
         super().__init__({"pictures": len(train)}, workers)
         self.sources: dict[str, Source] = {"train": train_source, "val": val_source}
         self.token_ids = {
-            "train": [[tokenizer.targets(caption) for caption in r.captions] for r in train],
-            "val": [[tokenizer.targets(caption) for caption in r.captions] for r in val],
+            split: [[tokenizer.targets(caption) for caption in r.captions] for r in records]
+            for split, records in (("train", train), ("val", val))
         }
         rows = [ids for image in self.token_ids["train"] for ids in image]
         if cut := sum(ids[-1] != EOS for ids in rows):
             limit = f"tokenizer.max_length={tokenizer.max_length}"
             warnings.warn(f"{cut} of {len(rows)} captions are cut to {limit}", stacklevel=2)
-        self.batch_size, self.captions = batch_size, captions
-        self.seed = seed
+        self.batch_size, self.captions, self.seed = batch_size, captions, seed
         length = sum(map(len, rows)) / len(rows)
         self.words = length * batch_size * min(captions, len(rows) / len(train))
 
@@ -127,8 +124,8 @@ class TextData(EpochData):
 
     def __init__(self, train: Corpus, val: Corpus, batch_size: int, bptt: int, seed: int = 0):
         super().__init__({"tokens": len(train)}, workers=0)
-        self.train, self.val = train, val
-        self.batch_size, self.bptt, self.seed = batch_size, bptt, seed
+        self.train, self.val, self.seed = train, val, seed
+        self.batch_size, self.bptt = batch_size, bptt
         self.words = batch_size * bptt
 
     def epoch(self, number: int) -> Streams:

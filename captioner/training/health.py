@@ -20,9 +20,9 @@ def health_of(captions: Sequence[str], finished: Sequence[bool]) -> dict[str, fl
     """Measures of raw captions' language: words, bad_endings, repeated_words, unknown_words,
     unfinished, unique, vocabulary (see captioner/metrics/language.py)."""
     texts = token_strings(captions)
-    of_all = variety(texts)
+    numbers = variety(texts)
     health = language(texts, finished=finished).corpus()
-    return health | {name: of_all[name] for name in ("unique", "vocabulary")}
+    return health | {name: numbers[name] for name in ("unique", "vocabulary")}
 
 
 def warnings_of(health: Mapping[str, float]) -> list[str]:
@@ -33,9 +33,8 @@ def warnings_of(health: Mapping[str, float]) -> list[str]:
         if health[name] > limit
     ]
     if health["unique"] < LEAST_UNIQUE:
-        lines.append(
-            f"unhealthy: of all captions only {100 * health['unique']:.0f} % are different ones"
-        )
+        share = f"{100 * health['unique']:.0f} %"
+        lines.append(f"unhealthy: of all captions only {share} are different ones")
     if health["words"] < 3:
         lines.append(f"unhealthy: captions have {health['words']:.1f} words on average")
     return lines

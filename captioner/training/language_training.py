@@ -15,7 +15,6 @@ from captioner.models.language_model import LanguageModel
 from captioner.objectives.base import Objective
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.search import Strategy
-from captioner.training.checkpoints import Checkpoints
 from captioner.training.loop import Loop
 from captioner.types import EOS, State, TextBatch
 
@@ -60,9 +59,7 @@ class LanguageTraining(Loop):
         self.val_state, self.val_sums = None, (0.0, 0.0)
 
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
-        if batch_idx == 0 and isinstance(self.trainer.checkpoint_callback, Checkpoints):
-            self.trainer.checkpoint_callback.before_validation(self.trainer)
-        _, logs, self.val_state = CrossEntropy()(self.eval_model, batch, 0, self.val_state)
+        logs, self.val_state = self.validate(batch, batch_idx, self.val_state)
         units = float(batch.length_N.sum() - (batch.token_NT[:, 1:] == EOS).sum())
         nll, units_before = self.val_sums
         self.val_sums = nll + float(logs["nll"]), units_before + units
@@ -86,11 +83,10 @@ class LanguageTraining(Loop):
         self.eval_model.eval()
         text = self.eval_model.continue_prompt(self.prompt, self.strategy)[0]
         self.eval_model.train(training)
-        stage = (
-            "train more" if self.global_step > FIRST_SAMPLE else "at first"
-        )  # the lecture's words
-        head = f"{stage}: epoch {self.current_epoch}, step {self.global_step}{score}"
-        entry = f"== {head}\n{text}\n\n"
+        # The lecture's words.
+        stage = "train more" if self.global_step > FIRST_SAMPLE else "at first"
+        place = f"epoch {self.current_epoch}, step {self.global_step}{score}"
+        entry = f"== {stage}: {place}\n{text}\n\n"
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         self.print(entry.encode(encoding, "backslashreplace").decode(encoding))
         earlier = self.samples.read_bytes() if self.samples.exists() else b""

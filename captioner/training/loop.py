@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from captioner import distributed
 from captioner.errors import InputError
-from captioner.objectives.base import Objective
+from captioner.objectives.base import Logs, Objective
+from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.training import lightning
+from captioner.training.checkpoints import Checkpoints
 from captioner.types import State
 
 SCHEDULES = ("cosine", "constant")
@@ -50,12 +53,8 @@ class Loop(pl.LightningModule):
         super().__init__()
         if schedule not in SCHEDULES:
             raise InputError(f"schedule={schedule}: give one of {', '.join(SCHEDULES)}")
-        self.model, self.objective, self.optimizer, self.groups = (
-            model,
-            objective,
-            optimizer,
-            groups,
-        )
+        self.model, self.objective, self.optimizer = model, objective, optimizer
+        self.groups = groups
         self.average = moving_average(model, ema) if ema else None
         self.warmup, self.schedule, self.seed = warmup, schedule, seed
         self.expected_count, self.summed = 1.0 if summed else expected_count, summed
@@ -70,18 +69,25 @@ class Loop(pl.LightningModule):
         """The files that batches came from, for the message about a loss that is not finite."""
         return []
 
+    def validate(
+        self, batch: Any, batch_idx: int, state: State | None = None
+    ) -> tuple[Logs, State | None]:
+        """Logs of the cross-entropy of a validation batch, and the state after it; saves before the
+        first one."""
+        if batch_idx == 0 and isinstance(self.trainer.checkpoint_callback, Checkpoints):
+            self.trainer.checkpoint_callback.before_validation(self.trainer)
+        return CrossEntropy()(self.eval_model, batch, self.global_step, state)[1:]
+
     @property
     def eval_model(self) -> Any:
         """The model that is validated and saved: the moving average, if there is one."""
         return self.model if self.average is None else self.average.module
 
     def configure_optimizers(self):
-        groups = [
-            group
-            for name, options in self.groups.items()
-            for group in _groups(getattr(self.model, name), **options)
-        ]
-        optimizer = self.optimizer(groups)
+        groups = (
+            _groups(getattr(self.model, name), options) for name, options in self.groups.items()
+        )
+        optimizer = self.optimizer(list(chain.from_iterable(groups)))
         total = max(1, int(self.trainer.estimated_stepping_batches))
         rise = max(1, round(total * self.warmup))
 
@@ -170,12 +176,12 @@ class Loop(pl.LightningModule):
         )
 
 
-def _groups(module: nn.Module, **options: Any) -> list[dict[str, Any]]:
+def _groups(module: nn.Module, options: dict[str, Any]) -> list[dict[str, Any]]:
     """Parameter groups: matrices, and vectors (biases, norms), which have no weight decay."""
     matrices = [p for p in _trainable(module) if p.ndim > 1]
     others = [p for p in _trainable(module) if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    return [group | options for group in groups if group["params"]]
+    groups = [{"params": matrices} | options, {"params": others, "weight_decay": 0.0} | options]
+    return [group for group in groups if group["params"]]
 
 
 def moving_average(model: Any, ema: float) -> AveragedModel:

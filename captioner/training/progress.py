@@ -33,9 +33,6 @@ class ProgressLines(pl.callbacks.ProgressBar):
     def disable(self) -> None:  # Lightning does so in every process but the first
         self.is_enabled = False
 
-    def enable(self) -> None:
-        self.is_enabled = True
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start = self.last = time.monotonic()
         self.first_step = trainer.global_step  # 0, or where a run goes on
