@@ -28,16 +28,14 @@ def test_saved_and_loaded_it_says_the_same(model_dir, scenes_dir, tmp_path):
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name])
     paths = sorted((scenes_dir / "images").iterdir())[:5]
-    said = first.caption(paths)
-    assert said == second.caption(paths)
-    assert all(c.caption for c in said)
+    captions = first.caption(paths)
+    assert captions == second.caption(paths)
+    assert all(c.caption for c in captions)
     assert {p.name for p in model_dir.iterdir()} == set(directory.FILES)
 
 
 def test_the_saved_preprocessing_counts(copied):
-    config = json.loads((copied / "config.json").read_text())
-    config["preprocess"]["size"] = 96
-    (copied / "config.json").write_text(json.dumps(config))
+    config(lambda contents: contents["preprocess"].update(size=96))(copied)
     assert loading.load(copied).encoder.preprocess.size == 96
 
 
@@ -118,18 +116,29 @@ def test_unk_is_never_said(model_dir, scenes_dir):
         assert all("<unk>" not in c.caption for c in loaded.caption(paths, strategy))
 
 
-def edit_config(folder, change):
-    config = json.loads((folder / "config.json").read_text())
-    change(config)
-    (folder / "config.json").write_text(json.dumps(config))
+def config(change):
+    """The damage of a changed config.json."""
+
+    def damage(folder):
+        contents = json.loads((folder / "config.json").read_text())
+        change(contents)
+        (folder / "config.json").write_text(json.dumps(contents))
+
+    return damage
 
 
-def edit_tensors(folder, change):
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        metadata = file.metadata()
-    save_file(tensors, folder / "model.safetensors", metadata)
+def tensors(change):
+    """The damage of changed weights, with the metadata as they were."""
+
+    def damage(folder):
+        path = folder / "model.safetensors"
+        weights = load_file(path)
+        change(weights)
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        save_file(weights, path, metadata)
+
+    return damage
 
 
 def truncate(folder):
@@ -147,8 +156,9 @@ def foreign_tokenizer(folder):
     path.write_text(json.dumps(saved | {"units": saved["units"][::-1]}))
 
 
-TARGET = "captioner.decoders.recurrent.Recurrent"
-BEAM = {"_target_": "captioner.search.Beam"}
+TARGET, LOAD = "captioner.decoders.recurrent.Recurrent", "captioner.encoders.torch.load"
+BEAM, OS = {"_target_": "captioner.search.Beam", "width": 0}, {"_target_": "os.system"}
+NO_CLASS, BIAS = ": not a class of captioner.", "decoder.W_hy.bias"
 
 
 @pytest.mark.parametrize(
@@ -156,47 +166,24 @@ BEAM = {"_target_": "captioner.search.Beam"}
     [
         (lambda d: (d / "tokenizer.json").unlink(), "it has no tokenizer.json"),
         (lambda d: (d / "config.json").write_text("{"), "config.json: not readable as JSON"),
-        (lambda d: edit_config(d, lambda c: c.pop("decoder")), "config.json: the key 'decoder'"),
-        (lambda d: edit_config(d, lambda c: c.update(format=9)), "config.json: format 9"),
-        (
-            lambda d: edit_config(d, lambda c: c["preprocess"].update(sise=3)),
-            "config.json: .*'sise'",
-        ),
-        (
-            lambda d: edit_config(d, lambda c: c["decoder"].update(_target_="os.system")),
-            "_target_=os.system: not a class of captioner.decoders",
-        ),
-        (
-            lambda d: edit_config(d, lambda c: c["encoder"].update(_target_=TARGET)),
-            f"_target_={TARGET}: not a class of captioner.encoders",
-        ),
-        (
-            lambda d: edit_config(
-                d, lambda c: c["encoder"].update(_target_="captioner.encoders.torch.load")
-            ),
-            "not a class of captioner.encoders",
-        ),
-        (lambda d: edit_config(d, lambda c: c["decoder"].update(layer=2)), "'layer'"),
-        (lambda d: edit_config(d, lambda c: c["decoder"].update(dropout="x")), "give a number"),
-        (lambda d: edit_config(d, lambda c: c["encoder"].update(train=0.5)), "a word or a whole"),
-        (lambda d: edit_config(d, lambda c: c["decoder"].update(hidden_size=2**40)), "memory"),
-        (lambda d: edit_config(d, lambda c: c.update(preprocess=[])), "must be an object"),
         (lambda d: (d / "config.json").write_text("[]"), "config.json: not an object with"),
-        (lambda d: edit_config(d, lambda c: c.update(search="beam")), "search is 'beam'; it must"),
-        (
-            lambda d: edit_config(d, lambda c: c.update(search=BEAM | {"width": 0})),
-            "config.json: search: search.width=0: give a whole number",
-        ),
-        (
-            lambda d: edit_config(d, lambda c: c.update(search={"_target_": "os.system"})),
-            "config.json: search: _target_=os.system: not a class of captioner.search",
-        ),
-        (lambda d: edit_tensors(d, lambda t: t.pop("decoder.W_hy.bias")), "W_hy.bias is missing"),
-        (lambda d: edit_tensors(d, lambda t: t.update(x=torch.zeros(1))), "x is foreign"),
-        (
-            lambda d: edit_tensors(d, lambda t: t.update({"decoder.W_hy.bias": torch.zeros(2)})),
-            r"W_hy.bias has shape \(2,\)",
-        ),
+        (config(lambda c: c.pop("decoder")), "config.json: the key 'decoder'"),
+        (config(lambda c: c.update(format=9)), "config.json: format 9"),
+        (config(lambda c: c["preprocess"].update(sise=3)), "config.json: .*'sise'"),
+        (config(lambda c: c["decoder"].update(OS)), f"{NO_CLASS}decoders"),
+        (config(lambda c: c["encoder"].update(_target_=TARGET)), f"=.*{TARGET}{NO_CLASS}encoders"),
+        (config(lambda c: c["encoder"].update(_target_=LOAD)), f"{NO_CLASS}encoders"),
+        (config(lambda c: c.update(search=OS)), f"config.json: search: .*{NO_CLASS}search"),
+        (config(lambda c: c["decoder"].update(layer=2)), "'layer'"),
+        (config(lambda c: c["decoder"].update(dropout="x")), "give a number"),
+        (config(lambda c: c["encoder"].update(train=0.5)), "a word or a whole"),
+        (config(lambda c: c["decoder"].update(hidden_size=2**40)), "memory"),
+        (config(lambda c: c.update(preprocess=[])), "must be an object"),
+        (config(lambda c: c.update(search="beam")), "search is 'beam'; it must"),
+        (config(lambda c: c.update(search=BEAM)), "config.json: search: search.width=0: give"),
+        (tensors(lambda t: t.pop(BIAS)), "W_hy.bias is missing"),
+        (tensors(lambda t: t.update(x=torch.zeros(1))), "x is foreign"),
+        (tensors(lambda t: t.update({BIAS: torch.zeros(2)})), r"W_hy.bias has shape \(2,\)"),
         (foreign_tokenizer, "has shape|not trained with the tokenizer"),
         (truncate, "model.safetensors: not a whole safetensors file"),
         (pickled, "model.safetensors: not a whole safetensors file"),

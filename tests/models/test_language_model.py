@@ -47,11 +47,11 @@ def learned(model, streams):
 def test_the_carried_state_is_that_of_an_unbroken_pass(tmp_path, cell, layers):
     model = tiny_language_model(cell, layers)
     data = corpus(model, tmp_path)
-    whole, chunked = (text.Streams(data, 1, bptt, None) for bptt in (10**6, 7))
-    assert len(whole) == 1 and len(chunked) > 10
-    unbroken, full, expected = learned(model, whole)
+    unbroken, chunked = (text.Streams(data, 1, bptt, None) for bptt in (10**6, 7))
+    assert len(unbroken) == 1 and len(chunked) > 10
+    total, full, expected = learned(model, unbroken)
     summed, cut, state = learned(model, chunked)
-    assert summed == pytest.approx(unbroken, abs=1e-9)
+    assert summed == pytest.approx(total, abs=1e-9)
     torch.testing.assert_close(state, expected, atol=1e-9, rtol=0)
     assert any(not torch.allclose(one, other) for one, other in zip(full, cut))  # it is cut
 
@@ -65,13 +65,11 @@ def test_a_chunk_that_covers_the_document_has_the_whole_gradient(tmp_path):
     for t in range(token_1T.shape[1] - 1):
         logits_NV, state = model.decoder.step(token_1T[:, t], memory, state)
         logits.append(logits_NV)
-    torch.nn.functional.cross_entropy(
-        torch.cat(logits), token_1T[0, 1:], reduction="sum"
-    ).backward()
+    logits_PV, targets_P = torch.cat(logits), token_1T[0, 1:]
+    torch.nn.functional.cross_entropy(logits_PV, targets_P, reduction="sum").backward()
     full = [p.grad.clone() for p in model.decoder.parameters()]
-    _, found, _ = learned(model, text.Streams(data, 1, len(data), None))
-    for one, other in zip(found, full):
-        torch.testing.assert_close(one, other, atol=1e-9, rtol=0)
+    _, gradients, _ = learned(model, text.Streams(data, 1, len(data), None))
+    torch.testing.assert_close(gradients, full, atol=1e-9, rtol=0)
 
 
 def test_the_gradient_is_cut_after_bptt_steps(tmp_path):
@@ -98,14 +96,14 @@ def test_the_state_begins_anew_with_a_document():
 def test_scheduled_sampling_with_true_words_only_is_cross_entropy(tmp_path):
     model = tiny_language_model()
     streams = text.Streams(corpus(model, tmp_path), 2, 9, None)
-    found = []
+    sequences = []
     for objective in (CrossEntropy(), ScheduledSampling("linear", k=1.0, least=1.0)):
         losses, state = [], None
         for number in range(len(streams)):
             loss, _, state = objective(model, streams[number], 0, state)
             losses.append(float(loss.detach()))
-        found.append(losses)
-    assert found[0] == pytest.approx(found[1], abs=1e-9)
+        sequences.append(losses)
+    assert sequences[0] == pytest.approx(sequences[1], abs=1e-9)
     nothing = TextBatch(torch.full((2, 2), 0), torch.zeros(2, dtype=torch.long), torch.ones(2) > 0)
     assert ScheduledSampling()(model, nothing, 0)[1]["count"] == 0  # streams that are over
 
@@ -127,9 +125,8 @@ def test_bits_are_those_of_each_character_by_itself(tmp_path):
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_copy_that_writes_steps_as_the_decoder(monkeypatch, cell, more, alphabet):
     monkeypatch.setattr(language_model, "LOOKUP_VOCABULARY", alphabet)
-    size = (
-        len(tiny_language_model().tokenizer) if "one_hot" in more else 7
-    )  # MUT1 and 2 take x as it is
+    # MUT1 and MUT2 take x as it is.
+    size = len(tiny_language_model().tokenizer) if "one_hot" in more else 7
     decoder = tiny_language_model(cell, size=size, **more).decoder.eval()
     before = {name: entry.clone() for name, entry in decoder.state_dict().items()}
     other = language_model._sampling_copy(decoder)
@@ -147,19 +144,18 @@ def test_it_goes_on_where_the_prompt_ends():
     model = tiny_language_model().eval()
     ids = model.tokenizer.encode("the cat")
     memory, state = model.decoder.start(None, 1)
-    said = []
+    written = []
     with torch.no_grad():
         for token in [BOS, *ids]:
             logits_NV, state = model.decoder.step(torch.tensor([token]), memory, state)
-        while len(said) < 12:
+        while len(written) < 12:
             logits_NV[:, UNK] = -torch.inf
-            said.append(int(logits_NV.argmax(1)))
-            if said[-1] == EOS:
+            written.append(int(logits_NV.argmax(1)))
+            if written[-1] == EOS:
                 break
-            logits_NV, state = model.decoder.step(torch.tensor(said[-1:]), memory, state)
-    assert model.continue_prompt("the cat", Greedy(12)) == [
-        "the cat" + model.tokenizer.decode(said)
-    ]
+            logits_NV, state = model.decoder.step(torch.tensor(written[-1:]), memory, state)
+    expected = "the cat" + model.tokenizer.decode(written)
+    assert model.continue_prompt("the cat", Greedy(12)) == [expected]
     many = model.continue_prompt("the cat", Sample(n=4, max_length=12))
     assert len(many) == 4 and len(set(many)) > 1
     assert len(model.continue_prompt("", Beam(3, n=3, max_length=5))) == 3
@@ -172,9 +168,8 @@ def test_a_saved_model_is_the_same_and_no_captioner(tmp_path):
     model.save(tmp_path / "model")
     again = loading.read_model(tmp_path / "model")
     again.decoder.double()
-    assert again.continue_prompt("the", Greedy(20)) == model.eval().continue_prompt(
-        "the", Greedy(20)
-    )
+    one, other = (m.eval().continue_prompt("the", Greedy(20)) for m in (model, again))
+    assert one == other
     with pytest.raises(InputError, match="a language model, it sees no pictures"):
         loading.load(tmp_path / "model")
 
@@ -262,9 +257,9 @@ def test_min_char_rnn_is_karpathys_program(tmp_path, monkeypatch):
     header, *rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
     column = header.split(",").index("train/loss")
     means = [float(row.split(",")[column]) for row in rows if row.split(",")[column]]
-    found = [mean * int(streams[k].length_N.sum()) for k, mean in enumerate(means[:100])]
+    losses = [mean * int(streams[k].length_N.sum()) for k, mean in enumerate(means[:100])]
     expected = karpathy(data.ids.tolist(), 100, weights, [])
-    assert found == pytest.approx(expected, abs=1e-9) and len(found) == 100
+    assert losses == pytest.approx(expected, abs=1e-9) and len(losses) == 100
     assert expected[0] == pytest.approx(25 * math.log(len(model.tokenizer) - 2), rel=1e-3)
     assert np.mean(expected[-10:]) < 0.8 * expected[0]  # it learns
     scores = json.loads((tmp_path / "run/scores.json").read_text())
@@ -298,11 +293,11 @@ def test_a_run_that_goes_on_ends_the_same(
 ):
     """The state of the streams too."""
     monkeypatch.setattr(language_training, "FIRST_SAMPLE", stage)
-    assert in_process(*options, *more, f"run_dir={tmp_path / 'whole'}") == 0
+    assert in_process(*options, *more, f"run_dir={tmp_path / 'unbroken'}") == 0
     assert in_process(*options, *more, f"run_dir={tmp_path / 'cut'}", mishap=mishap) > 128
     assert in_process(f"resume={tmp_path / 'cut'}") == 0
-    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
-    assert (tmp_path / "whole/samples.txt").read_text().count("== ") == samples
+    assert_equal_runs(tmp_path / "unbroken", tmp_path / "cut")
+    assert (tmp_path / "unbroken/samples.txt").read_text().count("== ") == samples
 
 
 def test_phases_of_text(options, tmp_path):
@@ -340,32 +335,32 @@ def test_text_without_words_is_named(tmp_path, capsys):
 @pytest.mark.slow
 def test_two_processes_have_streams_of_their_own_and_go_on(options, tmp_path):
     two = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=2"]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    code, said = in_processes(tmp_path, *options, *two, f"run_dir={whole}")
-    assert code == 0, said
-    code, said = in_processes(tmp_path, *options, *two, f"run_dir={cut}", mishap="SIGTERM:1:1:2")
-    assert code > 128, said
+    unbroken, cut = tmp_path / "unbroken", tmp_path / "cut"
+    code, stderr = in_processes(tmp_path, *options, *two, f"run_dir={unbroken}")
+    assert code == 0, stderr
+    code, stderr = in_processes(tmp_path, *options, *two, f"run_dir={cut}", mishap="SIGTERM:1:1:2")
+    assert code > 128, stderr
     assert in_processes(tmp_path, f"resume={cut}")[0] == 0
-    assert_equal_runs(whole, cut)
-    states = checkpoints.load(checkpoints.newest(whole / "checkpoints"))["streams"]
+    assert_equal_runs(unbroken, cut)
+    states = checkpoints.load(checkpoints.newest(unbroken / "checkpoints"))["streams"]
     assert states["h0"].shape == (2, 2, 8)
     alone = tmp_path / "alone"  # four streams in one process are the same four
     assert in_process(*options, "data.batch_size=4", f"run_dir={alone}") == 0
-    scores = [json.loads((run / "scores.json").read_text()) for run in (whole, alone)]
+    scores = [json.loads((run / "scores.json").read_text()) for run in (unbroken, alone)]
     bits = [score["corpus"]["bits_per_character"] for score in scores]
     assert bits[0] == pytest.approx(bits[1], abs=0.02)
 
 
 def test_it_writes_and_shows_its_gradients(tmp_path, capsys):
     """The commands on a model directory."""
-    made = tiny_language_model(layers=1)
-    made.decoder.float()
-    made.save(tmp_path / "model")
+    saved = tiny_language_model(layers=1)
+    saved.decoder.float()
+    saved.save(tmp_path / "model")
     model = [str(tmp_path / "model"), "--prompt", "the cat", "--length", "9"]
     order = [*model, "--seed", "3"]
     assert main(["sample", *order]) == main(["sample", *order]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("the cat") and said[: len(said) // 2] == said[len(said) // 2 :]
+    output = capsys.readouterr().out
+    assert output.startswith("the cat") and 2 * output[: len(output) // 2] == output
     for way in (["--greedy"], ["--beam=3"], ["--n=3", "--top-k=4", "--top-p=0.9"]):
         assert main(["sample", *model, *way]) == 0
     for wrong in ("--prompt=Z", "--length=0", "--temperature=0", "--greedy --beam=2", "--n=0"):
@@ -378,8 +373,9 @@ def test_it_writes_and_shows_its_gradients(tmp_path, capsys):
     (tmp_path / "text.txt").write_text(WORDS * 9)
     order = [str(tmp_path / "model"), str(tmp_path / "text.txt"), "--limit=3"]
     assert main(["gradients", *order, f"--out={tmp_path / 'out'}"]) == 0
-    found = json.loads((tmp_path / "out/gradients.json").read_text())
-    assert set(found["gradient"]) == {"h0", "c0"} and set(found["gates"]["gates0"]) == set("ifo")
+    results = json.loads((tmp_path / "out/gradients.json").read_text())
+    assert set(results["gradient"]) == {"h0", "c0"}
+    assert set(results["gates"]["gates0"]) == set("ifo")
 
 
 def test_hello():
@@ -423,11 +419,12 @@ def test_torchs_operation_is_the_loop(cell, rows, monkeypatch):
     token_NT = torch.randint(4, len(model.tokenizer), (rows, 11))
     length_N = torch.full((rows,), 11)
     state = {name: torch.randn(rows, 7).double() for name in model.decoder.entries}
-    found = []
+    results = []
     for fits in (fused.fits, lambda cell, packed: False):
         monkeypatch.setattr(fused, "fits", fits)
         model.zero_grad()
         logits_PV, after, _ = model.decoder(token_NT, length_N, {}, state)
         (logits_PV[:, 2:].square().sum() + sum(x.sum() for x in after.values())).backward()
-        found.append([logits_PV, *after.values(), *(p.grad for p in model.decoder.parameters())])
-    torch.testing.assert_close(*found, atol=1e-10, rtol=0)
+        gradients = (p.grad for p in model.decoder.parameters())
+        results.append([logits_PV, *after.values(), *gradients])
+    torch.testing.assert_close(*results, atol=1e-10, rtol=0)

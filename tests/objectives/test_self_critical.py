@@ -74,9 +74,8 @@ def expected(model, limit, reward, image):
             ends = ids[-1] == EOS
             if EOS in ids[:-1] or (not ends and length < limit):
                 continue
-            said = log_prob(model, image, ids)
             value = reward([WORDS.token_string(ids)], [ends], np.array([image]))[0]
-            total = total + said.exp() * value
+            total = total + log_prob(model, image, ids).exp() * value
     return total
 
 
@@ -89,8 +88,8 @@ def test_the_gradient_is_that_of_the_expected_reward(baseline, reward):
     loss, logs, _ = objective(model, BATCH, 0)
     rewards = Rewards([token_strings(texts) for texts in TEXTS], reward)
     exact = sum(expected(model, 2, rewards, image) for image in (1, 2))
-    found, wanted = -gradient(loss, model), gradient(exact, model)
-    assert (found - wanted).norm() < 0.1 * wanted.norm()
+    estimate, wanted = -gradient(loss, model), gradient(exact, model)
+    assert (estimate - wanted).norm() < 0.1 * wanted.norm()
     assert (logs["reward"] - exact).abs() < 0.05 * exact
 
 
@@ -100,11 +99,11 @@ def test_the_loss_is_the_formula_on_the_captions_drawn(baseline, monkeypatch):
     objective = begun(samples=3, baseline=baseline, max_length=5)
     monkeypatch.setattr(objective, "_reward", spy(objective._reward, drawn))
     loss, logs, _ = objective(model, BATCH, 0)
-    (said, reward_BK), *rest = drawn
+    (captions, reward_BK), *rest = drawn
     terms = []
     for b, image in enumerate((1, 2)):
         for k in range(3):
-            ids = [i for i in said.token_BKT[b, k].tolist() if i]
+            ids = [i for i in captions.token_BKT[b, k].tolist() if i]
             base = {
                 "none": 0.0,
                 "greedy": rest[0][1][b, 0] if rest else 0.0,
@@ -118,8 +117,8 @@ def test_the_loss_is_the_formula_on_the_captions_drawn(baseline, monkeypatch):
 
 
 def spy(function, calls):
-    def wrapped(model, said, batch):
-        calls.append((said, function(model, said, batch)))
+    def wrapped(model, captions, batch):
+        calls.append((captions, function(model, captions, batch)))
         return calls[-1][1]
 
     return wrapped
@@ -145,9 +144,9 @@ def test_any_decoder_without_dropout_in_samples_and_in_forward(decoder, monkeypa
     model.decoder.train()
     loss, _, _ = objective(model, BATCH, 0)
     assert model.decoder.training and loss.requires_grad
-    said, reward_BK = drawn[0]
+    captions, reward_BK = drawn[0]
     advantage_BK = reward_BK - (reward_BK.sum(1, keepdim=True) - reward_BK) / 3
-    torch.testing.assert_close(loss, -(advantage_BK * said.log_prob_BK).mean(1).sum())
+    torch.testing.assert_close(loss, -(advantage_BK * captions.log_prob_BK).mean(1).sum())
 
 
 def test_samples_are_functions_of_the_steps_seed():
@@ -176,15 +175,15 @@ def test_rewards_are_the_metrics_own():
     captions, image_N = ["a dog runs", "a dog", "cat runs a"], np.array([2, 2, 0])
     for end in (False, True):
         weights = {"cider": 1.0, "bleu": 0.5, "rouge": 2.0}
-        found = Rewards(references, weights, end)(captions, [True, False, True], image_N)
+        reward_N = Rewards(references, weights, end)(captions, [True, False, True], image_N)
         tail = " <eos>" if end else ""
-        said = [captions[0] + tail, captions[1], captions[2] + tail]
+        ended = [captions[0] + tail, captions[1], captions[2] + tail]
         for n, image in enumerate(image_N):
-            texts = {i: [text + tail for text in some] for i, some in enumerate(references)}
-            others = {i: "x" for i in texts} | {image: said[n]}
+            texts = {i: [text + tail for text in row] for i, row in enumerate(references)}
+            others = {i: "x" for i in texts} | {image: ended[n]}
             values = score(texts, others, tokenized=True)["per_image"][image]
             wanted = values["CIDEr"] + 0.5 * values["Bleu_4"] + 2 * values["ROUGE_L"]
-            assert found[n] == pytest.approx(wanted)
+            assert reward_N[n] == pytest.approx(wanted)
 
 
 def test_the_document_frequencies_are_kept(tmp_path):
@@ -195,21 +194,21 @@ def test_the_document_frequencies_are_kept(tmp_path):
     assert table.images == len(TRAIN)
     ended = [[f"{text} <eos>" for text in token_strings(texts)] for texts in TEXTS]
     references = References(ended, table.numbers)
-    image_N, said = np.array([0, 1, 2]), ["a dog", "a cat", "dog runs a"]
-    found = Cider(references, table)(references.match([f"{c} <eos>" for c in said], image_N))
-    np.testing.assert_allclose(found, objective.rewards(said, [True] * 3, image_N))
-    assert found.min() > 0
+    image_N, captions = np.array([0, 1, 2]), ["a dog", "a cat", "dog runs a"]
+    scored = Cider(references, table)(references.match([f"{c} <eos>" for c in captions], image_N))
+    np.testing.assert_allclose(scored, objective.rewards(captions, [True] * 3, image_N))
+    assert scored.min() > 0
 
 
 def test_a_caption_that_stops_too_early_or_never_is_worth_less():
     references = [["a dog runs on grass"], ["a cat sits"], ["a man in a hat"]]
     rewards = Rewards(references, {"cider": 1.0})
-    said = ["a dog runs on grass", "a dog runs on grass", "a dog runs on"]
-    whole, endless, short = rewards(said, [True, False, True], np.array([0, 0, 0]))
-    assert whole == pytest.approx(10) and whole > endless > short
+    captions = ["a dog runs on grass", "a dog runs on grass", "a dog runs on"]
+    complete, endless, short = rewards(captions, [True, False, True], np.array([0, 0, 0]))
+    assert complete == pytest.approx(10) and complete > endless > short
     loose = Rewards(references, {"cider": 1.0}, end=False)
-    whole, endless, short = loose(said, [True, False, True], np.array([0, 0, 0]))
-    assert whole == endless
+    complete, endless, short = loose(captions, [True, False, True], np.array([0, 0, 0]))
+    assert complete == endless
 
 
 @pytest.mark.parametrize(

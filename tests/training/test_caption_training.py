@@ -43,8 +43,8 @@ def fitted(module, steps=100):
 
 
 def test_the_learning_rate_rises_and_falls_to_zero():
-    made = fitted(training(warmup=0.2, encoder_lr=0.01))
-    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    configured = fitted(training(warmup=0.2, encoder_lr=0.01))
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     rates = []
     for _ in range(100):
         rates.append([group["lr"] for group in optimizer.param_groups])
@@ -93,6 +93,11 @@ def test_the_average_shares_a_frozen_encoder():
     assert average.encoder is model.encoder and average.decoder is not model.decoder
 
 
+def fill_gradients(module, value):
+    for parameter in module.model.parameters():
+        parameter.grad = torch.full_like(parameter, value)
+
+
 def stepped(module, limit=None, loss=2.0, count=1.0, scaler=None):
     """What comes between backward and the optimiser, after a micro-batch of pictures 3 and 5."""
     module._trainer = SimpleNamespace(
@@ -113,8 +118,7 @@ def stepped(module, limit=None, loss=2.0, count=1.0, scaler=None):
 def test_gradients_are_scaled_where_their_norm_is_too_big(norm, limit):
     module = training()
     gradient = torch.randn(2, 2)
-    for parameter in module.model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+    fill_gradients(module, 0.0)
     module.model.decoder.weight.grad = 4 * norm * gradient / gradient.norm()  # a sum over 4 words
     stepped(module, limit, count=4.0)
     after = module.model.decoder.weight.grad
@@ -127,18 +131,16 @@ def test_gradients_are_scaled_where_their_norm_is_too_big(norm, limit):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_names_the_step_and_the_pictures(value):
     module = training()
-    for parameter in module.model.parameters():
-        parameter.grad = torch.ones_like(parameter)
+    fill_gradients(module, 1.0)
     with pytest.raises(InputError) as caught:
         stepped(module, loss=value)
-    for said in (f"loss {value}", "step 7", "epoch 2", "learning rate 0.125", "3.jpg", "5.jpg"):
-        assert said in str(caught.value)
+    for words in (f"loss {value}", "step 7", "epoch 2", "learning rate 0.125", "3.jpg", "5.jpg"):
+        assert words in str(caught.value)
 
 
 def test_gradients_may_overflow_only_where_the_precision_has_a_scale():
     module = training()
-    for parameter in module.model.parameters():
-        parameter.grad = torch.full_like(parameter, math.inf)
+    fill_gradients(module, math.inf)
     stepped(module, scaler=object())
     with pytest.raises(InputError, match="gradient norm"):
         stepped(module)

@@ -86,8 +86,8 @@ def test_gradients_of_every_kind_are_those_of_the_joint_batch(options, tmp_path,
     extra += [] if decoder == "transformer" else ["decoder.embed_size=16"]
     one, two = tmp_path / "one", tmp_path / "two"
     assert in_process(*extra, "data.batch_size=8", f"run_dir={one}") == 0
-    code, said = in_processes(tmp_path, *extra, "data.batch_size=4", *DDP, f"run_dir={two}")
-    assert code == 0, said
+    code, stderr = in_processes(tmp_path, *extra, "data.batch_size=4", *DDP, f"run_dir={two}")
+    assert code == 0, stderr
     states = [checkpoints.load(checkpoints.newest(run / "checkpoints")) for run in (one, two)]
     for key, tensor in states[0]["state_dict"].items():
         torch.testing.assert_close(states[1]["state_dict"][key], tensor, atol=1e-10, rtol=0)
@@ -103,15 +103,16 @@ def test_torchrun_has_one_run_directory_and_one_cache(options, scenes_dir, tmp_p
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (run_dir,) = (tmp_path / "runs").iterdir()
-    said = json.loads((run_dir / "predictions.json").read_text())
-    assert [p["image_id"] for p in said] == [r.id for r in records.read_records(scenes_dir, "val")]
+    predictions = json.loads((run_dir / "predictions.json").read_text())
+    ids = [record.id for record in records.read_records(scenes_dir, "val")]
+    assert [prediction["image_id"] for prediction in predictions] == ids
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "runs"]
     (rows,) = (tmp_path / "cache").glob("*/rows.txt")
     pictures = rows.read_text().splitlines()
     assert len(pictures) == len(set(pictures)) == 28  # each computed once
-    whole = tmp_path / "whole"
-    assert in_processes(tmp_path, *options, *DDP, f"run_dir={whole}")[0] == 0
-    assert_equal_runs(whole, run_dir)
+    alone = tmp_path / "alone"
+    assert in_processes(tmp_path, *options, *DDP, f"run_dir={alone}")[0] == 0
+    assert_equal_runs(alone, run_dir)
 
 
 EVALUATE = """
@@ -124,14 +125,15 @@ from captioner.evaluation import predictions, scoring
 from captioner.models import loading
 distributed.join()
 captioner = loading.load(sys.argv[1]).to(getattr(torch, sys.argv[3]))
-some = records.read_records(sys.argv[2], "train") + records.read_records(sys.argv[2], "val")[:3]
-source = Pixels([record.image for record in some], captioner.encoder.preprocess)
-said = predictions.predict(captioner, some, source, search.Beam(3), batch_size=int(sys.argv[5]))
-case = scoring.Case(some, said, model=captioner, source=source)
+train, val = (records.read_records(sys.argv[2], split) for split in ("train", "val"))
+chosen, batch_size = train + val[:3], int(sys.argv[5])
+source = Pixels([record.image for record in chosen], captioner.encoder.preprocess)
+captions = predictions.predict(captioner, chosen, source, search.Beam(3), batch_size=batch_size)
+case = scoring.Case(chosen, captions, model=captioner, source=source)
 scores = scoring.evaluate(case, ["bleu", "cider", "perplexity", "retrieval"])["corpus"]
 scores = {name: round(value, 9) for name, value in scores.items()}
 if distributed.rank() == 0:
-    open(sys.argv[4], "w").write(json.dumps([said, scores]))
+    open(sys.argv[4], "w").write(json.dumps([captions, scores]))
 """
 
 
@@ -185,10 +187,10 @@ def test_a_loss_that_is_not_a_number_stops_all_and_saves_nothing(options, scenes
     """On one process, in the second epoch: the checkpoint and the model of the first stay."""
     run_dir = tmp_path / "run"
     extra = [*options, *DDP, f"run_dir={run_dir}"]
-    code, said = in_processes(tmp_path, *extra, mishap="nan:1:1:1")
+    code, stderr = in_processes(tmp_path, *extra, mishap="nan:1:1:1")
     assert code == 2
-    assert "loss nan at step 4 (epoch 1), learning rate" in said
-    message = said[said.index("loss nan") :].splitlines()
+    assert "loss nan at step 4 (epoch 1), learning rate" in stderr
+    message = stderr[stderr.index("loss nan") :].splitlines()
     named = [line.strip() for line in message[1:5]]
     assert all(Path(name).parent == scenes_dir / "images" for name in named)
     state = checkpoints.load(checkpoints.newest(run_dir / "checkpoints"))
@@ -242,35 +244,35 @@ def test_slurm_stops_requeues_and_goes_on(options, tmp_path):
                     text=True,
                 )
             )
-        said = [task.communicate(timeout=120)[1] for task in tasks]
-        return [task.returncode for task in tasks], said
+        errors = [task.communicate(timeout=120)[1] for task in tasks]
+        return [task.returncode for task in tasks], errors
 
-    codes, said = job("SIGUSR1:1:1:0")
-    assert codes == [128 + signal.SIGUSR1, 0], said
+    codes, errors = job("SIGUSR1:1:1:0")
+    assert codes == [128 + signal.SIGUSR1, 0], errors
     assert (tmp_path / "requeued").read_text() == "requeue 1234\n"
-    codes, said = job(restarts=1)  # the same command
-    assert codes == [0, 0], said
+    codes, errors = job(restarts=1)  # the same command
+    assert codes == [0, 0], errors
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert run_dir.name == "slurm_1234"
-    assert in_processes(tmp_path, *options, *DDP, f"run_dir={tmp_path / 'whole'}")[0] == 0
-    assert_equal_runs(tmp_path / "whole", run_dir)
+    assert in_processes(tmp_path, *options, *DDP, f"run_dir={tmp_path / 'alone'}")[0] == 0
+    assert_equal_runs(tmp_path / "alone", run_dir)
 
 
 # Sweeps
 
 
 def test_a_sweep_of_subprocesses_is_refused(options, tmp_path):
-    code, said = in_processes(tmp_path, "-m", *options, *DDP, f"run_dir={tmp_path}/sweep")
+    code, stderr = in_processes(tmp_path, "-m", *options, *DDP, f"run_dir={tmp_path}/sweep")
     assert code == 2
-    assert all(way in said for way in ("ddp_spawn", "joblib", "submitit"))
+    assert all(way in stderr for way in ("ddp_spawn", "joblib", "submitit"))
     assert not list((tmp_path / "sweep").glob("*/config.yaml"))
 
 
 def test_a_sweep_ends_in_a_table_and_goes_on_where_it_stopped(options, tmp_path):
     """A job that fails does not stop the others; the same command again runs only what lacks."""
     sweep = ["-m", *options, "decoder.cell=RNN,XXX,LSTM", f"run_dir={tmp_path}/sweep"]
-    code, said = in_processes(tmp_path, *sweep)
-    assert code == 1 and "error: decoder.cell=XXX: give one of" in said
+    code, stderr = in_processes(tmp_path, *sweep)
+    assert code == 1 and "error: decoder.cell=XXX: give one of" in stderr
     header, _, rnn, lstm = (tmp_path / "sweep" / "runs.md").read_text().splitlines()
     assert header.split(" | ")[:2] == ["| run", "decoder.cell"]
     assert all(
@@ -306,11 +308,11 @@ def test_the_ways_out_work(options, scenes_dir, tmp_path, way, jobs, expected):
     path.write_text(json.dumps(captions))
     (data / "images" / "broken.png").write_bytes(b"")
     extra = [*options, f"data.root={data}", "data.limit=20", *way, jobs]
-    code, said = in_processes(tmp_path, "-m", *extra, f"run_dir={tmp_path}/sweep")
-    assert code == expected, said
+    code, stderr = in_processes(tmp_path, "-m", *extra, f"run_dir={tmp_path}/sweep")
+    assert code == expected, stderr
     assert (tmp_path / "sweep" / "0" / "scores.json").exists()
     assert (tmp_path / "sweep" / "1" / "scores.json").exists() == (expected == 0)
-    assert expected == 0 or "broken.png: empty: copy it again" in said
+    assert expected == 0 or "broken.png: empty: copy it again" in stderr
 
 
 # Precisions

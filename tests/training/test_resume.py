@@ -40,20 +40,20 @@ def options(scenes_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(options, tmp_path_factory):
+def unbroken(options, tmp_path_factory):
     """(processes, workers) -> the directory of a run that was left alone."""
-    made = {}
+    finished = {}
 
     def make(processes, workers):
-        if (processes, workers) not in made:
-            folder = tmp_path_factory.mktemp("whole")
+        if (processes, workers) not in finished:
+            folder = tmp_path_factory.mktemp("unbroken")
             extra = [*options, f"data.workers={workers}", f"run_dir={folder / 'run'}"]
             if processes == 1:
                 assert in_process(*extra) == 0
             else:
                 assert in_processes(folder, *extra, *DDP)[0] == 0
-            made[processes, workers] = folder / "run"
-        return made[processes, workers]
+            finished[processes, workers] = folder / "run"
+        return finished[processes, workers]
 
     return make
 
@@ -74,7 +74,7 @@ CASES = [
 
 @pytest.mark.parametrize("processes, workers, where", CASES)
 def test_a_run_that_goes_on_ends_as_if_it_had_not_stopped(
-    options, whole, tmp_path, processes, workers, where
+    options, unbroken, tmp_path, processes, workers, where
 ):
     """torch.equal on weights, optimiser and schedule; the same metrics.csv, model, predictions."""
     other = tmp_path / "run"
@@ -93,10 +93,10 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_stopped(
         assert in_process(f"resume={other}") == 0
     else:
         assert in_processes(tmp_path, f"resume={other}")[0] == 0
-    assert_equal_runs(whole(processes, workers), other)
+    assert_equal_runs(unbroken(processes, workers), other)
 
 
-def test_interrupted_twice_it_still_ends_the_same(options, whole, tmp_path):
+def test_interrupted_twice_it_still_ends_the_same(options, unbroken, tmp_path):
     run_dir = f"run_dir={tmp_path / 'run'}"
     resume = f"resume={tmp_path / 'run'}"
     assert in_process(*options, "data.workers=0", run_dir, mishap="SIGTERM:0:0:3") == 143
@@ -104,19 +104,19 @@ def test_interrupted_twice_it_still_ends_the_same(options, whole, tmp_path):
     assert in_process(resume, mishap="SIGTERM:0:1:0") == 143
     assert in_process(resume) == 0
     assert in_process(resume) == 0  # a run that has ended only writes its scores again
-    assert_equal_runs(whole(1, 0), tmp_path / "run")
+    assert_equal_runs(unbroken(1, 0), tmp_path / "run")
 
 
 @pytest.mark.parametrize("interval", [0.4, 0.6])  # after a step; between micro-batches
 def test_with_accumulated_gradients_and_validation_inside_the_epoch(options, tmp_path, interval):
     extra = ["trainer.accumulate_grad_batches=2", f"+trainer.val_check_interval={interval}"]
     extra += ["data.workers=0", "trainer.max_epochs=2"]
-    assert in_process(*options, *extra, f"run_dir={tmp_path / 'whole'}") == 0
+    assert in_process(*options, *extra, f"run_dir={tmp_path / 'unbroken'}") == 0
     for number, mishap in enumerate(["SIGTERM:0:0:2", "val-SIGTERM:0:0:0", "SIGTERM:0:1:0"]):
         other = tmp_path / str(number)
         assert in_process(*options, *extra, f"run_dir={other}", mishap=mishap) == 143
         assert in_process(f"resume={other}") == 0
-        assert_equal_runs(tmp_path / "whole", other)
+        assert_equal_runs(tmp_path / "unbroken", other)
 
 
 def test_early_stopping_is_remembered(options, tmp_path):
@@ -133,20 +133,20 @@ def test_early_stopping_is_remembered(options, tmp_path):
 
 def test_an_epoch_may_end_without_a_validation(options, tmp_path):
     extra = [*options, "data.workers=0", "+trainer.max_steps=7"]
-    assert in_process(*extra, f"run_dir={tmp_path / 'whole'}") == 0
+    assert in_process(*extra, f"run_dir={tmp_path / 'unbroken'}") == 0
     assert in_process(*extra, f"run_dir={tmp_path / 'cut'}", mishap="SIGTERM:0:1:0") == 143
     assert in_process(f"resume={tmp_path / 'cut'}") == 0
-    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
+    assert_equal_runs(tmp_path / "unbroken", tmp_path / "cut")
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_whole_group_stops_all_at_one_step(options, whole, tmp_path):
+def test_a_signal_to_the_whole_group_stops_all_at_one_step(options, unbroken, tmp_path):
     """As Ctrl-C in a terminal, and SLURM, send it."""
     extra = [*options, *DDP, "data.workers=2", f"run_dir={tmp_path / 'run'}"]
-    code, said = in_processes(tmp_path, *extra, mishap="group-SIGINT:0:0:1", new_group=True)
-    assert code == 130 and said.count("SIGINT: saving") == 2
+    code, stderr = in_processes(tmp_path, *extra, mishap="group-SIGINT:0:0:1", new_group=True)
+    assert code == 130 and stderr.count("SIGINT: saving") == 2
     assert in_processes(tmp_path, f"resume={tmp_path / 'run'}")[0] == 0
-    assert_equal_runs(whole(2, 2), tmp_path / "run")
+    assert_equal_runs(unbroken(2, 2), tmp_path / "run")
 
 
 @pytest.mark.parametrize("moment", ["val_dataloader", "on_train_end"])
@@ -165,14 +165,14 @@ def test_a_signal_before_the_first_step_or_after_the_last_counts(options, tmp_pa
     assert not (tmp_path / "scores.json").exists()
 
 
-def test_what_cannot_go_on_says_so(options, whole, tmp_path, capsys):
+def test_what_cannot_go_on_says_so(options, unbroken, tmp_path, capsys):
     def error(*options):
         assert in_process(*options) == 2
         return capsys.readouterr().err
 
     assert "there is no run to go on with" in error(f"resume={tmp_path}")
     other = tmp_path / "run"
-    shutil.copytree(whole(1, 0), other)
+    shutil.copytree(unbroken(1, 0), other)
     assert f"go on with it by resume={other}" in error(*options, f"run_dir={other}")
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("limit: null", "limit: 10"))
@@ -185,9 +185,9 @@ def test_what_cannot_go_on_says_so(options, whole, tmp_path, capsys):
     assert "no checkpoint is whole" in error(f"resume={other}")
 
 
-def test_resume_takes_no_other_options(whole, tmp_path):
-    code, said = in_processes(tmp_path, f"resume={whole(1, 0)}", "trainer.max_epochs=9")
-    assert code == 2 and "leave out trainer.max_epochs=9" in said
+def test_resume_takes_no_other_options(unbroken, tmp_path):
+    code, stderr = in_processes(tmp_path, f"resume={unbroken(1, 0)}", "trainer.max_epochs=9")
+    assert code == 2 and "leave out trainer.max_epochs=9" in stderr
 
 
 # Checkpoint files
@@ -259,9 +259,9 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
 # Several processes
 
 
-def test_a_run_of_several_processes_can_go_on_only_with_as_many(whole, tmp_path, capsys):
+def test_a_run_of_several_processes_can_go_on_only_with_as_many(unbroken, tmp_path, capsys):
     other = tmp_path / "run"
-    shutil.copytree(whole(2, 0), other)
+    shutil.copytree(unbroken(2, 0), other)
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("devices: 2", "devices: 1"))
     assert in_process(f"resume={other}") == 2
@@ -318,29 +318,29 @@ def test_a_curriculum_goes_on_with_the_unfinished_phase(
     """The first phase has no third epoch."""
     other, first = tmp_path / "run", tmp_path / "run" / "1_words"
     if processes == 1:
-        whole = curriculum
+        unbroken = curriculum
         assert in_process(*options, *PHASES, f"run_dir={other}", mishap=mishap) == 143
     else:
-        whole, rest = tmp_path / "whole", [*options, *PHASES, *DDP]
-        assert in_processes(tmp_path, *rest, f"run_dir={whole}")[0] == 0
+        unbroken, rest = tmp_path / "unbroken", [*options, *PHASES, *DDP]
+        assert in_processes(tmp_path, *rest, f"run_dir={unbroken}")[0] == 0
         assert in_processes(tmp_path, *rest, f"run_dir={other}", mishap=mishap)[0] == 143
     before = first / "scores.json"
     assert before.exists() == (":2:" in mishap) and not (other / "scores.json").exists()
     time_of_first = before.stat().st_mtime_ns if before.exists() else None
     assert in_processes(tmp_path, f"resume={other}")[0] == 0
     for name in ("1_words", "2_rewards"):
-        assert_equal_runs(whole / name, other / name)
-    assert scores_in(other) == scores_in(whole)
+        assert_equal_runs(unbroken / name, other / name)
+    assert scores_in(other) == scores_in(unbroken)
     assert time_of_first in (None, before.stat().st_mtime_ns)
 
 
 def test_the_cnn_learns_from_a_phase_on(options, tmp_path):
     """Frozen in the first one, from which the second goes on; and frozen again in the third."""
-    some = [option for option in options if "data.augment" not in option]
+    kept = [option for option in options if "data.augment" not in option]
     cnn = "encoder:{train:all},encoder_lr:0.01,data:{augment:{min_area:0.5}}"
     phases = f"phases=[{{name:a}},{{name:b,{cnn}}},{{name:c}}]"
     extra = ["encoder.train=none", "trainer.max_epochs=1", phases, f"run_dir={tmp_path}/run"]
-    assert in_process(*some, *extra) == 0
+    assert in_process(*kept, *extra) == 0
     a, b, c = (loading.load(folder / "model") for folder in sorted((tmp_path / "run").glob("?_*")))
     assert a.encoder.weights() != b.encoder.weights() == c.encoder.weights()
     assert not torch.equal(b.decoder.embed.weight, c.decoder.embed.weight)
