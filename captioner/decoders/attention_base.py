@@ -164,8 +164,7 @@ class Attention(PackedDecoder):
             alive_N = packed.order_N[: len(pre_NX)]
             return self.tick(pre_NX, entries, W, View(self.regions, memory, N, alive_N))
 
-        before = [state[name] for name in self.entries]
-        outputs, after = scan(tick, pre_PX, before, packed)
+        outputs, after = scan(tick, pre_PX, [state[name] for name in self.entries], packed)
         view = View(self.regions, memory, N * T, packed.row_P * T + packed.time_P)
         h_P, alpha_PR = self.output(x_PE, outputs, view)
         return h_P, dict(zip(self.entries, after)), {"alpha": alpha_PR}

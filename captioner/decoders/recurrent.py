@@ -77,16 +77,14 @@ class Recurrent(PackedDecoder):
             raise InputError(f"decoder.layers={layers} with cell={cell}: give as many")
         if inject not in INJECT:
             raise InputError(f"decoder.inject={inject}: give one of {', '.join(INJECT)}")
-        image_layers = list(image_layers)
+        image_layers, possible = list(image_layers), list(range(len(names)))
+        option = f"decoder.image_layers={image_layers}"
         if image_layers != [0] and inject not in ("par", "first"):
             raise InputError(
-                f"decoder.image_layers={image_layers} with inject={inject}: only par and first "
-                "choose their layers"
+                f"{option} with inject={inject}: only par and first choose their layers"
             )
-        if not image_layers or not set(image_layers) <= set(range(len(names))):
-            raise InputError(
-                f"decoder.image_layers={image_layers}: give some of {list(range(len(names)))}"
-            )
+        if not image_layers or not set(image_layers) <= set(possible):
+            raise InputError(f"{option}: give some of {possible}")
         self.inject, self.image_layers = inject, sorted(set(image_layers))
         self.residual, self.hidden_size = residual, hidden_size
         sizes = [embed_size] + [hidden_size] * (len(names) - 1)

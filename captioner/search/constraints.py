@@ -43,8 +43,8 @@ class Constraints:
         result += [rules.min_length(self.min_length)] if self.min_length else []
         result += [] if self.max_length is None else [rules.max_length(self.max_length)]
         result += [rules.no_repeat()] if self.no_repeat else []
-        if self.no_repeated_ngram is not None:
-            result.append(rules.no_repeated_ngram(self.no_repeated_ngram))
+        n = self.no_repeated_ngram
+        result += [] if n is None else [rules.no_repeated_ngram(n)]
         if self.forbid or self.forbid_in:
             in_image = _phrases_in("forbid_in", self.forbid_in, tokenizer, image_numbers)
             phrases = _phrases("forbid", self.forbid, tokenizer)

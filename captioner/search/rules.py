@@ -22,8 +22,9 @@ def min_length(words: int) -> Rule:
     """A caption does not end before it has so many words."""
 
     def rule(token_NT: Tensor, log_prob_NV: Tensor, image_N: Tensor) -> Tensor:
-        ends_too_soon = token_NT.shape[1] <= words  # bos is in the prefix
-        return _without(log_prob_NV, EOS) if ends_too_soon else log_prob_NV
+        if token_NT.shape[1] > words:  # bos is in the prefix
+            return log_prob_NV
+        return log_prob_NV.index_fill(1, torch.tensor(EOS, device=log_prob_NV.device), -torch.inf)
 
     return _named(rule, f"min_length({words})")
 
@@ -111,9 +112,8 @@ def no_ending(*words: int) -> Rule:
     check(len(words) > 0, "no_ending: no words are given")
 
     def rule(token_NT: Tensor, log_prob_NV: Tensor, image_N: Tensor) -> Tensor:
-        bad_N = torch.isin(token_NT[:, -1], torch.tensor(words, device=token_NT.device))
-        end_N1 = torch.full_like(token_NT[:, :1], EOS)
-        return _strike(log_prob_NV, end_N1, bad_N[:, None])
+        bad_N1 = torch.isin(token_NT[:, -1:], torch.tensor(words, device=token_NT.device))
+        return _strike(log_prob_NV, torch.full_like(token_NT[:, :1], EOS), bad_N1)
 
     return _named(rule, f"no_ending({', '.join(map(str, words))})")
 
@@ -138,10 +138,6 @@ def _only(log_prob_NV: Tensor, word: int) -> Tensor:
     only_NV = torch.full_like(log_prob_NV, -torch.inf)
     only_NV[:, word] = log_prob_NV[:, word]
     return only_NV
-
-
-def _without(log_prob_NV: Tensor, word: int) -> Tensor:
-    return log_prob_NV.index_fill(1, torch.tensor(word, device=log_prob_NV.device), -torch.inf)
 
 
 def check(holds: bool, message: str) -> None:

@@ -27,15 +27,13 @@ def make(form, vocabulary=V, size=6, **options):
 
 
 @every_form
-@pytest.mark.parametrize(
-    "law", (*laws.LAWS, laws.regions_that_do_not_exist_change_nothing), ids=lambda law: law.__name__
-)
+@laws.every_law(*laws.LAWS, laws.regions_that_do_not_exist_change_nothing)
 def test_law(law, form):
     law(lambda vocabulary: laws.randomised(make(form, vocabulary)))
 
 
 @every_form
-@pytest.mark.parametrize("law", laws.FIRST, ids=lambda law: law.__name__)
+@laws.every_law(*laws.FIRST)
 def test_law_of_the_first_weights(law, form):
     law(lambda vocabulary: make(form, vocabulary, 32))
 
@@ -117,15 +115,10 @@ def test_step_is_the_equation(Kind, transcribed, score):
 
 @every_form
 def test_alpha_is_a_share_of_the_regions_that_exist(form):
-    decoder, inputs, token_NT = laws.randomised(make(form)), features(), tokens()
-    memory, state = decoder.start(inputs, N)
-    alpha_NTR = decoder(token_NT, LENGTH_N, memory, state, keep=("alpha",))[2]["alpha"]
-    assert alpha_NTR.shape == (N, 5, R + (form[0] is AdaptiveAttention))
-    for n, length in enumerate(LENGTH_N.tolist()):
-        torch.testing.assert_close(alpha_NTR[n, :length].sum(1), torch.ones(length).double())
-        assert (alpha_NTR[n, length:] == 0).all()
-        if n // C == 1:
-            assert (alpha_NTR[n, :, 1:3] == 0).all()
+    columns = R + (form[0] is AdaptiveAttention)
+    laws.alpha_is_a_share_of_the_regions_that_exist(
+        lambda vocabulary: laws.randomised(make(form, vocabulary)), columns
+    )
 
 
 @pytest.mark.parametrize("Kind", KINDS)
@@ -157,8 +150,7 @@ def test_training_drops_entries_of_the_regions(Kind):
 def test_the_doubly_stochastic_penalty_is_its_equation():
     decoder = laws.randomised(make((SoftAttention, "LSTM", "dot"), doubly_stochastic=0.7))
     inputs, token_NT = features(), tokens()
-    memory, state = decoder.start(inputs, N)
-    kept = decoder(token_NT, LENGTH_N, memory, state, keep=("alpha",))[2]
+    kept = decoder(token_NT, LENGTH_N, *decoder.start(inputs, N), keep=("alpha",))[2]
     expected = 0.0
     for n, length in enumerate(LENGTH_N.tolist()):
         for r in range(R) if length else ():

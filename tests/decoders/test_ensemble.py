@@ -18,9 +18,8 @@ from captioner.decoders.transformer import Transformer
 from captioner.errors import InputError
 from captioner.models import caption_model
 from captioner.search import Beam
-from captioner.types import PerMember
 from tests.helpers import laws
-from tests.helpers.laws import LENGTH_N, B, D, N, V, features, tokens
+from tests.helpers.laws import LENGTH_N, B, D, N, OnOne, V, features, tokens
 from tests.helpers.runs import run
 
 
@@ -30,13 +29,6 @@ def members(vocabulary=V):
         laws.randomised(SoftAttention(vocabulary, D, "LSTM", 4, 5, 6, dropout=0.0)),
         laws.randomised(Transformer(vocabulary, D, 8, 2, 2, 12, dropout=0.0)),
     ]
-
-
-class OnOne(Ensemble):
-    """Every member sees the same features, so that the laws can be asked."""
-
-    def start(self, features, rows):
-        return super().start(PerMember([features] * len(self.members)), rows)
 
 
 @pytest.mark.parametrize("average", AVERAGES)

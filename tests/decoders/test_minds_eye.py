@@ -20,13 +20,13 @@ def make(cell, vocabulary=V, size=(6, 6, 6), **options):
 
 
 @every_cell
-@pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)
+@laws.every_law(*laws.LAWS)
 def test_law(law, cell):
     law(lambda vocabulary: laws.randomised(make(cell, vocabulary)))
 
 
 @every_cell
-@pytest.mark.parametrize("law", laws.FIRST, ids=lambda law: law.__name__)
+@laws.every_law(*laws.FIRST)
 def test_law_of_the_first_weights(law, cell):
     law(lambda vocabulary: make(cell, vocabulary, (32, 32, 32)))
 

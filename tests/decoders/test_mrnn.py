@@ -15,12 +15,12 @@ def make(vocabulary=V, size=(3, 4, 5)):
     return MRNN(vocabulary, D, *size, dropout=0.0).double()
 
 
-@pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)
+@laws.every_law(*laws.LAWS)
 def test_law(law):
     law(lambda vocabulary: laws.randomised(make(vocabulary)))
 
 
-@pytest.mark.parametrize("law", laws.FIRST, ids=lambda law: law.__name__)
+@laws.every_law(*laws.FIRST)
 def test_law_of_the_first_weights(law):
     law(lambda vocabulary: make(vocabulary, (16, 32, 32)))
 

@@ -37,13 +37,13 @@ def decoder_of(form, vocabulary=V, **options):
 
 
 @every_form
-@pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)
+@laws.every_law(*laws.LAWS)
 def test_law(law, form):
     law(lambda vocabulary: decoder_of(form, vocabulary))
 
 
 @every_form
-@pytest.mark.parametrize("law", laws.FIRST, ids=lambda law: law.__name__)
+@laws.every_law(*laws.FIRST)
 def test_law_of_the_first_weights(law, form):
     options = dict(embed_size=32, hidden_size=32, dropout=0.0) | form
     law(lambda vocabulary: Recurrent(vocabulary, D, **options).double())
@@ -116,7 +116,7 @@ def check_equation(decoder):
 
 
 @pytest.mark.parametrize("inject", ["par", "first"])
-@pytest.mark.parametrize("law", laws.LAWS + laws.FIRST, ids=lambda law: law.__name__)
+@laws.every_law(*laws.LAWS, *laws.FIRST)
 def test_law_for_layers_that_differ(law, inject):
     form = dict(cell=["RNN", "LSTM", "GRU"], image_layers=[1, 2], residual=True, inject=inject)
     if law in laws.LAWS:
@@ -152,8 +152,7 @@ def test_gates_are_kept_on_request(cell):
 def test_the_deferred_gradient_is_right_however_often_it_is_asked_for():
     """Through one graph twice, and once for something else in between."""
     decoder, inputs, token_NT = decoder_of(dict(cell="GRU", layers=2)), features(), tokens()
-    memory, state = decoder.start(inputs, N)
-    logits_PV, _, _ = decoder(token_NT, LENGTH_N, memory, state)
+    logits_PV, _, _ = decoder(token_NT, LENGTH_N, *decoder.start(inputs, N))
     loss = logits_PV[:, 2:].square().sum()
     W = decoder.cells[0].W_hh
     (first,) = torch.autograd.grad(loss, W, retain_graph=True)
@@ -172,8 +171,7 @@ def test_lstm_layers_equal_torch():
         getattr(theirs, f"bias_ih_l{number}").data = cell.b.data[rows]
         getattr(theirs, f"bias_hh_l{number}").data.zero_()
     token_NT = torch.randint(2, V, (N, T))
-    memory, state = decoder.start(None, N)
-    _, _, kept = decoder(token_NT, torch.full((N,), T), memory, state, keep=("h1",))
+    _, _, kept = decoder(token_NT, torch.full((N,), T), *decoder.start(None, N), keep=("h1",))
     h_NTH, _ = theirs(decoder.embed(token_NT))
     torch.testing.assert_close(kept["h1"], h_NTH, atol=1e-12, rtol=0)
 
@@ -184,8 +182,7 @@ def test_the_image_is_projected_once_per_image(inject):
     calls = []
     decoder.W_ih.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     inputs, token_NT = features(), tokens()
-    memory, state = decoder.start(inputs, N)
-    decoder(token_NT, LENGTH_N, memory, state)
+    decoder(token_NT, LENGTH_N, *decoder.start(inputs, N))
     assert calls == [B]
 
 
@@ -194,8 +191,7 @@ def test_dropout_acts_in_training_only():
     inputs, token_NT = features(), tokens()
 
     def run():
-        memory, state = decoder.start(inputs, N)
-        return decoder(token_NT, LENGTH_N, memory, state)[0]
+        return decoder(token_NT, LENGTH_N, *decoder.start(inputs, N))[0]
 
     assert not torch.equal(run(), run())
     decoder.eval()

@@ -17,14 +17,16 @@ def make(vocabulary=V, size=8, **options):
     return Transformer(vocabulary, D, size, **options).double()
 
 
-@pytest.mark.parametrize(
-    "law", (*laws.LAWS, laws.regions_that_do_not_exist_change_nothing), ids=lambda law: law.__name__
+@laws.every_law(
+    *laws.LAWS,
+    laws.regions_that_do_not_exist_change_nothing,
+    laws.alpha_is_a_share_of_the_regions_that_exist,
 )
 def test_law(law):
     law(lambda vocabulary: laws.randomised(make(vocabulary)))
 
 
-@pytest.mark.parametrize("law", laws.FIRST, ids=lambda law: law.__name__)
+@laws.every_law(*laws.FIRST)
 def test_law_of_the_first_weights(law):
     options = {"rate": 0.003} if law is laws.two_pictures_are_learned_by_heart else {}
     law(lambda vocabulary: make(vocabulary, 32, feed_forward=64), **options)
@@ -65,15 +67,6 @@ def test_it_equals_torchs_decoder_with_copied_weights():
         x = theirs(x, a_BRD, tgt_mask=causal_TT, tgt_is_causal=True)
     expected = decoder.logits(decoder.norm(x)[real_positions(LENGTH_N, T)])
     torch.testing.assert_close(logits_PV, expected, atol=1e-12, rtol=0)
-
-
-def test_alpha_is_a_share_of_the_regions_that_exist():
-    decoder, inputs, token_NT = laws.randomised(make()), features(), tokens()
-    memory, state = decoder.start(inputs, N)
-    alpha = decoder(token_NT, LENGTH_N, memory, state, keep=("alpha",))[2]["alpha"]
-    real_NT = real_positions(LENGTH_N, T)
-    torch.testing.assert_close(alpha[real_NT].sum(1), torch.ones(int(LENGTH_N.sum())).double())
-    assert (alpha[~real_NT] == 0).all() and (alpha[2:4, :, 1:3] == 0).all()
 
 
 def test_without_an_image_it_is_a_language_model():

@@ -50,6 +50,11 @@ def unpadded(tokens):
     return tuple(t for t in tokens if t != PAD)
 
 
+def hypotheses_of(captions):
+    """Those of each image, best first, without padding."""
+    return [[unpadded(t) for t in rows if unpadded(t)] for rows in captions.token_BKT.tolist()]
+
+
 def log_probs(decoder, features, hypotheses):
     """Teacher-forced log-probabilities of captions (END included, where it is) of one image."""
     N, T = len(hypotheses), max(map(len, hypotheses), default=1)

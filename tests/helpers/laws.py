@@ -5,15 +5,24 @@ A law takes `make(vocabulary) -> decoder` in float64, with random biases (`rando
 
 import math
 
+import pytest
 import torch
 from torch.nn import functional as F
 
 from captioner.decoders.base import real_positions
-from captioner.types import BOS, EOS, PAD, Features
+from captioner.decoders.ensemble import Ensemble
+from captioner.types import BOS, EOS, PAD, Features, PerMember
 
 B, C, V, D, R, T = 3, 2, 11, 7, 4, 5
 N = B * C
 LENGTH_N = torch.tensor([3, 5, 0, 1, 5, 2])
+
+
+class OnOne(Ensemble):
+    """Every member sees the same features, so that the laws can be asked."""
+
+    def start(self, features, rows):
+        return super().start(PerMember([features] * len(self.members)), rows)
 
 
 def randomised(decoder):
@@ -119,8 +128,7 @@ def analytic_gradients_are_numeric_ones(make):
     (unrolled(decoder, inputs, token_NT)[0][..., 2:] * weights_NTV).sum().backward()
     plain = [None if p.grad is None else p.grad.clone() for p in decoder.parameters()]
     decoder.zero_grad()
-    memory, state = decoder.start(inputs, N)
-    logits_PV, _, _ = decoder(token_NT, LENGTH_N, memory, state)
+    logits_PV, _, _ = decoder(token_NT, LENGTH_N, *decoder.start(inputs, N))
     (logits_PV[:, 2:] * weights_NTV[real_positions(LENGTH_N, T)]).sum().backward()
     for name, parameter, gradient in zip(names, decoder.parameters(), plain):
         assert (parameter.grad is None) == (gradient is None), name
@@ -135,8 +143,7 @@ def padding_changes_nothing_and_gets_exactly_no_gradient(make):
 
     def run(tokens_NT):
         decoder.zero_grad()
-        memory, state = decoder.start(inputs, N)
-        logits_PV, _, _ = decoder(tokens_NT, LENGTH_N, memory, state)
+        logits_PV, _, _ = decoder(tokens_NT, LENGTH_N, *decoder.start(inputs, N))
         logits_PV[:, BOS + 1 :].sum().backward()
         return logits_PV.detach(), decoder.embed.weight.grad
 
@@ -152,8 +159,7 @@ def regions_that_do_not_exist_change_nothing(make):
     other = inputs._replace(grid_BRD=inputs.grid_BRD + 9 * ~inputs.mask_BR[..., None])
     logits = []
     for seen in (inputs, other):
-        memory, state = decoder.start(seen, N)
-        logits.append(decoder(token_NT, LENGTH_N, memory, state)[0])
+        logits.append(decoder(token_NT, LENGTH_N, *decoder.start(seen, N))[0])
     torch.testing.assert_close(logits[0], logits[1], atol=1e-12, rtol=0)
 
 
@@ -190,8 +196,7 @@ def two_pictures_are_learned_by_heart(make, rate=0.03, steps=60):
     length_N = torch.tensor([4, 4])
     optimizer = torch.optim.Adam(decoder.parameters(), rate)
     for _ in range(steps):
-        memory, state = decoder.start(inputs, 2)
-        logits_PV, _, _ = decoder(token_NT[:, :-1], length_N, memory, state)
+        logits_PV, _, _ = decoder(token_NT[:, :-1], length_N, *decoder.start(inputs, 2))
         loss = F.cross_entropy(logits_PV, token_NT[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -205,8 +210,7 @@ def half_precision_gives_nearly_the_same_gradients(make, device="cpu", dtype=tor
     def gradients(decoder, inputs, token_NT, length_N, enabled):
         decoder.zero_grad()
         with torch.autocast(device, dtype, enabled=enabled):
-            memory, state = decoder.start(inputs, N)
-            logits_PV, _, _ = decoder(token_NT, length_N, memory, state)
+            logits_PV, _, _ = decoder(token_NT, length_N, *decoder.start(inputs, N))
             loss = logits_PV[:, 2:].float().log_softmax(1)[:, 3].sum()
         loss.backward()
         return {n: p.grad.clone() for n, p in decoder.named_parameters() if p.grad is not None}
@@ -228,6 +232,17 @@ def half_precision_gives_nearly_the_same_gradients(make, device="cpu", dtype=tor
     assert len(wrong) <= 2, wrong
 
 
+def alpha_is_a_share_of_the_regions_that_exist(make, columns=R):
+    decoder, token_NT = make(V), tokens()
+    _, _, kept = decoder(token_NT, LENGTH_N, *decoder.start(features(), N), keep=("alpha",))
+    alpha_NTX, real_NT = kept["alpha"], real_positions(LENGTH_N, T)
+    assert alpha_NTX.shape == (N, T, columns)
+    torch.testing.assert_close(
+        alpha_NTX[real_NT].sum(1), torch.ones(len(alpha_NTX[real_NT])).double()
+    )
+    assert (alpha_NTX[~real_NT] == 0).all() and (alpha_NTX[C : 2 * C, :, 1:3] == 0).all()
+
+
 LAWS = (
     forward_is_the_unrolled_step,
     forward_goes_on_from_a_state,
@@ -238,3 +253,7 @@ LAWS = (
 )
 """Those that hold for any weights; the others want the initial ones."""
 FIRST = (first_loss_is_log_of_the_vocabulary, two_pictures_are_learned_by_heart)
+
+
+def every_law(*laws):
+    return pytest.mark.parametrize("law", laws, ids=lambda law: law.__name__)

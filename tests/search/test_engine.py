@@ -7,24 +7,15 @@ from hypothesis import strategies as draws
 
 from captioner.decoders.attention import AdaptiveAttention, SoftAttention, UpDown
 from captioner.decoders.cells import CELLS
-from captioner.decoders.ensemble import Ensemble
 from captioner.decoders.minds_eye import MindsEye
 from captioner.decoders.mrnn import MRNN
 from captioner.decoders.recurrent import INJECT, Recurrent
 from captioner.decoders.transformer import Transformer
 from captioner.search import SCORES, Beam, Greedy, Sample
-from captioner.types import BOS, EOS, PAD, PerMember
+from captioner.types import BOS, EOS, PAD
 from tests.helpers import brute
-from tests.helpers.brute import GRADES, V, agrees, random_decoder, rows, unpadded
-from tests.helpers.laws import D
-
-
-class OnOne(Ensemble):
-    """Every member sees the same features."""
-
-    def start(self, features, rows):
-        return super().start(PerMember([features] * len(self.members)), rows)
-
+from tests.helpers.brute import GRADES, V, agrees, hypotheses_of, random_decoder, rows
+from tests.helpers.laws import D, OnOne
 
 DECODERS = {
     **{
@@ -113,15 +104,12 @@ def test_on_any_step(seed, images, width, max_length, score, penalty, peaked):
     captions = Beam(width, penalty, width, max_length, score)(
         lambda token_N, memory, state: (table_VV[token_N], state), {}, rows(images * width)
     )
-    for b, hypotheses in enumerate(captions.token_BKT.tolist()):
-        hypothesis_list = [unpadded(tokens) for tokens in hypotheses if unpadded(tokens)]
-        assert hypothesis_list and len(set(hypothesis_list)) == len(hypothesis_list)
-        for k, tokens in enumerate(hypothesis_list):
+    for b, hypotheses in enumerate(hypotheses_of(captions)):
+        assert hypotheses and len(set(hypotheses)) == len(hypotheses)
+        for k, tokens in enumerate(hypotheses):
             assert tokens[-1] == EOS or len(tokens) == max_length
             total = sum(table_VV[a, z].item() for a, z in zip((BOS, *tokens), tokens))
-            assert (
-                abs(GRADES[score](total, len(tokens), penalty) - captions.score_BK[b, k].item())
-                < 1e-9
-            )
+            expected = GRADES[score](total, len(tokens), penalty)
+            assert abs(expected - captions.score_BK[b, k].item()) < 1e-9
         assert (captions.score_BK[b].nan_to_num(neginf=-1e9).diff() <= 0).all()
         assert torch.equal(captions.token_BKT[b], captions.token_BKT[0])

@@ -8,7 +8,7 @@ from captioner.search import Beam, Consensus
 from captioner.search import rules as on_words
 from captioner.search.include import DynamicBeamAllocation, MustInclude
 from captioner.types import BOS, EOS, UNK
-from tests.helpers.brute import V, agrees, random_decoder, run, unpadded
+from tests.helpers.brute import V, agrees, hypotheses_of, random_decoder, run, unpadded
 from tests.helpers.rules import ngrams
 
 MUST = {
@@ -52,9 +52,9 @@ def test_a_narrow_beam_includes_improbable_words_too(strategy):
         must = {0: [(7, 8)], 1: [9, (8, 7)], 3: [7, 8, 9]}
         features, captions = run(strategy, decoder, 4, must_include=MustInclude(in_image=must))
         for b in range(4):
-            for tokens in map(unpadded, captions.token_BKT[b].tolist()):
-                assert not tokens or says(tokens, must.get(b, []))
-            assert unpadded(captions.token_BKT[b, 0].tolist()), captions.error_B[b]
+            hypotheses = hypotheses_of(captions)[b]
+            assert hypotheses, captions.error_B[b]
+            assert all(says(tokens, must.get(b, [])) for tokens in hypotheses)
         _, free = run(strategy, decoder, features)
         assert torch.equal(free.token_BKT[2], captions.token_BKT[2])  # it has nothing to say
         missed += not says(unpadded(free.token_BKT[3, 0].tolist()), must[3])
@@ -100,9 +100,8 @@ def test_phrases_that_begin_alike_give_no_hypothesis_twice():
         _, captions = run(
             Beam(6, n=6, max_length=9), random_decoder(seed, V), 2, must_include=progress
         )
-        for hypotheses in captions.token_BKT.tolist():
-            hypothesis_list = [unpadded(tokens) for tokens in hypotheses if unpadded(tokens)]
-            assert len(set(hypothesis_list)) == len(hypothesis_list) >= 2
+        for hypotheses in hypotheses_of(captions):
+            assert len(set(hypotheses)) == len(hypotheses) >= 2
 
 
 def test_banks_take_turns():

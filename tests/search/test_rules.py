@@ -10,7 +10,7 @@ from captioner.search import Beam, Consensus, Greedy, Sample, StochasticBeam
 from captioner.search import rules as on_words
 from captioner.search.include import MustInclude
 from captioner.types import BOS, EOS
-from tests.helpers.brute import V, agrees, random_decoder, run, unpadded
+from tests.helpers.brute import V, agrees, hypotheses_of, random_decoder, run
 from tests.helpers.rules import RULES
 
 ALONE_AND_IN_PAIRS = [*itertools.combinations(RULES, 1), *itertools.combinations(RULES, 2)]
@@ -43,11 +43,10 @@ def test_every_strategy_keeps_every_rule(strategy, name):
         decoder.W_hy.bias.data[EOS] -= seed / 10  # from short to long captions
         features, captions = run(strategy, decoder, 2, rules=[rule])
         assert captions.error_B == [None, None]
-        for b in range(2):
-            for tokens in map(unpadded, captions.token_BKT[b].tolist()):
-                assert not tokens or allowed(tokens, b)
-        free = run(strategy, decoder, features)[1].token_BKT[1].tolist()
-        broken += any(not allowed(unpadded(tokens), 1) for tokens in free if unpadded(tokens))
+        for b, hypotheses in enumerate(hypotheses_of(captions)):
+            assert all(allowed(tokens, b) for tokens in hypotheses)
+        free = hypotheses_of(run(strategy, decoder, features)[1])[1]
+        broken += any(not allowed(tokens, 1) for tokens in free)
     assert broken
 
 
