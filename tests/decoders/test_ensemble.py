@@ -74,15 +74,12 @@ def others(model_dir, scenes_dir, tmp_path):
     """Two more models over the same words: another encoder, size and decoder; and other weights."""
     tokenizer = tokenizers.load_tokenizer(model_dir / "tokenizer.json")
     encoder = {"_target_": "captioner.encoders.Timm", "name": "resnet10t", "image_size": 64}
-    attention = {"_target_": "captioner.decoders.attention.UpDown", "hidden_size": 16}
-    caption_model.build_captioner({"encoder": encoder, "decoder": attention}, tokenizer).save(
-        tmp_path / "b"
-    )
-    recurrent = {"_target_": "captioner.decoders.recurrent.Recurrent", "hidden_size": 16}
-    caption_model.build_captioner({"encoder": encoder, "decoder": recurrent}, tokenizer).save(
-        tmp_path / "c"
-    )
-    return [tmp_path / "b", tmp_path / "c"]
+    folders = {tmp_path / "b": "attention.UpDown", tmp_path / "c": "recurrent.Recurrent"}
+    for folder, name in folders.items():
+        decoder = {"_target_": f"captioner.decoders.{name}", "hidden_size": 16}
+        config = {"encoder": encoder, "decoder": decoder}
+        caption_model.build_captioner(config, tokenizer).save(folder)
+    return list(folders)
 
 
 def test_models_with_different_encoders_caption_together(model_dir, others, scenes_dir, capsys):

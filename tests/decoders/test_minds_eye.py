@@ -47,11 +47,8 @@ def test_step_is_the_equation():
 
 
 def test_the_visual_memory_never_sees_the_image_but_must_give_it_back():
-    decoder, inputs, token_NT = (
-        laws.randomised(make("RNN", reconstruction=0.7)),
-        features(),
-        tokens(),
-    )
+    decoder = laws.randomised(make("RNN", reconstruction=0.7))
+    inputs, token_NT = features(), tokens()
 
     def kept(pooled_BD):
         memory, state = decoder.start(inputs._replace(pooled_BD=pooled_BD), N)

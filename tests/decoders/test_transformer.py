@@ -80,15 +80,9 @@ def test_without_an_image_it_is_a_language_model():
 
 
 def test_a_wrong_option_is_named():
-    for options in (
-        {"layers": 0},
-        {"heads": 0},
-        {"feed_forward": 0},
-        {"hidden_size": 513},
-        {"hidden_size": 0},
-    ):
-        (name,) = options
+    zeros = [(name, 0) for name in ("layers", "heads", "feed_forward", "hidden_size")]
+    for name, size in (*zeros, ("hidden_size", 513)):
         with pytest.raises(InputError, match=name):
-            Transformer(V, D, **options)
+            Transformer(V, D, **{name: size})
     with pytest.raises(InputError, match="needs the regions"):
         make().start(Features(torch.rand(B, D).double()), N)

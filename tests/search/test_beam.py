@@ -9,7 +9,17 @@ from captioner.search import SCORES, Beam, Greedy, StochasticBeam
 from captioner.search.rules import forbid, min_length
 from captioner.types import BOS, EOS, PAD
 from tests.helpers import brute
-from tests.helpers.brute import V, agrees, chi_square, markov, random_decoder, rows, run, unpadded
+from tests.helpers.brute import (
+    V,
+    agrees,
+    chi_square,
+    hypotheses_of,
+    markov,
+    random_decoder,
+    rows,
+    run,
+    unpadded,
+)
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -33,10 +43,8 @@ def test_beam_of_one_equals_greedy_in_tokens_and_scores(seed):
 def test_the_mean_score_does_not_fall_with_the_width():
     means = []
     for width in (1, 2, 4, 8):
-        scores = [
-            run(Beam(width, 0.0, max_length=6), random_decoder(seed))[1].score_BK
-            for seed in range(200)
-        ]
+        beam = Beam(width, 0.0, max_length=6)
+        scores = [run(beam, random_decoder(seed))[1].score_BK for seed in range(200)]
         means.append(torch.stack(scores).mean().item())
     assert means == sorted(means)
     assert means[-1] > means[0] + 0.01
@@ -64,9 +72,8 @@ def test_that_it_never_falls_for_one_image_is_no_law():
 def test_one_group_is_beam_search():
     for seed in range(5):
         features, plain = run(Beam(4, n=4, max_length=7), random_decoder(seed))
-        _, groups = run(
-            Beam(4, n=4, max_length=7, groups=1, diversity=9.0), random_decoder(seed), features
-        )
+        one_group = Beam(4, n=4, max_length=7, groups=1, diversity=9.0)
+        _, groups = run(one_group, random_decoder(seed), features)
         for a, b in zip(plain, groups):
             assert a == b if isinstance(a, list) else torch.equal(a, b)
 
@@ -121,10 +128,7 @@ def test_diverse_beam_search_by_lists(width, groups, diversity):
             lambda token_N, memory, state, p=table_VV: (p[token_N], state), {}, rows(width)
         )
         expected = diverse_by_lists(table_VV.tolist(), width, groups, diversity, 5)
-        got = dict(
-            zip(map(unpadded, captions.token_BKT[0].tolist()), captions.score_BK[0].tolist())
-        )
-        got.pop((), None)
+        got = dict(zip(hypotheses_of(captions)[0], captions.score_BK[0].tolist()))
         assert got.keys() == expected.keys()
         assert all(abs(got[words] - expected[words]) < 1e-9 for words in got)
 
@@ -171,8 +175,6 @@ def test_sampling_without_replacement_is_drawing_one_after_the_other(rules, temp
 def test_without_replacement_every_hypothesis_comes_if_there_are_no_more():
     decoder = random_decoder(2, V)
     features, captions = run(StochasticBeam(45, max_length=3), decoder, 1)
-    assert {unpadded(tokens) for tokens in captions.token_BKT[0].tolist()} - {()} == set(
-        brute.every_hypothesis(V, 3)
-    )
+    assert set(hypotheses_of(captions)[0]) == set(brute.every_hypothesis(V, 3))
     torch.testing.assert_close(captions.log_prob_BK.exp().sum(), torch.tensor(1.0).double())
     assert captions.log_prob_BK[0, 40:].tolist() == [-math.inf] * 5

@@ -35,9 +35,8 @@ def test_by_default_neither_the_unknown_word_nor_nothing(loaded, paths):
             assert result.caption and "<unk>" not in result.caption
     silent = loaded.caption(paths, constraints=Constraints(min_length=0))
     assert {result.caption for result in silent} == {""}
-    assert all(
-        "<unk>" in r.caption for r in loaded.caption(paths, constraints=Constraints(unk=True))
-    )
+    unknown = loaded.caption(paths, constraints=Constraints(unk=True))
+    assert all("<unk>" in result.caption for result in unknown)
 
 
 def test_words_and_phrases(loaded, paths):
@@ -50,10 +49,8 @@ def test_words_and_phrases(loaded, paths):
     assert "red circle" in held[2] and "red circle" not in " ".join(free[2])
     begun = loaded.caption(paths, constraints=Constraints(begin="a red", include=["circle"]))
     assert all(r.caption.startswith("a red") and "circle" in r.caption for r in begun)
-    short = loaded.caption(
-        paths, constraints=Constraints(max_length=4, endings=["a", "the", "and"])
-    )
-    for result in short:
+    short = Constraints(max_length=4, endings=["a", "the", "and"])
+    for result in loaded.caption(paths, constraints=short):
         assert len(result.caption.split()) <= 4 and result.caption.split()[-1] not in ("a", "and")
     once = loaded.caption(paths, constraints=Constraints(no_repeated_ngram=1, no_repeat=True))
     assert all(len(set(r.caption.split())) == len(r.caption.split()) for r in once)
@@ -89,9 +86,8 @@ def test_the_best_and_their_tokens(loaded, paths):
         for hypothesis in result.hypotheses:
             words = [word for word, _ in hypothesis.tokens if word != "<eos>"]
             assert loaded.tokenizer.join(words) == hypothesis.caption
-            assert (
-                abs(sum(log_prob for _, log_prob in hypothesis.tokens) - hypothesis.log_prob) < 1e-5
-            )
+            total = sum(log_prob for _, log_prob in hypothesis.tokens)
+            assert abs(total - hypothesis.log_prob) < 1e-5
     assert loaded.caption(paths)[0].hypotheses[0].tokens is None
 
 
@@ -135,10 +131,8 @@ def test_an_evaluation_names_the_images_without_a_caption(loaded, scenes_dir):
         predictions.predict(loaded, some, source, search.Beam(3), 2, constraints=wording)
     lines = str(error.value).splitlines()
     assert [line.split(":")[0].strip() for line in lines[1:]] == [str(some[i].id) for i in (1, 3)]
-    assert (
-        len(predictions.predict(loaded, some, source, search.Beam(3), 2, constraints=UNCONSTRAINED))
-        == 5
-    )
+    free = predictions.predict(loaded, some, source, search.Beam(3), 2, constraints=UNCONSTRAINED)
+    assert len(free) == 5
 
 
 def test_in_eval(model_dir, scenes_dir, tmp_path):
@@ -154,8 +148,6 @@ def test_in_eval(model_dir, scenes_dir, tmp_path):
 
 def test_no_wording_needs_the_tokenizer_to_change():
     tokenizer = tokenizers.Word(["a", "dog", "runs"], 9)
-    assert [rule.__name__ for rule in UNCONSTRAINED.rules(tokenizer)] == [
-        "forbid(3)",
-        "min_length(1)",
-    ]
+    names = [rule.__name__ for rule in UNCONSTRAINED.rules(tokenizer)]
+    assert names == ["forbid(3)", "min_length(1)"]
     assert UNCONSTRAINED.must_include(tokenizer) is None

@@ -85,21 +85,17 @@ def test_words_that_do_not_fit_are_the_error_of_their_image():
     _, captions = run(Beam(5, max_length=4), random_decoder(1, V), 2, must_include=too_long)
     assert captions.error_B == ["the words it must include are not all in it after 3 words", None]
     forbidden, must = on_words.forbid(4), MustInclude(in_image={0: [4]})
-    _, captions = run(
-        Beam(5, max_length=4), random_decoder(1, V), 2, rules=[forbidden], must_include=must
-    )
-    assert captions.error_B == [
-        "the words it must include are not all in it after 3 words, under forbid(4)",
-        None,
-    ]
+    beam = Beam(5, max_length=4)
+    _, captions = run(beam, random_decoder(1, V), 2, rules=[forbidden], must_include=must)
+    error = "the words it must include are not all in it after 3 words, under forbid(4)"
+    assert captions.error_B == [error, None]
 
 
 def test_phrases_that_begin_alike_give_no_hypothesis_twice():
     progress = MustInclude((4, 5), (4, UNK), (4, 4))
     for seed in range(10):
-        _, captions = run(
-            Beam(6, n=6, max_length=9), random_decoder(seed, V), 2, must_include=progress
-        )
+        beam = Beam(6, n=6, max_length=9)
+        _, captions = run(beam, random_decoder(seed, V), 2, must_include=progress)
         for hypotheses in hypotheses_of(captions):
             assert len(set(hypotheses)) == len(hypotheses) >= 2
 
