@@ -1,4 +1,4 @@
-"""What the processes (ranks) of one run tell each other. Alone, a process hears only itself."""
+"""Exchange values between the processes (ranks) of a run; a single process has only its own."""
 
 import os
 from typing import TypeVar
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def join() -> None:
-    """Makes the processes that torchrun started one group. Alone, nothing."""
+    """Join the group of processes that torchrun started; do nothing in a single process."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
@@ -18,26 +18,26 @@ def join() -> None:
 
 
 def rank() -> int:
-    """Which of the processes this is; 0 writes files."""
+    """Return the number of this process; 0 writes files."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world() -> int:
-    """How many there are."""
+    """Return the number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def gather(value: T) -> list[T]:
-    """Every process's value, in order of rank. All of them must call this."""
+    """Return the values of all processes, in order of rank. All of them must call this."""
     if world() == 1:
         return [value]
-    parts: list[T] = [value] * world()
-    distributed.all_gather_object(parts, value)
-    return parts
+    values: list[T] = [value] * world()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def gather_rows(row_K: Tensor) -> Tensor:
-    """Every process's row of numbers as (world, K), on its own device. All must call this."""
+    """Return the rows of all processes as (world, K), on their device. All must call this."""
     if world() == 1:
         return row_K[None]
     rows = [torch.empty_like(row_K) for _ in range(world())]

@@ -1,4 +1,4 @@
-"""How {"_target_": "captioner.x.Class", option: value} becomes an object of such a class."""
+"""Build an object from {"_target_": "captioner.x.Class", option: value}."""
 
 import importlib
 import inspect
@@ -15,10 +15,10 @@ KINDS |= {type(None): "null"}
 def instantiate(
     config: dict[str, Any], package: str, kind: type | Sequence[type], **given: Any
 ) -> Any:
-    """{"_target_": "captioner.x.Class", option: value} -> the object.
+    """Return the object that the config describes; `given` are further arguments.
 
-    Only a class that `package` or a module in it defines, and that is a `kind`. Raises InputError
-    for any other target, before anything is imported from outside, and for a wrong option.
+    The class must be a `kind` and come from `package`. Raises InputError for any other target,
+    before anything outside is imported, and for a wrong option.
     """
     options = {key: value for key, value in config.items() if key != "_target_"}
     target = config.get("_target_")
@@ -41,7 +41,7 @@ def instantiate(
 
 
 def _check_options(Class: type, name: str, options: dict[str, Any], known: Sequence[str]) -> None:
-    """Numbers and words are what the constructor says they are; Python would not look."""
+    """Raise InputError for an unknown option, or one whose type is not the annotated one."""
     hints = get_type_hints(Class.__init__)  # type: ignore[misc]
     for option, value in options.items():
         if option not in known:

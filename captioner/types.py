@@ -1,4 +1,4 @@
-"""The words that every other file uses.
+"""Types and special ids that all other files use.
 
 Shape letters, as suffixes of names (`logits_NV` is a tensor of N rows and V columns):
 
@@ -23,18 +23,18 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3
 """Ids of the special tokens, the same in every vocabulary. pad and bos are never generated."""
 
 State = dict[str, Tensor]
-"""What changes from step to step: tensors whose first dimension is the row."""
+"""Tensors that change from step to step; the first dimension is the row."""
 
 Memory = dict[str, Tensor]
-"""What stays the same for an image: tensors whose first dimension is the image."""
+"""Tensors that are constant per image; the first dimension is the image."""
 
 
 class Features(NamedTuple):
-    """What an encoder makes of B pictures.
+    """An encoder's output for B pictures.
 
     pooled_BD: one vector per picture, the `v` of the lecture.
-    grid_BRD: one vector per region, or None where no decoder asks for it.
-    mask_BR: True where a region exists; None when all do.
+    grid_BRD: one vector per region, or None if no decoder asks for it.
+    mask_BR: True where a region exists; None if all do.
     """
 
     pooled_BD: Tensor
@@ -42,7 +42,7 @@ class Features(NamedTuple):
     mask_BR: Tensor | None = None
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Features":
-        """The same on another device, or in another floating point type."""
+        """Return the same on another device, or in another floating point type."""
         pooled_BD, grid_BRD, mask_BR = self
         grid_BRD = None if grid_BRD is None else grid_BRD.to(device, dtype)
         mask_BR = None if mask_BR is None else mask_BR.to(device)
@@ -53,15 +53,16 @@ class PerMember(tuple):
     """An entry for each member of an ensemble: pixels, or Features."""
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "PerMember":
-        """The same on another device, or in another floating point type."""
+        """Return the same on another device, or in another floating point type."""
         return PerMember(entry.to(device, dtype) for entry in self)
 
 
 class TextBatch(NamedTuple):
     """A chunk of each of N streams of text, for training.
 
-    token_NT: T + 1 tokens, of which T are read, and all but the first said. length_N: how many are
-    read; 0 where a stream is over. fresh_N: where a document begins, and the state anew.
+    token_NT: T + 1 tokens, of which the first T are read and the last T predicted. length_N: number
+    of tokens read; 0 after the end of a stream. fresh_N: True if a document begins here, so the
+    state begins anew.
     """
 
     token_NT: Tensor
@@ -72,11 +73,10 @@ class TextBatch(NamedTuple):
 class Batch(NamedTuple):
     """B pictures with C captions each, for training; N = B * C rows.
 
-    images: pixels (B, 3, S, S), or Features where they come from a cache; for an ensemble, Many.
-    token_NT: bos, words, eos, then pad. length_N: how many tokens are read, and so how many
-    are learned: words + 1, the last target being eos (which a cut caption lacks); 0 for a row
-    that stands in for a caption an image does not have.
-    index_B: which records these are.
+    images: pixels (B, 3, S, S), or Features from a cache; for an ensemble, PerMember.
+    token_NT: bos, words, eos, then pad. length_N: number of tokens read, which is the number of
+    targets: words + 1 for eos (which a cut caption lacks); 0 if an image has too few captions.
+    index_B: numbers of the records.
     """
 
     images: Tensor | Features | PerMember

@@ -526,7 +526,8 @@ PICTURES = [
         holds=captions(*ODD)),
 ]
 ANNOTATIONS = [
-    annotation("cut JSON", lambda: cut(FILE), f"{FILE}: not readable as JSON (...): mend it, or copy it again"),
+    annotation("cut JSON", lambda: cut(FILE),
+        f"{FILE}: not readable as JSON (...): mend it, or copy it again"),
     annotation("JSON nested without end", lambda: write(FILE, "[" * 100_000),
         f"{FILE}: not readable as JSON (...): mend it, or copy it again"),
     annotation("an id twice", train_file(lambda c: c["images"][2].update(id=1)),

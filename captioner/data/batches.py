@@ -1,7 +1,7 @@
 """Records -> batches. Order and every draw are pure functions of (seed, epoch, index).
 
 So nothing random needs to be saved: epoch e's batch b is the same in every run, for any number of
-workers, and going on in the middle of an epoch is skipping to a batch number.
+workers, and resuming in the middle of an epoch is skipping to a batch number.
 """
 
 from collections.abc import Sequence
@@ -74,12 +74,11 @@ class EnsembleSource:
 
 
 def image_vectors(source: Source, pictures: int, most: int = 2000) -> Tensor:
-    """v_BD of up to `most` of the pictures of a frozen encoder, evenly spaced."""
+    """Return v_BD of up to `most` of the pictures, evenly spaced, of a frozen encoder."""
     chosen = np.linspace(0, pictures - 1, min(pictures, most)).astype(int)
-    parts = np.array_split(chosen, -(-len(chosen) // 64))
     vectors = []
-    for part in parts:
-        features = source(part.tolist(), None)
+    for index in np.array_split(chosen, -(-len(chosen) // 64)):
+        features = source(index.tolist(), None)
         assert isinstance(features, Features)
         vectors.append(features.pooled_BD)
     return torch.cat(vectors)
@@ -88,7 +87,7 @@ def image_vectors(source: Source, pictures: int, most: int = 2000) -> Tensor:
 class TrainBatches:
     """The batches of one epoch, by number: `batch_size` pictures with C captions each.
 
-    Pictures whose captions have similar lengths stand in one batch: they are sorted by length
+    Pictures whose captions have similar lengths share a batch: they are sorted by length
     within shuffled chunks of CHUNK batches. A picture with more than C captions draws anew each
     epoch; one with fewer leaves rows of length 0. With several processes each takes every
     `world`-th batch, and the last ones are filled up from the first.
@@ -139,8 +138,8 @@ class TrainBatches:
 class EvalBatches:
     """All pictures in order, as they are, with their first C captions; shared among processes.
 
-    Every process gets the same number of batches, so that none waits for another: where the
-    pictures do not divide evenly, the first ones stand in once more, without captions.
+    Every process gets the same number of batches, so that none waits for another: if the
+    pictures do not divide evenly, the first ones are added again, without captions.
     """
 
     def __init__(
@@ -155,7 +154,7 @@ class EvalBatches:
         self.source, self.token_ids, self.captions = source, token_ids, captions
         order = list(range(len(token_ids)))
         self.mine = (order + (order * world)[: -len(order) % world])[rank::world]
-        self.own = len(range(rank, len(token_ids), world))
+        self.count = len(range(rank, len(token_ids), world))
         self.batch_size = batch_size
 
     def __len__(self) -> int:
@@ -165,7 +164,7 @@ class EvalBatches:
         places = range(len(self.mine))[number * self.batch_size :][: self.batch_size]
         index = [self.mine[place] for place in places]
         rows = [
-            self.token_ids[i][: self.captions] if place < self.own else []
+            self.token_ids[i][: self.captions] if place < self.count else []
             for place, i in zip(places, index)
         ]
         return make_batch(self.source, index, None, rows, self.captions)
@@ -178,7 +177,7 @@ def make_batch(
     ids_BC: Sequence[Sequence[Sequence[int]]],
     captions: int,
 ) -> Batch:
-    """Pictures `index` with these captions' targets (at most `captions` each) as a Batch."""
+    """Return a Batch of pictures `index` with these targets (at most `captions` each)."""
     token_NT, length_N = frame(
         [row for ids in ids_BC for row in [*ids, *[()] * (captions - len(ids))]]
     )

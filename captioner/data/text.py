@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from captioner import files
-from captioner.errors import InputError
+from captioner.errors import InputError, os_reason
 from captioner.tokenizers import Tokenizer
 from captioner.types import BOS, EOS, PAD, TextBatch
 
@@ -77,26 +77,26 @@ def documents(path: str, pattern: str = "*") -> list[Document]:
         return [_bible()]
     if path == "python":
         folder = Path(sysconfig.get_paths()["stdlib"])
-        found = sorted(folder.glob("*.py"))
+        paths = sorted(folder.glob("*.py"))
     elif Path(path).is_dir():
-        found = sorted(
+        paths = sorted(
             Path(folder, name)
             for folder, folders, names in os.walk(path)
             for name in names
             if Path(name).match(pattern) and Path(folder, name).is_file()
         )
     elif Path(path).is_file():
-        found = [Path(path)]
+        paths = [Path(path)]
     else:
         raise InputError(f"data.path={path}: no such file or folder (or python, or bible)")
     try:
-        sizes = [(file, file.stat().st_size) for file in found]
+        sizes = [(file, file.stat().st_size) for file in paths]
     except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}") from error
-    some = [Document(file, 0, size, file.suffix == ".py") for file, size in sizes if size]
-    if not some:
+        raise InputError(f"{error.filename}: {os_reason(error)}") from error
+    texts = [Document(file, 0, size, file.suffix == ".py") for file, size in sizes if size]
+    if not texts:
         raise InputError(f"data.path={path}: no text in it (data.pattern={pattern})")
-    return some
+    return texts
 
 
 def _bible() -> Document:
@@ -115,20 +115,20 @@ def _bible() -> Document:
     return Document(path, len(before) + 3, len(before) + 3 + len(rest[0]))
 
 
-def split(some: Sequence[Document], share: float) -> tuple[list[Document], list[Document]]:
-    """Training and validation: of many documents some, chosen by their names; of few the ends."""
+def split(texts: Sequence[Document], share: float) -> tuple[list[Document], list[Document]]:
+    """Training and validation: of many documents a few, chosen by their names; of few the ends."""
     if not 0 < share < 1:
         raise InputError(f"data.val_share={share}: give a number between 0 and 1")
-    if len(some) >= FEW:
-        common = os.path.commonpath([document.path.parent for document in some])
-        names = [document.path.relative_to(common).as_posix() for document in some]
+    if len(texts) >= FEW:
+        common = os.path.commonpath([document.path.parent for document in texts])
+        names = [document.path.relative_to(common).as_posix() for document in texts]
         chosen = [_fraction(name) < share for name in names]
-        train = [document for document, val in zip(some, chosen) if not val]
-        val = [document for document, val in zip(some, chosen) if val]
+        train = [document for document, val in zip(texts, chosen) if not val]
+        val = [document for document, val in zip(texts, chosen) if val]
     else:
-        ends = [_line_after(document, 1 - share) for document in some]
-        train = [d._replace(end=end) for d, end in zip(some, ends) if end > d.begin]
-        val = [d._replace(begin=end) for d, end in zip(some, ends) if end < d.end]
+        ends = [_line_after(document, 1 - share) for document in texts]
+        train = [d._replace(end=end) for d, end in zip(texts, ends) if end > d.begin]
+        val = [d._replace(begin=end) for d, end in zip(texts, ends) if end < d.end]
     if not train or not val:
         raise InputError(
             f"data.val_share={share}: leaves nothing to {'validate' if train else 'train'} on: "
@@ -156,9 +156,9 @@ class Corpus:
     They are encoded once, into `folder`, in a file named by what it holds.
     """
 
-    def __init__(self, some: Sequence[Document], tokenizer: Tokenizer, folder: Path):
+    def __init__(self, texts: Sequence[Document], tokenizer: Tokenizer, folder: Path):
         digest = hashlib.sha256(tokenizer.digest().encode())
-        for document in some:
+        for document in texts:
             digest.update(
                 f"{document.path}:{document.begin}:{document.end}\n".encode(errors="replace")
             )
@@ -169,20 +169,20 @@ class Corpus:
         table = path.with_suffix(".npy")
         files.make_folder(folder)
         if not (path.exists() and table.exists()):
-            self._encode(some, tokenizer, path, table)
+            self._encode(texts, tokenizer, path, table)
         self.start_D = np.load(table, allow_pickle=False)
         if path.stat().st_size != int(self.start_D[-1]) * self.dtype.itemsize:
             raise InputError(f"{path}: not whole: delete it, it will be made again")
         self.ids = np.memmap(path, self.dtype, "r")
 
     def _encode(
-        self, some: Sequence[Document], tokenizer: Tokenizer, path: Path, table: Path
+        self, texts: Sequence[Document], tokenizer: Tokenizer, path: Path, table: Path
     ) -> None:
         starts, size = [0], 0
         part = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             with open(part, "wb") as file:
-                for document in some:
+                for document in texts:
                     for ids in ([BOS], *map(tokenizer.encode, document.pieces()), [EOS]):
                         file.write(np.array(ids, self.dtype).tobytes())
                         size += len(ids)
