@@ -101,11 +101,7 @@ def _encode(
 
 
 def evaluate(
-    config: DictConfig,
-    trainer: pl.Trainer,
-    training: LanguageTraining,
-    data: TextData,
-    run: RunDir,
+    config: DictConfig, trainer: pl.Trainer, training: LanguageTraining, data: TextData, run: RunDir
 ) -> float:
     """Bits of the best model on the validation text."""
     model = loading.read_model(run.model)

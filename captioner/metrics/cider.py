@@ -83,10 +83,7 @@ class DocumentFrequencies:
 
     def check_consistent(self) -> None:
         """Raise ValueError if the arrays do not fit each other."""
-        given = [
-            np.array(list(self.numbers.words.values()), np.int64),
-            *self.numbers.numbers,
-        ]
+        given = [np.array(list(self.numbers.words.values()), np.int64), *self.numbers.numbers]
         number = np.sort(np.concatenate(given))
         sizes = list(map(len, self.numbers.keys)) == list(map(len, self.numbers.numbers))
         rising = all((np.diff(keys) > 0).all() for keys in self.numbers.keys)
