@@ -17,18 +17,8 @@ from captioner.commands import (
 )
 from captioner.commands.command_line import Verb, add_verb, run_command
 
-VERBS: dict[str, Verb] = {
-    "caption": caption,
-    "compare": compare,
-    "sample": sample,
-    "gradients": gradients,
-    "neurons": neurons,
-    "export": export,
-    "runs": runs,
-    "frequencies": frequencies,
-    "submission": submission,
-    "completion": completion,
-}
+MODULES = caption, compare, sample, gradients, neurons, export, runs, frequencies, submission
+VERBS: dict[str, Verb] = {m.__name__.split(".")[-1]: m for m in (*MODULES, completion)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from captioner import files
 from captioner.errors import InputError, printable, read_json
 from captioner.evaluation.predictions import Prediction, read_predictions
+from captioner.metrics.score import list_images
 
 SPLITS = ("val2014", "test2014")
 
@@ -69,15 +70,8 @@ def write_submission(path: Path, name: str, splits: Mapping[str, Split]) -> None
                 (predicted - set(image_ids), "predicted but not of this split"),
             ):
                 if ids:
-                    raise InputError(
-                        f"{split}: {len(ids)} images {problem}: {_first(ids)} (1 is not '1')"
-                    )
+                    images = list_images(sorted(ids, key=lambda image: (str(type(image)), image)))
+                    raise InputError(f"{split}: {images} {problem} (1 is not '1')")
             rows = [{key: entry[key] for key in ("image_id", "caption")} for entry in predictions]
             archive.writestr(f"captions_{split}_{name}_results.json", json.dumps(rows))
     files.write_atomic(path, content.getvalue())
-
-
-def _first(ids: Collection[object]) -> str:
-    """The first few ids, numbers apart from strings."""
-    first = sorted(ids, key=lambda image: (str(type(image)), image))[:5]
-    return ", ".join(map(repr, first)) + (", ..." if len(ids) > 5 else "")

@@ -4,29 +4,19 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from rich.console import Console
 
-from captioner import tokenizers
 from captioner.data.batches import image_vectors
 from captioner.data.records import Record
 from captioner.decoders.base import WordDecoder
 from captioner.errors import InputError
 from captioner.evaluation import predictions, scoring
 from captioner.evaluation.scoring import Case
-from captioner.experiment import sources
-from captioner.experiment.components import (
-    decoder_options,
-    init_from,
-    make_objective,
-    make_strategy,
-    weight_digests,
-)
+from captioner.experiment import components, sources
 from captioner.experiment.optimizers import make_optimizer
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import plain
 from captioner.metrics.score import USUAL
 from captioner.models import caption_model, loading
-from captioner.models.base import Model
 from captioner.models.caption_model import CaptionModel
-from captioner.models.warm_start import warm_start
 from captioner.training.caption_training import CaptionTraining
 from captioner.training.data import CaptionData
 
@@ -40,11 +30,15 @@ def prepare(
 
     Every picture is opened, and seen by a frozen encoder, if it was not before.
     """
-    objective = make_objective(config.objective)
-    strategy = make_strategy(config.search)
+    objective = components.make_objective(config.objective)
+    strategy = components.make_strategy(config.search)
     optimizer = make_optimizer(config.optimizer, trainer.precision)
     train, val = _read_records(config)
-    model, old = _build_model(config, train)
+    if not config.encoder:
+        raise InputError("encoder=none is for data=text: give an encoder")
+    captions = (caption for record in train for caption in record.captions)
+    build, encoder = caption_model.build_captioner, plain(config.encoder)
+    model, old = components.build_model(config, build, captions, encoder=encoder)
     model.encoder.to(trainer.strategy.root_device)  # where features are computed
     model.encoder.fuse()
     train, train_source, bad = sources.make_source(config.data, model, train, train=True)
@@ -79,12 +73,8 @@ def prepare(
         val,
         optimizer,
         encoder_lr=config.encoder_lr,
-        ema=config.ema,
-        warmup=config.warmup,
-        schedule=config.schedule,
-        seed=config.seed,
-        summed=config.loss == "sum",
         expected_count=config.data.batch_size if objective.rewarded else data.words,
+        **components.training_options(config),
     )
     return training, data, bad + bad_val
 
@@ -101,23 +91,6 @@ def _read_records(config: DictConfig) -> tuple[list[Record], list[Record]]:
             "take them out of one"
         )
     return train, val
-
-
-def _build_model(config: DictConfig, train: list[Record]) -> tuple[CaptionModel, Model | None]:
-    """A captioner with the words of these records, and the model whose weights it starts from."""
-    if not config.encoder:
-        raise InputError("encoder=none is for data=text: give an encoder")
-    captions = (caption for record in train for caption in record.captions)
-    tokenizer = tokenizers.train_tokenizer(captions, **plain(config.tokenizer))
-    folder = init_from(config)
-    old = loading.read_model(folder) if folder else None
-    options = {"encoder": plain(config.encoder), "decoder": decoder_options(config.decoder)}
-    model = caption_model.build_captioner(
-        options, old.tokenizer.grown(tokenizer) if old else tokenizer
-    )
-    if folder and old:
-        warm_start(model, old, folder)
-    return model, old
 
 
 def evaluate(
@@ -144,7 +117,7 @@ def evaluate(
             search=plain(config.search),
             resamples=scoring.RESAMPLES,
             seed=0,
-            model=weight_digests(run.model),
+            model=components.weight_digests(run.model),
         )
         scoring.write_scores(run.scores, scores)
         title = f"{len(val)} images of {config.data.val_split}"

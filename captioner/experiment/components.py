@@ -5,17 +5,24 @@ Hydra's `instantiate` would call anything, so it is not used: parts are made by
 """
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig
 
-from captioner import files, instantiate, search
+from captioner import files, instantiate, search, tokenizers
 from captioner.experiment.schemas import plain
+from captioner.models import loading
+from captioner.models.base import Model
 from captioner.models.directory import FILES
+from captioner.models.warm_start import warm_start
 from captioner.objectives.base import Objective
+from captioner.tokenizers import Tokenizer
+
+M = TypeVar("M", bound=Model)
 
 
 def make_objective(config: DictConfig) -> Objective:
@@ -44,14 +51,33 @@ def strategy_options(strategy: search.Strategy) -> dict[str, Any]:
     return {"_target_": f"captioner.search.{type(strategy).__name__}", **asdict(strategy)}  # type: ignore[call-overload]
 
 
-def init_from(config: DictConfig) -> str | None:
-    """The model directory that training starts from; decoder.init_from is its older name."""
-    return config.model.init_from or config.decoder.get("init_from")
+def build_model(
+    config: DictConfig,
+    build: Callable[[dict[str, Any], Tokenizer], M],
+    texts: Iterable[str],
+    **options: Any,
+) -> tuple[M, Model | None]:
+    """A model with a vocabulary of these texts, and the one whose weights it starts from, if any.
+
+    build: makes it of `options`, those of the decoder, and the tokenizer. model.init_from is the
+    directory to start from; decoder.init_from is its older name.
+    """
+    tokenizer = tokenizers.train_tokenizer(texts, **plain(config.tokenizer))
+    decoder = plain(config.decoder)
+    folder = decoder.pop("init_from", None)
+    folder = config.model.init_from or folder
+    old = loading.read_model(folder) if folder else None
+    options["decoder"] = decoder
+    model = build(options, old.tokenizer.grown(tokenizer) if old else tokenizer)
+    if folder and old:
+        warm_start(model, old, folder)
+    return model, old
 
 
-def decoder_options(config: DictConfig) -> dict[str, Any]:
-    """What makes the decoder."""
-    return {name: value for name, value in plain(config).items() if name != "init_from"}
+def training_options(config: DictConfig) -> dict[str, Any]:
+    """The options of every training loop."""
+    names = ("ema", "warmup", "schedule", "seed")
+    return {name: config[name] for name in names} | {"summed": config.loss == "sum"}
 
 
 def cache_folder(given: str | None, kind: str) -> Path:

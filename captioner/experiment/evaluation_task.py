@@ -13,13 +13,7 @@ from captioner.errors import InputError
 from captioner.evaluation import frequencies, predictions
 from captioner.evaluation.clip import OpenClip
 from captioner.evaluation.predictions import Prediction
-from captioner.experiment import sources
-from captioner.experiment.components import (
-    choose_strategy,
-    device,
-    strategy_options,
-    weight_digests,
-)
+from captioner.experiment import components, sources
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import plain
 from captioner.metrics import chair
@@ -60,7 +54,7 @@ def settings(config: DictConfig, search: dict[str, Any] | None) -> dict[str, Any
         path = config[name]
         settings[name] = path and {str(path): files.sha256(Path(path))}
     if config.model is not None:
-        settings |= {"search": search, "model": weight_digests(*_folders(config))}
+        settings |= {"search": search, "model": components.weight_digests(*_folders(config))}
     return settings
 
 
@@ -84,8 +78,8 @@ def _predict(
     config: DictConfig, scored: list[Record], needs: dict[str, Any], run: RunDir
 ) -> Captions:
     """The model's captions of the records whose pictures are whole."""
-    model = loading.load(*_folders(config), average=config.average).to(device())
-    strategy = choose_strategy(config.search, model.strategy)
+    model = loading.load(*_folders(config), average=config.average).to(components.device())
+    strategy = components.choose_strategy(config.search, model.strategy)
     workers = 0 if model.encoder.frozen else config.data.workers
     scored, source, bad = sources.make_source(config.data, model, scored, train=False)
     sources.skip_bad(config.data, bad, scored)
@@ -94,16 +88,10 @@ def _predict(
         config.constraints = config.wording  # the old name of this key
         constraints = OmegaConf.to_object(config.constraints)
     files.make_folder(run.folder)  # or the captions would be for nothing
-    captions = predictions.predict(
-        model,
-        scored,
-        source,
-        strategy,
-        workers=workers,
-        constraints=constraints,  # type: ignore[arg-type]
-    )
+    options: Any = {"workers": workers, "constraints": constraints}
+    captions = predictions.predict(model, scored, source, strategy, **options)
     needs |= {"model": model, "source": source}
-    return Captions(scored, captions, needs, strategy_options(strategy))
+    return Captions(scored, captions, needs, components.strategy_options(strategy))
 
 
 def _read_needs(config: DictConfig, scored: list[Record]) -> dict[str, Any]:
@@ -117,7 +105,8 @@ def _read_needs(config: DictConfig, scored: list[Record]) -> dict[str, Any]:
     if config.objects is not None:
         needs["objects"] = chair.read_objects(Path(config.objects))
     if config.clip.name is not None:
-        needs["embedder"] = partial(OpenClip, config.clip.name, config.clip.weights, device())
+        clip = config.clip.name, config.clip.weights
+        needs["embedder"] = partial(OpenClip, *clip, components.device())
     if config.training is not None:
         training = records.read_references(Path(config.training), "train")
         needs["training"] = [text for record in training for text in record.captions]

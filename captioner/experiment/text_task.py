@@ -7,20 +7,12 @@ from captioner import distributed, tokenizers
 from captioner.data import text
 from captioner.errors import InputError
 from captioner.evaluation import scoring
-from captioner.experiment.components import (
-    cache_folder,
-    decoder_options,
-    init_from,
-    make_objective,
-    make_strategy,
-    weight_digests,
-)
+from captioner.experiment import components
 from captioner.experiment.optimizers import make_optimizer
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import plain
 from captioner.models import language_model, loading
 from captioner.models.language_model import LanguageModel
-from captioner.models.warm_start import warm_start
 from captioner.training.data import TextData
 from captioner.training.language_training import LanguageTraining, bits
 
@@ -31,14 +23,15 @@ def prepare(
     config: DictConfig, trainer: pl.Trainer, run: RunDir
 ) -> tuple[LanguageTraining, TextData, list[str]]:
     """The model and its texts; nothing of them is left out."""
-    objective = make_objective(config.objective)
+    objective = components.make_objective(config.objective)
     if objective.rewarded:
         raise InputError("objective: rewards are of captions; a language model has cross_entropy")
-    strategy = make_strategy(config.search)
+    strategy = components.make_strategy(config.search)
     optimizer = make_optimizer(config.optimizer, trainer.precision)
     documents = text.documents(config.data.path, config.data.pattern)
     train, val = text.split(documents, config.data.val_share)
-    model = _build_model(config, train)
+    pieces = (piece for document in train for piece in document.pieces())
+    model, _ = components.build_model(config, language_model.build_language_model, pieces)
     model.encode_prompt(config.data.prompt)
     data = TextData(
         *_encode(config, train, val, model.tokenizer),
@@ -53,29 +46,10 @@ def prepare(
         config.data.prompt,
         run.samples,
         optimizer,
-        ema=config.ema,
-        warmup=config.warmup,
-        schedule=config.schedule,
-        seed=config.seed,
         expected_count=data.words,
-        summed=config.loss == "sum",
+        **components.training_options(config),
     )
     return training, data, []
-
-
-def _build_model(config: DictConfig, train: list[text.Document]) -> LanguageModel:
-    """A language model with the units of these texts, and another one's weights if told so."""
-    folder = init_from(config)
-    old = loading.read_model(folder) if folder else None
-    pieces = (piece for document in train for piece in document.pieces())
-    tokenizer = tokenizers.train_tokenizer(pieces, **plain(config.tokenizer))
-    options = {"decoder": decoder_options(config.decoder)}
-    model = language_model.build_language_model(
-        options, old.tokenizer.grown(tokenizer) if old else tokenizer
-    )
-    if folder and old:
-        warm_start(model, old, folder)
-    return model
 
 
 def _encode(
@@ -85,7 +59,7 @@ def _encode(
     tokenizer: tokenizers.Tokenizer,
 ) -> tuple[text.Corpus, text.Corpus]:
     """Both parts of the texts as ids. The first process encodes, the others wait for its files."""
-    folder = cache_folder(config.data.cache, "text")
+    folder = components.cache_folder(config.data.cache, "text")
     if distributed.rank() > 0:
         distributed.gather(None)
     corpora = text.Corpus(train, tokenizer, folder), text.Corpus(val, tokenizer, folder)
@@ -110,7 +84,7 @@ def evaluate(
     score = bits(model, data.val, data.batch_size, data.bptt)
     if trainer.is_global_zero:
         unit = {"char": "character"}.get(model.tokenizer.kind, model.tokenizer.kind)
-        origin = {"data": plain(config.data), "model": weight_digests(run.model)}
+        origin = {"data": plain(config.data), "model": components.weight_digests(run.model)}
         scores = {"corpus": {f"bits_per_{unit}": score}, "origin": origin}
         scoring.write_scores(run.scores, scores)
         print(

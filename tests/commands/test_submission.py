@@ -14,8 +14,8 @@ def files(tmp_path):
     for split, ids in {"val": [1, 2, 3], "test": [8, 9]}.items():
         images = {"images": [{"id": i, "file_name": f"{i}.jpg"} for i in ids]}
         (tmp_path / f"{split}_images.json").write_text(json.dumps(images))
-        said = [{"image_id": i, "caption": f"a {i}", "captions": ["x", "y"]} for i in ids]
-        (tmp_path / f"{split}.json").write_text(json.dumps(said))
+        predictions = [{"image_id": i, "caption": f"a {i}", "captions": ["x", "y"]} for i in ids]
+        (tmp_path / f"{split}.json").write_text(json.dumps(predictions))
     return tmp_path
 
 
@@ -43,22 +43,22 @@ def test_one_split_alone_is_noted(files, capsys):
 
 
 @pytest.mark.parametrize(
-    "said, message",
+    "predictions, message",
     [
-        ([{"image_id": 1, "caption": "x"}], "val2014: 2 images without a prediction: 2, 3"),
+        ([{"image_id": 1, "caption": "x"}], "val2014: 2 images (2, 3) without a prediction"),
         (
             [{"image_id": i, "caption": "x"} for i in (1, 2, 3, 7)],
-            "val2014: 1 images predicted but not of this split: 7",
+            "val2014: 1 image (7) predicted but not of this split",
         ),
         ([{"image_id": 1, "caption": "x"}] * 2, "image 1 has two predictions"),
         (
             [{"image_id": i, "caption": "x"} for i in ("1", 2, 3)],
-            "1 images without a prediction: 1",
+            "1 image (1) without a prediction",
         ),
     ],
 )
-def test_gaps_and_duplicates_are_named(files, capsys, said, message):
-    (files / "val.json").write_text(json.dumps(said))
+def test_gaps_and_duplicates_are_named(files, capsys, predictions, message):
+    (files / "val.json").write_text(json.dumps(predictions))
     assert run(files, "val") == 2
     assert message in capsys.readouterr().err
     assert not (files / "out.zip").exists()

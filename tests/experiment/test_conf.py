@@ -5,14 +5,14 @@ import torch
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate as hydra_instantiate
 
-from captioner import tokenizers
 from captioner.decoders import cells
 from captioner.decoders.minds_eye import MindsEye
 from captioner.decoders.mrnn import MRNN
-from captioner.experiment.components import decoder_options, make_objective, make_strategy
+from captioner.experiment.components import build_model, make_objective, make_strategy
 from captioner.experiment.optimizers import make_optimizer
 from captioner.experiment.schemas import plain
-from captioner.models import caption_model, language_model
+from captioner.models.caption_model import build_captioner
+from captioner.models.language_model import build_language_model
 from captioner.types import Features
 from tests.helpers.forks import ROOT
 from tests.helpers.runs import composed
@@ -37,14 +37,14 @@ def small_enough(config):
     return leaves(plain(config)) <= 70  # a composed run fits on a screen
 
 
-def build_captioner(config):
-    """Without a download."""
-    encoder = plain(config.encoder)
-    if encoder.get("pretrained"):
-        encoder["pretrained"] = False
-    tokenizer = tokenizers.train_tokenizer(["a dog"], **plain(config.tokenizer) | {"min_count": 1})
-    parts = {"encoder": encoder, "decoder": decoder_options(config.decoder)}
-    return caption_model.build_captioner(parts, tokenizer).eval()
+def build(config, function):
+    """A model of two words, without a download."""
+    config.tokenizer.min_count = 1
+    options = {}
+    if function is build_captioner:
+        options["encoder"] = plain(config.encoder)
+        options["encoder"] |= {"pretrained": False} if options["encoder"].get("pretrained") else {}
+    return build_model(config, function, ["a dog"], **options)[0].eval()
 
 
 @pytest.mark.parametrize("group, choice", PICTURES, ids=lambda x: x)
@@ -54,7 +54,7 @@ def test_every_choice_composes_and_is_made(group, choice):
     name = ["encoder.name=resnet10t"] if (group, choice) == ("encoder", "timm") else []
     config = composed(f"{group}={choice}", "data.root=x", *name)
     assert small_enough(config)
-    model = build_captioner(config)
+    model = build(config, build_captioner)
     make_objective(config.objective)
     make_optimizer(config.optimizer)(model.decoder.parameters())
     features = Features(torch.rand(2, model.encoder.size), torch.rand(2, 4, model.encoder.size))
@@ -66,9 +66,7 @@ def test_every_choice_composes_and_is_made(group, choice):
 def test_every_choice_for_text_composes_and_is_made(group, choice):
     config = composed("data=text", "encoder=none", f"{group}={choice}", "data.path=x")
     assert small_enough(config)
-    tokenizer = tokenizers.train_tokenizer(["a dog"], **plain(config.tokenizer) | {"min_count": 1})
-    options = {"decoder": decoder_options(config.decoder)}
-    model = language_model.build_language_model(options, tokenizer).eval()
+    model = build(config, build_language_model)
     make_optimizer(config.optimizer)(model.decoder.parameters())
     strategy = make_strategy(config.search)
     assert len(model.continue_prompt("", strategy)) == getattr(strategy, "n", 1)
@@ -101,7 +99,7 @@ PAPERS = {
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_papers_are_made_for_coco_too(name):
     config = composed(f"experiment={name}", "data=coco", "data.root=x", "encoder=resnet101")
-    model = build_captioner(config)
+    model = build(config, build_captioner)
     assert model.encoder.size == 2048 and PAPERS[name](model.decoder)
     captions = model.generate(Features(torch.rand(2, 2048)), make_strategy(config.search))
     assert len(captions.token_BKT) == 2
