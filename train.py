@@ -11,7 +11,6 @@ import hydra
 from omegaconf import DictConfig
 
 from captioner import distributed
-from captioner.errors import InputError
 from captioner.experiment import hydra_app, schemas
 from captioner.experiment.phases import run_phases
 from captioner.experiment.run_dir import RunDir
@@ -61,9 +60,8 @@ def train_here(config: DictConfig, run: RunDir, task: Task, trainer: Trainer) ->
     """What each process does: data and model, training, evaluation of the best model."""
     start = time.monotonic()
     run = distributed.gather(run)[0]
-    problem = None if config.resume else run.obstacle()
-    if problem := distributed.gather(problem)[0]:
-        raise InputError(problem)
+    if not config.resume:
+        run.check_free()
     checkpoint = checkpoints.newest(run.checkpoints) if config.resume else None
     seed_everything(config.seed, verbose=False)
     training, data, skipped = task.prepare(config, trainer, run)

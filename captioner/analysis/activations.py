@@ -1,8 +1,8 @@
 """The activations of a model's units as it reads text, or captions that it generates itself."""
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +104,7 @@ def read_texts(
 def _cut(pieces: Sequence[tuple[text.Document, int]]) -> Iterator[tuple[str, int, Values, int]]:
     """The text of each piece, with up to WARM_UP characters before it; their number; the properties
     of the others, as they follow from the whole document; and the document's number."""
-    for number, (document, group) in enumerate(itertools.groupby(pieces, lambda piece: piece[0])):
+    for number, (document, group) in enumerate(groupby(pieces, lambda piece: piece[0])):
         content = "".join(document.pieces())
         values = properties.of_text(content, document.code)
         for _, begin in group:
@@ -119,13 +119,8 @@ def read_captions(
 ) -> list[Reading]:
     """The readings of captions that the model generates for the pictures of records."""
     model.eval()
-    count = Counter(
-        name
-        for record in captioned
-        for name in {
-            name for caption in token_strings(record.captions) for name in mentions(caption)
-        }
-    )
+    references = [token_strings(record.captions) for record in captioned]
+    count = Counter(name for texts in references for name in {*chain(*map(mentions, texts))})
     most = len(captioned) - LEAST_PLACES
     objects = [name for name, images in count.items() if LEAST_PLACES <= images <= most]
     assert isinstance(model.encoder, CNN)
@@ -141,7 +136,7 @@ def read_captions(
         states = torch.cat([kept[name][:, 0] for name in names], dim=-1).cpu().numpy()
         for number, tokens, state_TU in zip(batch, generated.token_BKT[:, 0].tolist(), states):
             record, words = captioned[number], model.tokenizer.decode_units(tokens)
-            values = properties.of_caption(words, token_strings(record.captions), objects)
+            values = properties.of_caption(words, references[number], objects)
             rows = state_TU[1 : len(words) + 1]  # the word at t is read at t + 1
             values = {name: value[: len(rows)] for name, value in values.items()}
             readings.append(Reading(words[: len(rows)], rows, values, number, record.image))

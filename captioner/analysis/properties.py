@@ -6,6 +6,7 @@ or NaN where the property has no value.
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -93,8 +94,7 @@ def of_caption(words: Sequence[str], references: Sequence[str], objects: Sequenc
     references: of the picture; the COCO categories that they mention are in the picture. objects:
     the categories whose presence is a property.
     """
-    shown = {name for reference in references for name in mentions(reference)}
-    T = len(words)
+    shown, T = {*chain(*map(mentions, references))}, len(words)
 
     def among(class_words: set[str]) -> np.ndarray:
         return np.array([float(word in class_words) for word in words])

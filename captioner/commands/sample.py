@@ -66,11 +66,7 @@ def _strategy(options: Namespace) -> Strategy:
     with flags_in_messages(width="beam"):
         if options.beam:
             return Beam(options.beam, n=options.n, max_length=options.length)
-        return Sample(
-            0.8 if options.temperature is None else options.temperature,
-            options.top_k,
-            options.top_p,
-            n=options.n,
-            seed=secrets.randbelow(2**31) if options.seed is None else options.seed,
-            max_length=options.length,
-        )
+        temperature = 0.8 if options.temperature is None else options.temperature
+        seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+        kept = options.top_k, options.top_p
+        return Sample(temperature, *kept, n=options.n, seed=seed, max_length=options.length)

@@ -72,12 +72,8 @@ class Case:
     @cached_property
     def texts(self) -> score.Texts:
         """References and captions as token strings."""
-        return score.tokens(
-            [record.captions for record in self.records],
-            self.captions,
-            self.frequencies,
-            self.official,
-        )
+        references = [record.captions for record in self.records]
+        return score.tokens(references, self.captions, self.frequencies, self.official)
 
     @property
     def captions(self) -> list[str]:

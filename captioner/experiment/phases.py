@@ -21,9 +21,8 @@ def run_phases(config: DictConfig, run: RunDir, train: Train) -> float:
     distributed.join()  # if torchrun started several; those of Lightning are of one phase each
     run = distributed.gather(run)[0]
     phases = phase_configs(config, run)
-    problem = None if config.resume else run.obstacle()
-    if problem := distributed.gather(problem)[0]:
-        raise InputError(problem)
+    if not config.resume:
+        run.check_free()
     first = distributed.rank() == 0
     if first:
         run.write_config(config)

@@ -26,7 +26,7 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from captioner import files
+from captioner import distributed, files
 from captioner.errors import InputError
 from captioner.evaluation import scoring
 from captioner.experiment.schemas import TrainConfig
@@ -69,14 +69,16 @@ class RunDir:
         """Whether the run has its scores."""
         return self.scores.exists()
 
-    def obstacle(self) -> str | None:
-        """Why a new run cannot begin here, or None if it can."""
+    def check_free(self) -> None:
+        """Raise InputError, in all processes, if a new run cannot begin here."""
+        problem = None
         if self.has_begun():
             go_on = f"go on with it by resume={self}"
-            return f"{self} holds a run already: {go_on}, or give another run_dir"
-        if self.folder.exists() and not self.folder.is_dir():
-            return f"{self}: not a folder: give another run_dir"
-        return None
+            problem = f"{self} holds a run already: {go_on}, or give another run_dir"
+        elif self.folder.exists() and not self.folder.is_dir():
+            problem = f"{self}: not a folder: give another run_dir"
+        if problem := distributed.gather(problem)[0]:
+            raise InputError(problem)
 
     def resumed_config(self) -> DictConfig:
         """The configuration of the run that goes on here. Raises InputError if there is none."""

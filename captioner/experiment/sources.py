@@ -53,9 +53,8 @@ def training_captions(config: DictConfig, evaluated: Sequence[Record]) -> list[s
 
 def read_scenes(config: DictConfig, split: str) -> dict[int, scenes.Scene] | None:
     """What each picture of the embedded data set shows, by image id; None for other data."""
-    return (
-        scenes.read_scenes(Path(config.root) / f"captions_{split}.json") if config.scenes else None
-    )
+    path = Path(config.root) / f"captions_{split}.json"
+    return scenes.read_scenes(path) if config.scenes else None
 
 
 def make_source(

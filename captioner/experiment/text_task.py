@@ -1,9 +1,11 @@
 """What train.py does for language models: texts, judged by bits per character (or word)."""
 
+from collections.abc import Sequence
+
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from captioner import distributed, tokenizers
+from captioner import distributed
 from captioner.data import text
 from captioner.errors import InputError
 from captioner.evaluation import scoring
@@ -13,6 +15,7 @@ from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import plain
 from captioner.models import language_model, loading
 from captioner.models.language_model import LanguageModel
+from captioner.tokenizers import Tokenizer
 from captioner.training.data import TextData
 from captioner.training.language_training import LanguageTraining, bits
 
@@ -34,7 +37,7 @@ def prepare(
     model, _ = components.build_model(config, language_model.build_language_model, pieces)
     model.encode_prompt(config.data.prompt)
     data = TextData(
-        *_encode(config, train, val, model.tokenizer),
+        *_encode(config, (train, val), model.tokenizer),
         batch_size=config.data.batch_size,
         bptt=config.data.bptt,
         seed=config.seed,
@@ -53,16 +56,13 @@ def prepare(
 
 
 def _encode(
-    config: DictConfig,
-    train: list[text.Document],
-    val: list[text.Document],
-    tokenizer: tokenizers.Tokenizer,
-) -> tuple[text.Corpus, text.Corpus]:
+    config: DictConfig, split: Sequence[list[text.Document]], tokenizer: Tokenizer
+) -> list[text.Corpus]:
     """Both parts of the texts as ids. The first process encodes, the others wait for its files."""
     folder = components.cache_folder(config.data.cache, "text")
     if distributed.rank() > 0:
         distributed.gather(None)
-    corpora = text.Corpus(train, tokenizer, folder), text.Corpus(val, tokenizer, folder)
+    corpora = [text.Corpus(documents, tokenizer, folder) for documents in split]
     if distributed.rank() == 0:
         distributed.gather(None)
     for name, corpus in zip(("train", "validate"), corpora):

@@ -28,20 +28,15 @@ __all__ = ["Trainer", "check_validated", "fit", "make_loggers", "make_trainer", 
 def make_trainer(config: DictConfig, run: RunDir, task: Task) -> Trainer:
     """Lightning's, with the callbacks of a run. Raises InputError for options that it refuses."""
     check_ranges(config)
+    folders = run.checkpoints, run.model
+    best = {"monitor": task.MONITOR, "mode": task.MODE}
     try:
         trainer = Trainer(
             **plain(config.trainer),
             default_root_dir=run.folder,
             callbacks=[
-                EarlyStopping(
-                    task.MONITOR,
-                    mode=task.MODE,
-                    patience=config.patience,
-                    check_on_train_epoch_end=False,
-                ),
-                checkpoints.Checkpoints(
-                    run.checkpoints, run.model, config.checkpoint_minutes, task.MONITOR, task.MODE
-                ),
+                EarlyStopping(**best, patience=config.patience, check_on_train_epoch_end=False),
+                checkpoints.Checkpoints(*folders, config.checkpoint_minutes, **best),
                 progress_callback(),
             ],
             logger=False,

@@ -56,11 +56,7 @@ def compare(
     images = len(a[0].image_BS)
     resampled = zip(_resampled(a, resamples, seed), _resampled(b, resamples, seed))
     change = [m_b.image_BS - m_a.image_BS for m_a, m_b in zip(a, b, strict=True)]
-
-    def coins(rng: np.random.Generator) -> np.ndarray:
-        return rng.integers(0, 2, images)
-
-    swapped = _weighted_sums(change, coins, resamples, seed + 1)
+    swapped = _weighted_sums(change, lambda rng: rng.integers(0, 2, images), resamples, seed + 1)
     differences: dict[str, Difference] = {}
     for m_a, m_b, (a_RS, b_RS), swapped_RS in zip(a, b, resampled, swapped, strict=True):
         sum_aS, sum_bS = m_a.image_BS.sum(0), m_b.image_BS.sum(0)

@@ -18,15 +18,7 @@ from typing import Any
 import numpy as np
 
 from captioner.errors import InputError, printable, read_json
-from captioner.metrics.chair_names import (
-    ANIMALS,
-    DEPICTED,
-    DEPICTION,
-    NAMES,
-    OF_ANIMALS,
-    ORANGE,
-    OTHERS,
-)
+from captioner.metrics import chair_names
 from captioner.metrics.statistics import Statistics, shares
 
 
@@ -65,7 +57,9 @@ def mentions(caption: str) -> list[str]:
         for rest, category in _table().get(words[start], ()):
             if words[stop : stop + len(rest)] == rest:
                 stop += len(rest)
-                if category and not (category in DEPICTED and _depicted(words, start, stop)):
+                if category and not (
+                    category in chair_names.DEPICTED and _depicted(words, start, stop)
+                ):
                     if (category, start) != (last, last_stop):
                         categories.append(category)
                     last, last_stop = category, stop
@@ -77,19 +71,19 @@ def mentions(caption: str) -> list[str]:
 def _depicted(words: list[str], start: int, stop: int) -> bool:
     """Whether words[start:stop] mean only an image of the object they name."""
     around = " ".join([*words[max(0, start - 3) : start], "_", words[stop]])
-    return DEPICTION.search(around) is not None
+    return chair_names.DEPICTION.search(around) is not None
 
 
 def phrases() -> Iterator[tuple[str, str]]:
     """Every phrase of the table with the category it means, "" for none."""
-    for line in NAMES.strip().replace("\n    ", " ").splitlines():
+    for line in chair_names.NAMES.strip().replace("\n    ", " ").splitlines():
         category, _, names = line.partition(": ")
         for name in _with_plurals(names):
             yield name, category
-            if category in ANIMALS:  # the baby of an elephant is no person
-                yield from ((f"{who} {name}", category) for who in OF_ANIMALS)
-    yield from ((f"an orange {word}", "orange") for word in ORANGE)
-    yield from ((name, "") for name in _with_plurals(OTHERS))
+            if category in chair_names.ANIMALS:  # the baby of an elephant is no person
+                yield from ((f"{who} {name}", category) for who in chair_names.OF_ANIMALS)
+    yield from ((f"an orange {word}", "orange") for word in chair_names.ORANGE)
+    yield from ((name, "") for name in _with_plurals(chair_names.OTHERS))
 
 
 def _with_plurals(names: str) -> Iterator[str]:

@@ -67,13 +67,8 @@ def spice(
     scores = {row["image_id"]: row["scores"] for row in json.loads(answer)}
     if set(scores) != set(range(len(captions))):
         raise Unavailable(f"SPICE: {len(scores)} answers for {len(captions)} captions")
-    f_BM = np.array(
-        [
-            [scores[index][name]["f"] for name in ("All", *CATEGORIES)]
-            for index in range(len(captions))
-        ],
-        float,  # None is nan
-    )
+    f_B = [[scores[b][name]["f"] for name in ("All", *CATEGORIES)] for b in range(len(captions))]
+    f_BM = np.array(f_B, float)  # None is nan
     names = ("SPICE", *(f"SPICE_{name}" for name in CATEGORIES))
     return shares(names, np.nan_to_num(f_BM), np.isfinite(f_BM))
 

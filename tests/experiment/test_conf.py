@@ -33,8 +33,8 @@ def leaves(tree):
     return sum(map(leaves, tree.values())) if isinstance(tree, dict) else 1
 
 
-def small_enough(config):
-    return leaves(plain(config)) <= 70  # a composed run fits on a screen
+def small_enough(config, most=75):
+    return leaves(plain(config)) <= most  # a composed run fits on a screen
 
 
 def build(config, function):
@@ -114,6 +114,7 @@ def test_a_sweep_on_slurm_composes(launcher, tasks):
 
 def test_the_default_is_the_lectures_model_on_the_embedded_data():
     config = composed()
+    assert small_enough(config, 70)
     assert config.data.root == "data/scenes" and config.data.scenes
     assert config.encoder.name == "tf_efficientnet_lite0" and config.encoder.train == "none"
     decoder = {"cell": "LSTM", "inject": "par", "layers": 1}

@@ -20,11 +20,13 @@ def run(tmp_path):
 
 def test_a_run_begins_goes_on_and_ends(run):
     config, other = composed("seed=1"), composed("seed=2")
-    assert not run.has_begun() and run.obstacle() is None
+    assert not run.has_begun()
+    run.check_free()
     run.write_config(config)
     run.write_config(other)  # the first one stays
     assert run.has_begun() and run.has_begun(config) and not run.has_begun(other)
-    assert f"{run} holds a run already" in run.obstacle()
+    with pytest.raises(InputError, match=f"{run} holds a run already"):
+        run.check_free()
     resumed = run.resumed_config()
     assert resumed.resume == resumed.run_dir == str(run) and resumed.seed == 1
     assert not run.has_ended() and ended_runs(run.folder.parent) == []
