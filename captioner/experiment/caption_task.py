@@ -52,29 +52,17 @@ def prepare(
     fresh = not isinstance(old, CaptionModel) and model.encoder.frozen
     if fresh and isinstance(model.decoder, WordDecoder):
         model.decoder.standard.fit(image_vectors(train_source, len(train)))
+    sizes = config.data.batch_size, config.data.captions
+    workers = 0 if model.encoder.frozen else config.data.workers
     data = CaptionData(
-        train,
-        val,
-        train_source,
-        val_source,
-        model.tokenizer,
-        batch_size=config.data.batch_size,
-        captions=config.data.captions,
-        workers=0 if model.encoder.frozen else config.data.workers,
-        seed=config.seed,
+        train, val, train_source, val_source, model.tokenizer, *sizes, workers, config.seed
     )
     model.strategy = strategy  # saved with it
     objective.prepare(train)
+    expected_count = config.data.batch_size if objective.rewarded else data.words
+    options = components.training_options(config, expected_count)
     training = CaptionTraining(
-        model,
-        objective,
-        strategy,
-        train,
-        val,
-        optimizer,
-        encoder_lr=config.encoder_lr,
-        expected_count=config.data.batch_size if objective.rewarded else data.words,
-        **components.training_options(config),
+        model, objective, strategy, train, val, optimizer, encoder_lr=config.encoder_lr, **options
     )
     return training, data, bad + bad_val
 
@@ -110,15 +98,10 @@ def evaluate(
     case = Case(val, captions, scenes=scenes)
     scores = scoring.evaluate(case, [*USUAL, *(["scenes"] if scenes else [])])
     if trainer.is_global_zero:
-        scores["origin"] = scoring.origin(
-            case,
-            data=plain(config.data),
-            split=config.data.val_split,
-            search=plain(config.search),
-            resamples=scoring.RESAMPLES,
-            seed=0,
-            model=components.weight_digests(run.model),
-        )
+        options = {"data": plain(config.data), "split": config.data.val_split}
+        options |= {"search": plain(config.search), "resamples": scoring.RESAMPLES, "seed": 0}
+        digests = components.weight_digests(run.model)
+        scores["origin"] = scoring.origin(case, **options, model=digests)
         scoring.write_scores(run.scores, scores)
         title = f"{len(val)} images of {config.data.val_split}"
         Console().print(scoring.scores_table(scores, title))

@@ -74,10 +74,10 @@ def build_model(
     return model, old
 
 
-def training_options(config: DictConfig) -> dict[str, Any]:
-    """The options of every training loop."""
-    names = ("ema", "warmup", "schedule", "seed")
-    return {name: config[name] for name in names} | {"summed": config.loss == "sum"}
+def training_options(config: DictConfig, expected_count: float) -> dict[str, Any]:
+    """The options of every training loop. expected_count: of targets per batch."""
+    options = {name: config[name] for name in ("ema", "warmup", "schedule", "seed")}
+    return options | {"summed": config.loss == "sum", "expected_count": expected_count}
 
 
 def cache_folder(given: str | None, kind: str) -> Path:

@@ -42,15 +42,9 @@ def prepare(
         bptt=config.data.bptt,
         seed=config.seed,
     )
+    options = components.training_options(config, data.words)
     training = LanguageTraining(
-        model,
-        objective,
-        strategy,
-        config.data.prompt,
-        run.samples,
-        optimizer,
-        expected_count=data.words,
-        **components.training_options(config),
+        model, objective, strategy, config.data.prompt, run.samples, optimizer, **options
     )
     return training, data, []
 
