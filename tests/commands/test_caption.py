@@ -23,11 +23,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def pictures(scenes_dir, tmp_path, monkeypatch):
     """A folder with three pictures, one of them in a sub-folder, a text file, and a broken one."""
-    some = sorted((scenes_dir / "images").iterdir())
+    pictures = sorted((scenes_dir / "images").iterdir())
     (tmp_path / "album" / "inner").mkdir(parents=True)
-    shutil.copy(some[0], tmp_path / "album" / "a b.png")
-    shutil.copy(some[1], tmp_path / "album" / "ü[1].PNG")
-    shutil.copy(some[2], tmp_path / "album" / "inner" / "c.png")
+    shutil.copy(pictures[0], tmp_path / "album" / "a b.png")
+    shutil.copy(pictures[1], tmp_path / "album" / "ü[1].PNG")
+    shutil.copy(pictures[2], tmp_path / "album" / "inner" / "c.png")
     (tmp_path / "album" / "notes.txt").write_text("not a picture")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     monkeypatch.chdir(tmp_path)
@@ -38,32 +38,21 @@ def test_files_folders_and_globs(pictures, model_dir, capsys):
     command = ["--model", str(model_dir)]
     assert main([*command, "album"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(": ")[0] for line in lines] == [
-        "album/a b.png",
-        "album/inner/c.png",
-        "album/ü[1].PNG",
-    ]
-    assert all(line.split(": ")[1] for line in lines)
+    paths, captions = zip(*(line.split(": ") for line in lines))
+    assert paths == ("album/a b.png", "album/inner/c.png", "album/ü[1].PNG") and all(captions)
     assert main([*command, "album/ü[1].PNG", "album/**/*.png"]) == 0
     again = capsys.readouterr().out.splitlines()
     assert set(again) == set(lines) and len(again) == 3
 
 
 def test_json_lines_with_scores_and_errors(pictures, model_dir, capsys):
-    model = ["--json", "--model", str(model_dir)]
-    code = main([*model, "album/a b.png", "broken.jpg", "none.png", "album/inner"])
+    paths = ["album/a b.png", "broken.jpg", "none.png", "album/inner"]
+    assert main(["--json", "--model", str(model_dir), *paths]) == 1
     printed = capsys.readouterr()
     records = [json.loads(line) for line in printed.out.splitlines()]
-    assert code == 1
-    assert [record["path"] for record in records] == [
-        "album/a b.png", "broken.jpg", "none.png", "album/inner/c.png"
-    ]  # fmt: skip
-    assert [set(record) for record in records] == [
-        {"path", "caption", "score"},
-        {"path", "error"},
-        {"path", "error"},
-        {"path", "caption", "score"},
-    ]
+    assert [record["path"] for record in records] == [*paths[:3], "album/inner/c.png"]
+    captioned, failed = {"path", "caption", "score"}, {"path", "error"}
+    assert [set(record) for record in records] == [captioned, failed, failed, captioned]
     assert records[0]["score"] < 0
     assert "broken.jpg" in printed.err and "none.png" in printed.err
 
@@ -72,7 +61,7 @@ def test_captions_that_agree_with_samples(pictures, model_dir, capsys):
     order = ["--json", "--model", str(model_dir), "--consensus", "20", "--best", "5", "album"]
     assert main(order) == 0
     for line in capsys.readouterr().out.splitlines():
-        scores = [said["score"] for said in json.loads(line)["best"]]
+        scores = [caption["score"] for caption in json.loads(line)["best"]]
         assert 10 >= scores[0] > 0 and scores == sorted(scores, reverse=True)
 
 
@@ -82,24 +71,18 @@ def test_a_list_on_stdin(pictures, model_dir, capsys, monkeypatch):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_an_empty_folder_is_an_error(pictures, model_dir, capsys):
-    (pictures / "empty").mkdir()
-    assert main(["--model", str(model_dir), "empty", "album"]) == 2
-    assert "empty: no picture" in capsys.readouterr().err
-
-
 def test_the_model_is_that_of_the_environment_or_of_the_installation(
     pictures, model_dir, capsys, monkeypatch
 ):
     monkeypatch.setenv("CAPTIONER_MODEL", str(model_dir))
     assert main(["album"]) == 0
-    own = capsys.readouterr().out
-    assert main(["--model", str(model_dir), "album"]) == 0 and capsys.readouterr().out == own
+    named = capsys.readouterr().out
+    assert main(["--model", str(model_dir), "album"]) == 0 and capsys.readouterr().out == named
     monkeypatch.delenv("CAPTIONER_MODEL")
     assert main(["album"]) == 0
-    brought = capsys.readouterr().out
+    installed = capsys.readouterr().out
     assert main(["--model", str(PRETRAINED), "album"]) == 0
-    assert capsys.readouterr().out == brought != own
+    assert capsys.readouterr().out == installed != named
 
 
 def test_the_search_saved_with_the_model_is_used(pictures, model_dir, capsys):
@@ -111,12 +94,6 @@ def test_the_search_saved_with_the_model_is_used(pictures, model_dir, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert main([*command, "--best", "1"]) == 0
     assert capsys.readouterr().out.splitlines() == [first] != [second]
-
-
-def test_no_model_where_one_was_named(pictures, capsys):
-    assert main(["--model", "nowhere", "album"]) == 2
-    assert "nowhere: not a model directory" in capsys.readouterr().err
-    capsys.readouterr()
 
 
 @pytest.mark.parametrize("option", ["--beam=0", "--batch=0", "--consensus=-1", "--best=99"])
@@ -171,25 +148,36 @@ def test_results_stream_as_they_are_made(pictures, model_dir):
 
 
 def test_models_are_given_one_by_one(model_dir, pictures, capsys):
-    """Another directory after --model is a picture to caption, and a model among them an error."""
     model, other = ["--model", str(model_dir)], str(pictures / "other")
     shutil.copytree(model_dir, other)
     assert main([*model, "album"]) == 0
     alone = capsys.readouterr().out
     assert main([*model, "--model", other, "album"]) == 0
     assert capsys.readouterr().out == alone  # an ensemble of twins
-    assert main([*model, "--model", "othr", "album"]) == 2
-    assert "othr: not a model directory" in capsys.readouterr().err
-    assert main([*model, other, "album"]) == 2
-    assert f"{other}: a model, no picture: write --model before each" in capsys.readouterr().err
     assert main([*model, "album/inner", "--batch", "2", "album/a b.png"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2  # options may stand among paths
-    shutil.copytree(model_dir, pictures / "run" / "model")
-    assert main([*model, "run", "album"]) == 2
-    assert "run holds a run: give --model run/model" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as ended:
-        main(model)
-    assert ended.value.code == 2 and "required: PATH" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model", "nowhere", "album"], "nowhere: not a model directory"),
+        (["--model=other", "--model", "othr", "album"], "othr: not a model directory"),
+        (["--model=other", "other", "album"], "other: a model, no picture: write --model before"),
+        (["--model=other", "run", "album"], "run holds a run: give --model run/model"),
+        (["--model=other", "empty", "album"], "empty: no picture"),
+        (["--model=other"], "required: PATH"),
+    ],
+)
+def test_a_wrong_model_or_picture_is_an_error(model_dir, pictures, capsys, arguments, message):
+    shutil.copytree(model_dir, "other")
+    shutil.copytree(model_dir, "run/model")
+    (pictures / "empty").mkdir()
+    try:
+        code = main(arguments)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

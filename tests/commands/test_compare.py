@@ -5,6 +5,7 @@ import json
 import pytest
 
 from captioner.commands.main import main
+from captioner.data.records import read_references
 from captioner.metrics.score import score
 
 WORDS = "a the dog cat man runs sits on grass sofa red big in with ball".split()
@@ -39,22 +40,17 @@ def run(files, *more, a="good", b="bad"):
 
 def test_a_better_system_is_surely_better(files, capsys):
     assert run(files, "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert list(found) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"]
-    records = json.loads((files / "refs.json").read_text())["annotations"]
-    references: dict = {}
-    for row in records:
-        references.setdefault(row["image_id"], []).append(row["caption"])
-    for name in ("good", "bad"):
-        said = {
-            p["image_id"]: p["caption"] for p in json.loads((files / f"{name}.json").read_text())
-        }
-        corpus = score(references, said)["corpus"]
-        for metric, values in found.items():
-            assert values["a" if name == "good" else "b"] == pytest.approx(corpus[metric])
+    differences = json.loads(capsys.readouterr().out)
+    assert list(differences) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"]
+    references = {r.id: r.captions for r in read_references(files / "refs.json")}
+    for system, name in (("a", "good"), ("b", "bad")):
+        rows = json.loads((files / f"{name}.json").read_text())
+        corpus = score(references, {p["image_id"]: p["caption"] for p in rows})["corpus"]
+        assert {m: d[system] for m, d in differences.items()} == pytest.approx(corpus)
     for metric in ("ROUGE_L", "CIDEr"):
-        assert found[metric]["p"] < 0.01
-        assert 0 < found[metric]["low"] < found[metric]["difference"] < found[metric]["high"]
+        values = differences[metric]
+        assert values["p"] < 0.01
+        assert 0 < values["low"] < values["difference"] < values["high"]
 
 
 def test_a_table_for_people(files, capsys):
