@@ -8,7 +8,6 @@ dc_t/dc_{t-1} is its forget gate: the uninterrupted path.
 """
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,11 @@ from captioner.decoders import cells
 from captioner.decoders.base import Decoder, real_positions
 from captioner.encoders import CNN
 from captioner.errors import InputError, printable
-from captioner.models import caption_model, loading
+from captioner.models import loading
 from captioner.models.language_model import LanguageModel
-from captioner.tokenizers import Tokenizer
 from captioner.types import Features, State
+
+STEPS = 100  # of a chunk of text
 
 
 def flow(
@@ -110,34 +110,6 @@ def saturation(
     }
 
 
-Inputs = tuple[Features | None, Tensor, Tensor]
-"""features, token_NT, length_N: what a decoder reads."""
-
-
-def caption_inputs(
-    captioner: caption_model.CaptionModel, captioned: Sequence[records.Record]
-) -> Inputs:
-    """The first caption of each record, with the features of its picture."""
-    assert isinstance(captioner.encoder, CNN)
-    source = batches.PixelSource(
-        [record.image for record in captioned], captioner.encoder.preprocess
-    )
-    first = [[captioner.tokenizer.targets(record.captions[0])] for record in captioned]
-    batch = batches.make_batch(source, range(len(captioned)), None, first, captions=1)
-    with torch.no_grad():
-        return captioner.encode(batch.images), batch.token_NT, batch.length_N
-
-
-def text_inputs(
-    documents: Sequence[text.Document], tokenizer: Tokenizer, rows: int, steps: int = 100
-) -> Inputs:
-    """Chunks of a text, evenly spaced, each read from a fresh state; `rows` of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        streams = text.Streams(text.Corpus(documents, tokenizer, Path(folder)), rows, steps, None)
-        token_NT, length_N, _ = streams[0]
-    return None, token_NT[length_N > 0], length_N[length_N > 0]
-
-
 def inspect(
     decoder: Decoder, features: Features | None, token_NT: Tensor, length_N: Tensor
 ) -> dict[str, Any]:
@@ -203,17 +175,28 @@ def draw(measurements: dict[str, Any], path: Path) -> None:
 def read_inputs(
     folder: str | Path, data: Path, split: str, limit: int
 ) -> tuple[Decoder, Features | None, Tensor, Tensor]:
-    """The arguments of `inspect`: a model's decoder, and captions or chunks of text for it to read.
+    """The arguments of `inspect`: a model's decoder, and what it reads.
 
-    limit: how many of them, at least 1. Raises InputError naming what cannot be read.
+    A captioner reads the first caption of each of the first pictures; a language model reads chunks
+    of text, evenly spaced, each from a fresh state. limit: how many of them, at least 1. Raises
+    InputError naming what cannot be read.
     """
     model, rows = loading.read_model(folder), max(1, limit)
     if isinstance(model, LanguageModel):
-        return model.decoder, *text_inputs(text.documents(str(data)), model.tokenizer, rows)
-    captioned = [record for record in records.read_records(data, split) if record.captions]
+        with tempfile.TemporaryDirectory() as cache:
+            corpus = text.Corpus(text.documents(str(data)), model.tokenizer, Path(cache))
+            token_NT, length_N, _ = text.Streams(corpus, rows, STEPS, None)[0]
+        return model.decoder, None, token_NT[length_N > 0], length_N[length_N > 0]
+    captioned = [record for record in records.read_records(data, split) if record.captions][:rows]
     if not captioned:
         raise InputError(f"{printable(data)}: no captions in the split {split}")
-    return model.eval().decoder, *caption_inputs(model, captioned[:rows])
+    model.eval()
+    assert isinstance(model.encoder, CNN)
+    source = batches.PixelSource([record.image for record in captioned], model.encoder.preprocess)
+    first = [[model.tokenizer.targets(record.captions[0])] for record in captioned]
+    batch = batches.make_batch(source, range(len(captioned)), None, first, captions=1)
+    with torch.no_grad():
+        return model.decoder, model.encode(batch.images), batch.token_NT, batch.length_N
 
 
 def _vectors(state: State) -> State:

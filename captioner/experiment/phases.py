@@ -60,7 +60,7 @@ def phase_configs(config: DictConfig, run: RunDir) -> list[tuple[RunDir, DictCon
         if phases:
             base["model"] = {"init_from": str(phases[-1][0].model)}
             base["decoder"].pop("init_from", None)
-        replaced = {key: value for key, value in changes.items() if _has_target(value)}
+        replaced = {k: v for k, v in changes.items() if isinstance(v, dict) and "_target_" in v}
         merged: Any = OmegaConf.to_container(OmegaConf.merge(base, changes))
         phase = RunDir(run.folder / f"{number}_{name}")
         try:
@@ -74,7 +74,3 @@ def phase_configs(config: DictConfig, run: RunDir) -> list[tuple[RunDir, DictCon
     if not phases:
         raise InputError("phases=[]: give one or more, or null")
     return phases
-
-
-def _has_target(value: Any) -> bool:
-    return isinstance(value, dict) and "_target_" in value

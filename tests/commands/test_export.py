@@ -22,11 +22,7 @@ PIP = {
     "weights": "pip",
     "image_size": 64,
 }
-DECODER = {
-    "_target_": "captioner.decoders.recurrent.Recurrent",
-    "embed_size": 8,
-    "hidden_size": 8,
-}
+DECODER = {"_target_": "captioner.decoders.recurrent.Recurrent", "embed_size": 8, "hidden_size": 8}
 
 
 @pytest.fixture

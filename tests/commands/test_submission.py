@@ -64,13 +64,10 @@ def test_gaps_and_duplicates_are_named(files, capsys, predictions, message):
     assert not (files / "out.zip").exists()
 
 
-def test_only_the_two_splits_once_each(files, capsys):
-    for splits in (["val", "val"], ["banana"]):
-        for split in splits:
-            if split == "banana":
-                (files / "banana.json").write_text("[]")
-        assert run(files, *splits) == 2
-        assert "give each of val2014, test2014 once" in capsys.readouterr().err
+@pytest.mark.parametrize("splits", [["val", "val"], ["banana"]])
+def test_only_the_two_splits_once_each(files, capsys, splits):
+    assert run(files, *splits) == 2
+    assert "give each of val2014, test2014 once" in capsys.readouterr().err
     assert not (files / "out.zip").exists()
 
 

@@ -38,13 +38,8 @@ def small(tmp_path_factory):
     config = {
         "embed_dim": 8,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
-        "text_cfg": {
-            "context_length": 77,
-            "vocab_size": 49408,
-            "width": 64,
-            "heads": 1,
-            "layers": 1,
-        },
+        "text_cfg": {"context_length": 77, "width": 64, "heads": 1, "layers": 1}
+        | {"vocab_size": 49408},
     }
     (folder / "small-test.json").write_text(json.dumps(config))
     open_clip.add_model_config(folder / "small-test.json")

@@ -28,8 +28,11 @@ GOOD = [
 ]
 
 
-def test_scores_are_per_image_and_for_the_corpus():
+def test_scores_are_those_of_the_metrics_in_the_order_of_the_records():
     scores = scoring.evaluate(Case(RECORDS, GOOD[::-1]))
+    references = {record.id: record.captions for record in RECORDS}
+    expected = score(references, {p["image_id"]: p["caption"] for p in GOOD})
+    assert scores["corpus"] == expected["corpus"] and scores["per_image"] == expected["per_image"]
     assert list(scores["per_image"]) == [1, "two", 3]
     assert scores["per_image"][1]["ROUGE_L"] == pytest.approx(1)
     rouge = [values["ROUGE_L"] for values in scores["per_image"].values()]
@@ -38,13 +41,6 @@ def test_scores_are_per_image_and_for_the_corpus():
     assert list(scores["corpus"]) == list(scores["intervals"]) == names
     for name, (low, high) in scores["intervals"].items():
         assert low <= scores["corpus"][name] <= high
-
-
-def test_scores_are_those_of_the_metrics():
-    scores = scoring.evaluate(Case(RECORDS, GOOD))
-    references = {record.id: record.captions for record in RECORDS}
-    expected = score(references, {p["image_id"]: p["caption"] for p in GOOD})
-    assert scores["corpus"] == expected["corpus"] and scores["per_image"] == expected["per_image"]
 
 
 @pytest.mark.parametrize("images, resamples", [(3, 0), (1, 1000)])
@@ -58,9 +54,9 @@ def test_captions_of_scenes_are_checked_for_truth(scenes_dir):
     shown = scenes.read_scenes(path)
     truth = {i["image_id"]: i["caption"] for i in json.loads(path.read_text())["annotations"]}
     some = [Record(i, Path("x"), (text,), "val") for i, text in truth.items()]
-    said = [{"image_id": i, "caption": text} for i, text in truth.items()]
-    said[0]["caption"] = "a dog runs"
-    scores = scoring.evaluate(Case(some, said, scenes=shown), ["scenes"])
+    captions = [{"image_id": i, "caption": text} for i, text in truth.items()]
+    captions[0]["caption"] = "a dog runs"
+    scores = scoring.evaluate(Case(some, captions, scenes=shown), ["scenes"])
     assert scores["corpus"]["scene_accuracy"] == scores["corpus"]["scene_colour"] == 7 / 8
     assert [v["scene_accuracy"] for v in scores["per_image"].values()] == [0, *[1] * 7]
 
