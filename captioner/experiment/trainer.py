@@ -3,6 +3,7 @@
 import csv
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
@@ -29,7 +30,7 @@ def make_trainer(config: DictConfig, run: RunDir, task: Task) -> Trainer:
     """Lightning's, with the callbacks of a run. Raises InputError for options that it refuses."""
     check_ranges(config)
     folders = run.checkpoints, run.model
-    best = {"monitor": task.MONITOR, "mode": task.MODE}
+    best: dict[str, Any] = {"monitor": task.MONITOR, "mode": task.MODE}
     try:
         trainer = Trainer(
             **plain(config.trainer),
