@@ -36,8 +36,10 @@ def prepare(
     pieces = (piece for document in train for piece in document.pieces())
     model, _ = components.build_model(config, language_model.build_language_model, pieces)
     model.encode_prompt(config.data.prompt)
+    train_corpus, val_corpus = _encode(config, (train, val), model.tokenizer)
     data = TextData(
-        *_encode(config, (train, val), model.tokenizer),
+        train_corpus,
+        val_corpus,
         batch_size=config.data.batch_size,
         bptt=config.data.bptt,
         seed=config.seed,
