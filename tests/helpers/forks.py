@@ -164,6 +164,7 @@ def _become(arguments, environment, folder, group, files) -> None:
         sys.executable = f"{environment[FOLDER]}/python"
         sys.stdin, sys.stdout = open(0), open(1, "w", closefd=False)
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+        sys.path.remove("")  # the server's; Python adds its own after sitecustomize
         for place in reversed(environment.get("PYTHONPATH", "").split(":")):
             sys.path.insert(0, place)
         sys.modules.pop("sitecustomize", None)
@@ -189,6 +190,7 @@ def _run(arguments: list[str]) -> int:
     try:
         if arguments[0] == "-c":
             sys.argv = ["-c", *arguments[2:]]
+            sys.path.insert(0, "")
             main = type(sys)("__main__")
             sys.modules["__main__"] = main
             exec(arguments[1], main.__dict__)

@@ -64,8 +64,8 @@ class Spy(search.Strategy):
     def __init__(self, used):
         self.used = used
 
-    def search(self, step, memory, state, *args):
-        self.used.append(len(next(iter(state.values()))))
+    def search(self, inputs):
+        self.used.append(len(next(iter(inputs.state.values()))))
 
 
 def test_a_directory_without_search_options_has_the_default_ones(model_dir):

@@ -15,7 +15,7 @@ import torch
 from captioner import distributed
 from captioner.data import records
 from captioner.training import checkpoints
-from tests.helpers import mishaps
+from tests.helpers import forks, mishaps
 from tests.helpers.forks import ROOT, python
 from tests.helpers.runs import DDP, TORCHRUN, assert_equal_runs, in_process, in_processes, scores_in
 
@@ -120,14 +120,14 @@ import json, sys
 import torch
 from captioner import distributed, search
 from captioner.data import records
-from captioner.data.batches import Pixels
+from captioner.data.batches import PixelSource
 from captioner.evaluation import predictions, scoring
 from captioner.models import loading
 distributed.join()
 captioner = loading.load(sys.argv[1]).to(getattr(torch, sys.argv[3]))
 train, val = (records.read_records(sys.argv[2], split) for split in ("train", "val"))
 chosen, batch_size = train + val[:3], int(sys.argv[5])
-source = Pixels([record.image for record in chosen], captioner.encoder.preprocess)
+source = PixelSource([record.image for record in chosen], captioner.encoder.preprocess)
 captions = predictions.predict(captioner, chosen, source, search.Beam(3), batch_size=batch_size)
 case = scoring.Case(chosen, captions, model=captioner, source=source)
 scores = scoring.evaluate(case, ["bleu", "cider", "perplexity", "retrieval"])["corpus"]
@@ -298,7 +298,8 @@ def test_a_sweep_ends_in_a_table_and_goes_on_where_it_stopped(options, tmp_path)
         (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], "data.limit=20,21", 1),
     ],
 )
-def test_the_ways_out_work(options, scenes_dir, tmp_path, way, jobs, expected):
+def test_the_ways_out_work(options, scenes_dir, tmp_path, monkeypatch, way, jobs, expected):
+    monkeypatch.delenv(forks.FOLDER, raising=False)  # joblib's workers inherit open files
     data = tmp_path / "data"
     shutil.copytree(scenes_dir, data)
     path = data / "captions_train.json"
