@@ -165,8 +165,8 @@ def _become(arguments, environment, folder, group, files) -> None:
         sys.stdin, sys.stdout = open(0), open(1, "w", closefd=False)
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
         sys.path.remove("")  # the server's; Python adds its own after sitecustomize
-        for place in reversed(environment.get("PYTHONPATH", "").split(":")):
-            sys.path.insert(0, place)
+        if places := environment.get("PYTHONPATH"):  # empty: as if it were not set
+            sys.path[:0] = places.split(":")
         sys.modules.pop("sitecustomize", None)
         with contextlib.suppress(ImportError):
             __import__("sitecustomize")
