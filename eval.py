@@ -23,13 +23,14 @@ def main(config: DictConfig) -> float:
     """Writes predictions.json and scores.json into `run_dir`, prints the table, returns CIDEr."""
     distributed.join()
     scoring.check_metrics(config.metrics, config.resamples, config.seed)
-    run, first = hydra_app.run_dir_of(config), distributed.rank() == 0
+    run = distributed.gather(hydra_app.run_dir_of(config))[0]  # the first process's
+    first = distributed.rank() == 0
     records, captions, needs, search = evaluation_task.read_captions(config, run)
     if first and config.model is not None:  # before anything else may fail
         predictions.write_predictions(run.predictions, captions)
     if not config.metrics:
         if first:
-            print(f"predictions.json is in {run}")
+            print(f"the captions are in {run.predictions}")
         return float("nan")
     case = Case(records, captions, **needs)
     metrics = [*config.metrics]
@@ -45,7 +46,7 @@ def main(config: DictConfig) -> float:
     scoring.write_scores(run.scores, scores)
     title = f"{len(records)} images" + (f" of {config.split}" if config.references is None else "")
     Console().print(scoring.scores_table(scores, title))
-    print(f"predictions.json and scores.json are in {run}")
+    print(f"captions and scores are in {run.predictions} and {run.scores}")
     return scoring.headline(scores)
 
 

@@ -32,12 +32,13 @@ lightning.silence()
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @hydra_app.command
 def main(config: DictConfig) -> float:
-    """One run, from data to scores, all in `run_dir`. Returns val CIDEr (or bits), for sweeps."""
+    """One run, from data to scores, all in `run_dir`. Returns val CIDEr (or bits
+    a character), for sweeps."""
     run = RunDir(config.resume) if config.resume else hydra_app.run_dir_of(config)
     if config.resume:
         hydra_app.check_resumes_alone(config.resume)
     requeued = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0 and run.has_begun()
-    repeated = hydra_app.in_sweep() and run.has_begun(config)  # a sweep may be given twice
+    repeated = hydra_app.in_sweep() and run.has_begun_with(config)  # a sweep may be given twice
     if repeated and run.has_ended():
         return run.headline()
     if config.resume or requeued or repeated:
@@ -48,8 +49,8 @@ def main(config: DictConfig) -> float:
 
 
 def train(config: DictConfig, run: RunDir, arguments: Sequence[str] | None = None) -> float:
-    """Train in all processes of a run. arguments: with which train.py does the same; by default
-    those that it was called with."""
+    """Train in all processes of a run. arguments: the command line with which the other processes
+    repeat this call; by default this process's own."""
     task = task_of(config)
     trainer = make_trainer(config, run, task)
     command = arguments and [sys.executable, __file__, *arguments]
@@ -59,7 +60,7 @@ def train(config: DictConfig, run: RunDir, arguments: Sequence[str] | None = Non
 def train_here(config: DictConfig, run: RunDir, task: Task, trainer: Trainer) -> float:
     """What each process does: data and model, training, evaluation of the best model."""
     start = time.monotonic()
-    run = distributed.gather(run)[0]
+    run = distributed.gather(run)[0]  # the first process's
     if not config.resume:
         run.check_free()
     checkpoint = checkpoints.newest(run.checkpoints) if config.resume else None
@@ -68,7 +69,7 @@ def train_here(config: DictConfig, run: RunDir, task: Task, trainer: Trainer) ->
     first = trainer.is_global_zero
     if first:
         run.write_beginnings(config, training.model.tokenizer, skipped)
-        training.objective.save(run.folder)
+        training.objective.save_frequencies(run.frequencies)
     trainer.loggers = make_loggers(run, checkpoint, task.MONITOR)
     parameters = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
     try:

@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each (default 3)")
     options = parser.parse_args()
     paths = [str(path) for path in sorted(options.folder.glob("*.jpg"))[: options.limit]]
-    model = captioner.load(options.model) if options.model else random_model()
+    model = captioner.load(options.model, device="cpu") if options.model else random_model()
     trunk: Any = model.encoder.trunk
     print(f"{len(paths)} pictures, batches of {BATCH}, {torch.get_num_threads()} threads")
 
@@ -66,8 +66,9 @@ def main() -> None:
 
     def encode() -> Features:
         with torch.inference_mode():
-            names = [model.encode(part) for part in pixels.split(BATCH)]
-        return Features(*(torch.cat(part) if part[0] is not None else None for part in zip(*names)))
+            batches = [model.encode(part) for part in pixels.split(BATCH)]
+        columns = zip(*batches)
+        return Features(*(torch.cat(part) if part[0] is not None else None for part in columns))
 
     def eager() -> torch.Tensor:
         with torch.no_grad():

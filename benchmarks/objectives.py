@@ -81,7 +81,7 @@ def main() -> None:
     def of_strategy(*args: Any) -> str:
         return "sampling" if args[-1].rows == SAMPLES else "baseline"
 
-    self_critical._say = timed(of_strategy, self_critical._say)
+    self_critical._generate = timed(of_strategy, self_critical._generate)
     self_critical._log_prob = timed("forward", self_critical._log_prob)
     objective._reward = timed("reward", objective._reward)  # type: ignore[method-assign]
     words = []

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from training import D, H, R, UsualAttention, UsualNIC, V
+from usual import D, H, R, UsualAttention, UsualNIC, V
 
 from captioner.decoders.attention import SoftAttention
 from captioner.decoders.base import Decoder

@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 from typing import IO
 
-from captioner.errors import InputError, os_reason
+from captioner.errors import InputError, os_reason, printable
 
 
 def write_atomic(path: Path, content: bytes | bytearray | memoryview | str) -> None:
@@ -55,6 +55,14 @@ def complete_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     return path.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def open_for_reading(path: Path) -> IO[bytes]:
+    """Open a file. Raises InputError naming it."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise InputError(f"{printable(path)}: {os_reason(error)}") from error
 
 
 def open_for_writing(path: Path) -> IO[str]:

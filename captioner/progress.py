@@ -8,7 +8,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-EVERY = 10.0
+INTERVAL = 10.0
 """Seconds between two lines."""
 
 
@@ -26,13 +26,12 @@ class Lines:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.last > self.start and self.n < self.total:
-            self._print()
+        """Nothing to close."""
 
     def update(self, count: int = 1) -> None:
         """Say that so many more are done."""
         self.n += count
-        if self.last + EVERY <= time.monotonic():
+        if self.last + INTERVAL <= time.monotonic():
             self._print()
 
     def _print(self) -> None:

@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from captioner import images
 from captioner.data import image_folders, records
 from data_prep import manifest, ready, sources
 
@@ -198,6 +197,8 @@ def _lacking(root: Path, data: Set, place: Place) -> list[str]:
 
 def _broken(paths: list[Path]) -> list[str]:
     """A line for each picture that cannot be opened."""
+    from captioner import images  # imports torch
+
     lines = []
     for path in tqdm(paths, "opening", unit=" pictures", disable=None):
         try:

@@ -556,7 +556,7 @@ ANNOTATIONS = [
         f"{FILE}: annotations[0]: half a character in 'a \\ud83d dog runs'; write it as UTF-8"),
     annotation("a missing picture", lambda: Path("data/images/b.png").unlink(),
         f"{FILE}: images[1]: 1 of 3 images are missing: 'b.png'; looked in data, data/images; "
-        "name the folder by images="),
+        "name the folder by data.images="),
     annotation("a picture outside the folder",
         train_file(lambda c: c["images"][0].update(file_name="../good.png")),
         f"{FILE}: images[0]: '../good.png' is not a path inside the image folder; put the "
@@ -651,7 +651,7 @@ SETTINGS = [
     setting("no such folder", "train.py data.root=dat", "error: dat: no such folder"),
     setting("no such split", "train.py data.root=data data.val_split=dev2",
         f"error: data: no caption file of split 'dev2', only {FILE}, data/captions_val.json; "
-        "other files are read where captions= names them"),
+        "other files are read if data.annotations= names them"),
     setting("a wrong type in a model's part", "train.py data.root=data decoder.hidden_size=many",
         "error: captioner.decoders.recurrent.Recurrent: hidden_size='many': give a whole number"),
     setting("out of range", "train.py data.root=data decoder.dropout=1",

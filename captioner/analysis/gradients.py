@@ -181,16 +181,17 @@ def read_inputs(
     of text, evenly spaced, each from a fresh state. limit: how many of them, at least 1. Raises
     InputError naming what cannot be read.
     """
-    model, rows = loading.read_model(folder), max(1, limit)
+    if limit < 1:
+        raise InputError(f"--limit {limit}: give 1 or more")
+    model = loading.read_model(folder)
     if isinstance(model, LanguageModel):
         with tempfile.TemporaryDirectory() as cache:
             corpus = text.Corpus(text.documents(str(data)), model.tokenizer, Path(cache))
-            token_NT, length_N, _ = text.Streams(corpus, rows, STEPS, None)[0]
+            token_NT, length_N, _ = text.Streams(corpus, limit, STEPS, None)[0]
         return model.decoder, None, token_NT[length_N > 0], length_N[length_N > 0]
-    captioned = [record for record in records.read_records(data, split) if record.captions][:rows]
+    captioned = [record for record in records.read_records(data, split) if record.captions][:limit]
     if not captioned:
         raise InputError(f"{printable(data)}: no captions in the split {split}")
-    model.eval()
     assert isinstance(model.encoder, CNN)
     source = batches.PixelSource([record.image for record in captioned], model.encoder.preprocess)
     first = [[model.tokenizer.targets(record.captions[0])] for record in captioned]

@@ -133,6 +133,7 @@ def _scores(state_PU: np.ndarray, value_P: np.ndarray, numeric: bool) -> np.ndar
     rho_U = np.zeros(state_PU.shape[1])
     varies_U = np.ptp(rank_PU, axis=0) > 0
     rank_P = stats.rankdata(value_P)
-    if np.ptp(rank_P) > 0:
-        rho_U[varies_U] = stats.pearsonr(rank_PU[:, varies_U], rank_P[:, None], axis=0).statistic
+    if np.ptp(rank_P) == 0:
+        return np.full(state_PU.shape[1], np.nan)
+    rho_U[varies_U] = stats.pearsonr(rank_PU[:, varies_U], rank_P[:, None], axis=0).statistic
     return rho_U

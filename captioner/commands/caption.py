@@ -74,12 +74,15 @@ def run(options: Namespace) -> None:
     """Print the captions of each picture as they are made; a picture that fails is counted."""
     from tqdm import tqdm
 
-    from captioner.models.loading import PRETRAINED, is_model, load
+    from captioner.models.directory import is_model
+    from captioner.models.loading import PRETRAINED, load
     from captioner.search.constraints import Constraints
 
     for path in map(Path, filter(None, options.paths)):
         if is_model(path):
-            raise InputError(f"{printable(path)}: a model, no picture: write --model before each")
+            raise InputError(
+                f"{printable(path)}: a model, not a picture: write --model before each"
+            )
         if is_model(path / "model"):
             raise InputError(f"{printable(path)} holds a run: give --model {path / 'model'}")
     paths: Iterable[str] = chain.from_iterable([_expand(path) for path in options.paths])
@@ -99,7 +102,7 @@ def run(options: Namespace) -> None:
         if options.json:
             print(json.dumps(_record(result, options), ensure_ascii=False), flush=True)
         else:
-            for hypothesis in result.hypotheses:
+            for hypothesis in result.hypotheses[: options.best or 1]:
                 print(f"{printable(result.path)}: {escape(hypothesis.caption)}", flush=True)
 
 

@@ -107,5 +107,5 @@ def _accept_any_file_name() -> None:
 
 
 def _discard_output() -> None:
-    """Send what is still to be written to stdout nowhere, so that closing it does not fail."""
+    """Redirect stdout to /dev/null, so that flushing it at the exit cannot fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -43,7 +43,9 @@ def locate(entries: Sequence[Entry], base: Path) -> list[Path]:
             continue
         if len(matches) > 1:
             several = first_five(folder for folder, _ in matches)
-            raise InputError(f"{entry.where}: {entry.name!r} is in {several}; choose by images=")
+            raise InputError(
+                f"{entry.where}: {entry.name!r} is in {several}; choose by data.images="
+            )
         ((folder, is_link),) = matches
         if is_link:
             _check_inside(folder / name, roots, entry)
@@ -52,7 +54,7 @@ def locate(entries: Sequence[Entry], base: Path) -> list[Path]:
         raise InputError(
             f"{missing[0].where}: {len(missing)} of {len(entries)} images are missing: "
             f"{first_five(repr(entry.name) for entry in missing)}; "
-            f"looked in {first_five(folders)}; name the folder by images="
+            f"looked in {first_five(folders)}; name the folder by data.images="
         )
     return paths
 

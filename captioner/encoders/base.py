@@ -83,7 +83,7 @@ class CNN(nn.Module):
     def fuse(self) -> None:
         """Compute features with batch-norms fused into their convolutions from now on, if frozen.
 
-        To be called when the weights are final. Loading others ends it; moving or casting the model
+        To be called when the weights are final. Loading others ends it; another type of numbers
         repeats it. Weights, digests and what is saved stay those of the network as it was.
         """
         if not self.frozen:
@@ -96,8 +96,12 @@ class CNN(nn.Module):
             self._fused[:] = [fuse_batch_norms(self.trunk, self.feature_map, pixels_13SS)]
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "CNN":  # of `to`, `double`, `cuda`
+        before = [p.dtype for p in self.parameters()]
         super()._apply(fn, recurse)
-        if self._fused:
+        if [p.dtype for p in self.parameters()] == before:
+            for network in self._fused:
+                network._apply(fn)
+        elif self._fused:
             self.fuse()
         return self
 

@@ -89,17 +89,18 @@ def evaluate(
     run: RunDir,
 ) -> float:
     """Score the best model on the validation split; the processes share the pictures."""
-    model = loading.load(run.model).to(trainer.strategy.root_device)
+    model = loading.load(run.model, device=trainer.strategy.root_device)
     val, source = training.val_records, data.sources["val"]
     captions = predictions.predict(model, val, source, training.strategy, workers=data.workers)
     if trainer.is_global_zero:
         predictions.write_predictions(run.predictions, captions)
     scenes = sources.read_scenes(config.data, config.data.val_split)
     case = Case(val, captions, scenes=scenes)
-    scores = scoring.evaluate(case, [*USUAL, *(["scenes"] if scenes else [])])
+    resamples = scoring.RESAMPLES if trainer.is_global_zero else 0  # of the scores that are written
+    scores = scoring.evaluate(case, [*USUAL, *(["scenes"] if scenes else [])], resamples)
     if trainer.is_global_zero:
         options = {"data": plain(config.data), "split": config.data.val_split}
-        options |= {"search": plain(config.search), "resamples": scoring.RESAMPLES, "seed": 0}
+        options |= {"search": plain(config.search), "resamples": resamples, "seed": 0}
         digests = components.weight_digests(run.model)
         scores["origin"] = scoring.origin(case, **options, model=digests)
         scoring.write_scores(run.scores, scores)

@@ -1,4 +1,4 @@
-"""What a run is put together from: parts that conf/ names by `_target_`, folders, the device.
+"""What a run is put together from: parts that conf/ names by `_target_`, and folders.
 
 Hydra's `instantiate` would call anything, so it is not used: parts are made by
 `captioner.instantiate`, of the classes of one package.
@@ -6,14 +6,13 @@ Hydra's `instantiate` would call anything, so it is not used: parts are made by
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from omegaconf import DictConfig
 
 from captioner import files, instantiate, search, tokenizers
+from captioner.errors import InputError
 from captioner.experiment.schemas import plain
 from captioner.models import loading
 from captioner.models.base import Model
@@ -43,12 +42,7 @@ def choose_strategy(config: DictConfig, saved: search.Strategy) -> search.Strate
     options = {name: value for name, value in plain(config).items() if value is not None}
     if "_target_" in options:
         return make_strategy(options)
-    return make_strategy(strategy_options(saved) | options)
-
-
-def strategy_options(strategy: search.Strategy) -> dict[str, Any]:
-    """What `make_strategy` makes an equal strategy of."""
-    return {"_target_": f"captioner.search.{type(strategy).__name__}", **asdict(strategy)}  # type: ignore[call-overload]
+    return make_strategy(saved.options() | options)
 
 
 def build_model(
@@ -64,8 +58,10 @@ def build_model(
     """
     tokenizer = tokenizers.train_tokenizer(texts, **plain(config.tokenizer))
     decoder = plain(config.decoder)
-    folder = decoder.pop("init_from", None)
-    folder = config.model.init_from or folder
+    older = decoder.pop("init_from", None)
+    if older and config.model.init_from:
+        raise InputError("model.init_from and decoder.init_from: give one of them")
+    folder = config.model.init_from or older
     old = loading.read_model(folder) if folder else None
     options["decoder"] = decoder
     model = build(options, old.tokenizer.grown(tokenizer) if old else tokenizer)
@@ -84,13 +80,6 @@ def cache_folder(given: str | None, kind: str) -> Path:
     """data.cache, or captioner/KIND in the user's cache folder."""
     user_cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     return Path(given or f"{user_cache}/captioner/{kind}").expanduser()
-
-
-def device() -> torch.device:
-    """Where captions are made: this process's GPU if there is one."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device("cpu")
 
 
 def weight_digests(*folders: str | Path) -> dict[str, str]:

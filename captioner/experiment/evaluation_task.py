@@ -37,6 +37,7 @@ def read_captions(config: DictConfig, run: RunDir) -> Captions:
     """The captions of the model or of the file that the configuration names."""
     if (config.model is None) == (config.predictions is None):
         raise InputError("give either model=DIR, or predictions=FILE and references=COCO.json")
+    _rename_wording(config)
     scored = _read_records(config)
     needs = _read_needs(config, scored)
     if config.predictions is not None:
@@ -78,20 +79,24 @@ def _predict(
     config: DictConfig, scored: list[Record], needs: dict[str, Any], run: RunDir
 ) -> Captions:
     """The model's captions of the records whose pictures are whole."""
-    model = loading.load(*_folders(config), average=config.average).to(components.device())
+    model = loading.load(*_folders(config), average=config.average)
     strategy = components.choose_strategy(config.search, model.strategy)
     workers = 0 if model.encoder.frozen else config.data.workers
     scored, source, bad = sources.make_source(config.data, model, scored, train=False)
     sources.skip_bad(config.data, bad, scored)
-    constraints = OmegaConf.to_object(config.constraints)
-    if constraints == UNCONSTRAINED:
-        config.constraints = config.wording  # the old name of this key
-        constraints = OmegaConf.to_object(config.constraints)
     files.make_folder(run.folder)  # or the captions would be for nothing
-    options: Any = {"workers": workers, "constraints": constraints}
+    options: Any = {"workers": workers, "constraints": OmegaConf.to_object(config.constraints)}
     captions = predictions.predict(model, scored, source, strategy, **options)
-    needs |= {"model": model, "source": source}
-    return Captions(scored, captions, needs, components.strategy_options(strategy))
+    needs = needs | {"model": model, "source": source}
+    return Captions(scored, captions, needs, strategy.options())
+
+
+def _rename_wording(config: DictConfig) -> None:
+    """Move what was given as `wording`, the old name of `constraints`."""
+    if OmegaConf.to_object(config.wording) != UNCONSTRAINED:
+        if OmegaConf.to_object(config.constraints) != UNCONSTRAINED:
+            raise InputError("wording is the old name of constraints: give constraints alone")
+        config.constraints = config.wording
 
 
 def _read_needs(config: DictConfig, scored: list[Record]) -> dict[str, Any]:
@@ -105,8 +110,8 @@ def _read_needs(config: DictConfig, scored: list[Record]) -> dict[str, Any]:
     if config.objects is not None:
         needs["objects"] = chair.read_objects(Path(config.objects))
     if config.clip.name is not None:
-        clip = config.clip.name, config.clip.weights
-        needs["embedder"] = partial(OpenClip, *clip, components.device())
+        clip = config.clip.name, config.clip.weights, loading.choose_device()
+        needs["embedder"] = partial(OpenClip, *clip)
     if config.training is not None:
         training = records.read_references(Path(config.training), "train")
         needs["training"] = [text for record in training for text in record.captions]

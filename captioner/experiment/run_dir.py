@@ -1,18 +1,19 @@
-"""The files of a run directory, and how far its run has come. No other module knows their names.
+"""The files of a run directory, and how far its run has come. Other modules get the paths here.
 
-    RUN_DIR/config.yaml        the composed configuration; a run has begun once this is written
-    RUN_DIR/tokenizer.json     the vocabulary
-    RUN_DIR/skipped.txt        the bad pictures that were left out, and why
-    RUN_DIR/run.json           the number of trained parameters, the seconds spent
-    RUN_DIR/metrics.csv        what each step and validation logged; tensorboard/ has the same
-    RUN_DIR/samples.txt        what a language model wrote as it learned
-    RUN_DIR/checkpoints/       the state of the run, for resume=RUN_DIR
-    RUN_DIR/model/             the best model of all validations
-    RUN_DIR/predictions.json   its captions of the validation split
-    RUN_DIR/scores.json        their scores; a run has ended once this is written
+    RUN_DIR/tokenizer.json     at the start: the vocabulary
+    RUN_DIR/skipped.txt        at the start: the bad pictures that are left out, if any, and why
+    RUN_DIR/config.yaml        at the start, last: the configuration; a run with it has begun
+    RUN_DIR/frequencies.npz    at the start, if captions are rewarded: document frequencies
+    RUN_DIR/metrics.csv        every few steps and at validations: logs; tensorboard/ has the same
+    RUN_DIR/samples.txt        at some steps and at validations: what a language model writes
+    RUN_DIR/checkpoints/       every few minutes, before validations: the state, for resume=RUN_DIR
+    RUN_DIR/model/             after a validation that is the best so far: the model
+    RUN_DIR/predictions.json   after training: its captions of the validation split
+    RUN_DIR/scores.json        after training, last: their scores; a run with it has ended
+    RUN_DIR/run.json           at a stop and at the end: trained parameters, seconds spent
 
-A run of phases has a run directory for each of them inside, and the last one's results. eval.py
-writes predictions.json and scores.json only.
+A run with several phases (cross-entropy, then self-critical training, say) holds a run directory
+for each phase, and a copy of the last one's results. eval.py writes predictions and scores only.
 """
 
 import csv
@@ -27,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from captioner import distributed, files
-from captioner.errors import InputError
+from captioner.errors import InputError, read_json
 from captioner.evaluation import scoring
 from captioner.experiment.schemas import TrainConfig
 from captioner.models import directory
@@ -37,7 +38,8 @@ PLACES = ("run_dir", "resume", "data.cache", "data.root")
 """Options that do not change what a run computes, only where it reads and writes."""
 
 Results = Mapping[str, Any]
-"""Corpus scores (1 = 100), `perplexity`, `parameters`, `seconds`, and `config`, by dotted names."""
+"""Corpus scores (1 is 100 in a table), `perplexity`, `parameters`, `seconds`, and `config`, by
+dotted names."""
 
 
 class RunDir:
@@ -49,7 +51,10 @@ class RunDir:
         self.tokenizer = self.folder / "tokenizer.json"
         self.skipped = self.folder / "skipped.txt"
         self.summary = self.folder / "run.json"
+        self.frequencies = self.folder / "frequencies.npz"
         self.metrics = self.folder / "metrics.csv"  # Lightning's CSVLogger chooses this name
+        self.metrics_before = self.folder / "metrics.before.csv"  # while a run is resumed
+        self.tensorboard = self.folder / "tensorboard"
         self.samples = self.folder / "samples.txt"
         self.checkpoints = self.folder / "checkpoints"
         self.model = self.folder / "model"
@@ -59,11 +64,13 @@ class RunDir:
     def __str__(self) -> str:
         return str(self.folder)
 
-    def has_begun(self, config: DictConfig | None = None) -> bool:
-        """Whether a run has begun here; if a config is given, with this very configuration."""
-        if config is None or not self.config.is_file():
-            return self.config.exists() and config is None
-        return self.config.read_text(encoding="utf-8") == as_yaml(config)
+    def has_begun(self) -> bool:
+        """Whether a run has begun here."""
+        return self.config.exists()
+
+    def has_begun_with(self, config: DictConfig) -> bool:
+        """Whether a run has begun here with this very configuration."""
+        return self.config.is_file() and self.config.read_text(encoding="utf-8") == as_yaml(config)
 
     def has_ended(self) -> bool:
         """Whether the run has its scores."""
@@ -109,7 +116,7 @@ class RunDir:
         path = self.tokenizer
         if path.exists() and path.read_text(encoding="utf-8") != tokenizer.to_json():
             raise InputError(
-                f"{path}: the training captions have changed since the run began, or texts"
+                f"{path}: the training captions, or texts, have changed since the run began"
             )
         files.write_atomic(path, tokenizer.to_json())
         if skipped:
@@ -119,7 +126,7 @@ class RunDir:
     def add_time(self, seconds: float, parameters: int) -> None:
         """Add these seconds to those in run.json. A kill loses the seconds of its process."""
         if self.summary.exists():
-            seconds += json.loads(self.summary.read_text(encoding="utf-8"))["seconds"]
+            seconds += read_json(self.summary)["seconds"]
         files.write_atomic(self.summary, json.dumps({"parameters": parameters, "seconds": seconds}))
 
     def copy_results(self, other: "RunDir") -> None:
@@ -136,7 +143,7 @@ class RunDir:
 
     def headline(self) -> float:
         """The one number by which a run that has ended is compared."""
-        return scoring.headline(json.loads(self.scores.read_text(encoding="utf-8")))
+        return scoring.headline(read_json(self.scores))
 
     def results(self) -> Results:
         """Scores, perplexity, size, time and configuration, or those of an evaluation: scores only.
@@ -145,7 +152,7 @@ class RunDir:
         """
         path = self.scores
         try:
-            results = json.loads(path.read_text(encoding="utf-8"))["corpus"]
+            results = read_json(path)["corpus"]
             path = self.metrics
             if path.exists():
                 with open(path, newline="", encoding="utf-8") as file:
@@ -156,7 +163,7 @@ class RunDir:
                 results["perplexity"] = math.exp(float(best["val/nll"]))
             path = self.summary
             if path.exists():
-                results |= json.loads(path.read_text(encoding="utf-8"))
+                results |= read_json(path)
             path = self.config
             if path.exists():
                 flat = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))

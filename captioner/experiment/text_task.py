@@ -86,6 +86,6 @@ def evaluate(
         print(
             f"{score:.4f} bits a {unit} of {data.val.units} held out; {run.samples} "
             f"shows how it wrote; let it write with\n"
-            f"  python -m captioner.commands.sample {run.model}"
+            f"  captioner sample {run.model}"
         )
     return score

@@ -61,30 +61,28 @@ def make_trainer(config: DictConfig, run: RunDir, task: Task) -> Trainer:
 
 
 def make_loggers(run: RunDir, checkpoint: Path | None, monitor: str) -> list[Logger]:
-    """metrics.csv and TensorBoard; those of a run that goes on, without what comes after it."""
-    before = run.metrics.with_suffix(".before.csv")
-    step, moment, rows = None, None, []
-    if checkpoint is not None:
-        state = checkpoints.load(checkpoint)
-        moment = state["callbacks"]["Checkpoints"]["moment"]
-        # the number of the first row that is still to come
-        step = lightning.steps_in(state) + (moment != "epoch")
+    """metrics.csv and TensorBoard. A resumed run keeps the rows from before its checkpoint."""
+    before, rows, step = run.metrics_before, [], 0
     first = distributed.rank() == 0
-    if first:
-        if run.metrics.exists() and not before.exists():
-            run.metrics.rename(before)  # Lightning deletes the file that lies there
-        if step is not None and before.exists():
-            with open(before, newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    last = int(row["step"]) == step - 1
-                    repeated = moment == "validation" and last and row.get(monitor)
-                    if int(row["step"]) < step and not repeated:
-                        rows.append(row)
+    if first and run.metrics.exists() and not before.exists():
+        run.metrics.rename(before)  # Lightning deletes the file that lies there
+    if checkpoint is not None:
+        step, moment = lightning.position_of(checkpoints.load(checkpoint))
+        if first and before.exists():
+            rows = _rows_before(before, step, monitor if moment == "validation" else None)
     table = lightning.csv_logger(run.folder, rows, write=first)
     if first:
         before.unlink(missing_ok=True)
-    board = TensorBoardLogger(run.folder, name="", version="tensorboard", purge_step=step or 0)
-    return [table, board]
+    name = run.tensorboard.name
+    return [table, TensorBoardLogger(run.folder, name="", version=name, purge_step=step)]
+
+
+def _rows_before(path: Path, step: int, monitor: str | None) -> list[dict[str, Any]]:
+    """The rows of earlier steps. monitor: a value whose row at the last step is left out, since the
+    validation that logged it will be repeated."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    return [r for r in rows if not (monitor and int(r["step"]) == step - 1 and r.get(monitor))]
 
 
 def fit(

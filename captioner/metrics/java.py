@@ -63,7 +63,9 @@ def run(
             (folder / "stdin").write_bytes(stdin)
             code = _run(command, folder, timeout, keep)
             if code is None:
-                reason = f"is stopped after {timeout:g} s without an end: give it a longer timeout"
+                reason = (
+                    f"is stopped after {timeout:g} s without an end: score fewer images at once"
+                )
                 raise Unavailable(f"{metric}: {command[0]} {reason}{_tail(folder)}")
             if code != 0:
                 raise Unavailable(f"{metric}: {command[0]} {_failure(code, _tail(folder))}")

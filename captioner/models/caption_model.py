@@ -111,7 +111,7 @@ class CaptionModel(Model):
         captions: search.Captions,
         keep: Sequence[str] = (),
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """log_prob_BKT of the tokens of captions of these images, 0 behind their end, and what the
+        """log_prob_BKT of the tokens of captions of these images, 0 after their end, and what the
         decoder keeps, by name ("alpha", "h0" ..), (B, K, T, ...): one `forward` over all of them.
         """
         B, K, T = captions.token_BKT.shape
@@ -210,7 +210,7 @@ class CaptionModel(Model):
     def save(
         self, folder: str | Path, dtype: torch.dtype = torch.float32, encoder: bool = True
     ) -> None:
-        """Write the model directory, with the search options if they are not `Beam()`'s.
+        """Write the model directory, with the options of its search.
 
         encoder: whether to write the CNN's weights; if not, the config must say where they come
         from, and a digest of them is kept. Raises InputError for an ensemble, and for a strategy
@@ -221,9 +221,7 @@ class CaptionModel(Model):
         if not isinstance(self.strategy, search.STRATEGIES):
             raise InputError(f"{self.strategy}: only the strategies of captioner.search are saved")
         config = self.config | {"preprocess": asdict(self.encoder.preprocess)}
-        if self.strategy != search.Beam():
-            target = f"captioner.search.{type(self.strategy).__name__}"
-            config["search"] = {"_target_": target, **asdict(self.strategy)}
+        config["search"] = self.strategy.options()
         write_model(self, Path(folder), config, dtype, None if encoder else self.encoder.weights())
 
 

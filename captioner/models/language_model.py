@@ -1,7 +1,6 @@
 """LanguageModel: a decoder without an image, over the characters or words of a text."""
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +50,12 @@ class LanguageModel(Model):
             raise InputError(f"the model does not know {unknown[0]!r}: leave it out of the prompt")
         return self.tokenizer.encode(prompt)
 
-    def continue_prompt(
-        self, prompt: str, strategy: Strategy, numbers: Sequence[int] = (0,)
-    ) -> list[str]:
-        """The prompt with its continuations, best first: the strategy's n for each of `numbers`.
+    def continue_prompt(self, prompt: str, strategy: Strategy) -> list[str]:
+        """The prompt with the strategy's n continuations, best first.
 
         Raises InputError for a unit of the prompt that the model does not know.
         """
         ids = [BOS, *self.encode_prompt(prompt)]
-        rows = strategy.rows * len(numbers)
         device = next(self.decoder.parameters()).device
         with torch.inference_mode():
             memory, state = self.decoder.start(None, 1)
@@ -67,13 +63,15 @@ class LanguageModel(Model):
                 read_1T = torch.tensor([ids[:-1]], device=device)
                 length_1 = torch.tensor([len(ids) - 1], device=device)
                 _, state, _ = self.decoder(read_1T, length_1, memory, state)
-            state = {name: entry.expand(rows, *entry.shape[1:]) for name, entry in state.items()}
+            state = {
+                name: entry.expand(strategy.rows, *entry.shape[1:]) for name, entry in state.items()
+            }
             last, decoder = ids[-1], _sampling_copy(self.decoder)
 
             def step(token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
                 return decoder.step(token_N.masked_fill(token_N == BOS, last), memory, state)
 
-            captions = strategy(step, memory, state, [forbid(UNK)], list(numbers))
+            captions = strategy(step, memory, state, [forbid(UNK)])
         rows_of_ids = captions.token_BKT.flatten(0, 1).tolist()
         return [self.tokenizer.decode([*ids, *row]) for row in rows_of_ids]
 

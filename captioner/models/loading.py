@@ -11,10 +11,8 @@ from captioner.encoders import CNN, Encoders
 from captioner.errors import InputError, os_reason, printable
 from captioner.instantiate import instantiate
 from captioner.models.caption_model import CaptionModel, build_captioner
-from captioner.models.directory import Contents, is_model, load_weights, read_contents
+from captioner.models.directory import Contents, load_weights, read_contents
 from captioner.models.language_model import LanguageModel, build_language_model
-
-__all__ = ["DEVICES", "PRETRAINED", "choose_device", "is_model", "load", "read_model"]
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """The model that comes with the installation; its README.md says what it is."""
@@ -94,7 +92,7 @@ def _language_model(contents: Contents) -> LanguageModel:
 
 
 def _captioner(contents: Contents) -> CaptionModel:
-    folder, config, tokenizer, metadata, tensors = contents
+    folder, config, tokenizer, metadata, _ = contents
     path = folder / "config.json"
     encoder: dict[str, Any] = config["encoder"]
     if "encoder" not in metadata:  # the weights of the encoder are in this directory too
@@ -126,7 +124,7 @@ def _captioner(contents: Contents) -> CaptionModel:
                 "ones: use the version of captioner that brought it"
             )
         built = model.state_dict()
-        tensors |= {key: built[key] for key in built if key.startswith("encoder.")}
+        contents.tensors.update({k: t for k, t in built.items() if k.startswith("encoder.")})
     load_weights(model, contents)
     model.encoder.fuse()
     return model

@@ -12,7 +12,7 @@ from captioner.models.language_model import LanguageModel
 
 
 def warm_start(model: Model, old: Model, folder: str | Path) -> None:
-    """Copy the weights of `old` into `model`, whose tokenizer has grown out of its tokenizer.
+    """Copy the weights of `old` into `model`, whose tokenizer extends that of `old`.
 
     A model starts from one of its own kind, and a captioner from a language model too, which fills
     its decoder; what belongs to the image stays fresh. Words that are new keep their fresh rows.
@@ -36,10 +36,10 @@ def warm_start(model: Model, old: Model, folder: str | Path) -> None:
     wrong = [f"{key} is in one of them only" for key in single]
     for key in old_tensors.keys() & tensors.keys():
         fresh, copied = tensors[key], old_tensors[key]
-        by_word = len(fresh) == V and len(copied) == old_V if fresh.ndim and copied.ndim else False
+        rest = fresh.shape[1:]
         if fresh.shape == copied.shape:
             tensors[key] = copied
-        elif by_word and fresh.shape[1:] == copied.shape[1:]:
+        elif (fresh.shape, copied.shape) == ((V, *rest), (old_V, *rest)):
             tensors[key] = torch.cat([copied.to(fresh), fresh[old_V:]])
         else:
             wrong.append(f"{key} is {tuple(fresh.shape)}, in the old model {tuple(copied.shape)}")

@@ -29,8 +29,8 @@ class Objective(ABC):
     def prepare(self, train: Sequence[Record]) -> None:  # noqa: B027
         """Called once before training, with the records that Batch.index_B counts."""
 
-    def save(self, run_dir: Path) -> None:  # noqa: B027
-        """Write into the run directory what `prepare` computed and later evaluations need."""
+    def save_frequencies(self, path: Path) -> None:  # noqa: B027
+        """Write the document frequencies of the rewards, if there are any, for evaluations."""
 
     @abstractmethod
     def __call__(

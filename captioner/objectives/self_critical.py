@@ -64,10 +64,10 @@ class SelfCritical(Objective):
         references = [token_strings(record.captions) for record in train]
         self.rewards = Rewards(references, self.reward, self.end)
 
-    def save(self, run_dir: Path) -> None:
-        """Write frequencies.npz: the document frequencies, which `eval.py corpus=` reads."""
+    def save_frequencies(self, path: Path) -> None:
+        """Write the document frequencies, which `eval.py corpus=` reads."""
         assert self.rewards is not None, "prepare() was not called"
-        self.rewards.cider.frequencies.save(run_dir / "frequencies.npz")
+        self.rewards.cider.frequencies.save(path)
 
     def __call__(  # type: ignore[override]
         self, model: CaptionModel, batch: Batch, step: int, state: State | None = None

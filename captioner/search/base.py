@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -96,6 +96,10 @@ class Strategy(ABC):
     def rows(self) -> int:
         """How many rows of each image the decoder's `start` must be asked for."""
 
+    def options(self) -> dict[str, Any]:
+        """The options from which captioner.instantiate makes an equal strategy of this package."""
+        return {"_target_": f"captioner.search.{type(self).__name__}", **vars(self)}
+
     def __call__(
         self,
         step: Step,
@@ -168,13 +172,13 @@ def uniforms(
 
 
 def to_float64(x: Tensor) -> Tensor:
-    """x in float64: on its own device, or on the CPU if the device (MPS) has no float64."""
-    return (x if has_float64(x.device) else x.cpu()).double()
+    """x in float64, on its `float64_device`."""
+    return x.to(float64_device(x.device)).double()
 
 
-def has_float64(device: torch.device) -> bool:
-    """Whether the device computes in float64."""
-    return device.type != "mps"
+def float64_device(device: torch.device) -> torch.device:
+    """The device, or the CPU in place of one that has no float64 (MPS)."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def pick(x_AXT: Tensor, index_AK: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from captioner.metrics.cider import Cider, Uniform
 from captioner.metrics.ngrams import References
 from captioner.search.base import Captions, Inputs, Strategy, check_counts
 from captioner.search.beam import Beam
-from captioner.search.rules import check
 from captioner.search.sampling import Sample
 from captioner.types import EOS, PAD
 
@@ -39,8 +38,8 @@ class Consensus(Strategy):
 
     def __post_init__(self):
         check_counts(samples=self.samples)
-        self._beam, self._sample  # noqa: B018  # they check the rest
-        check(self.n <= self.width, f"search.n={self.n}: give 1 to search.width={self.width}")
+        self._sample  # noqa: B018  # it checks its options, and this those of the beam:
+        Beam(self.width, self.length_penalty, self.n, self.max_length)
 
     @property
     def _beam(self) -> Beam:

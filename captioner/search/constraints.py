@@ -52,7 +52,7 @@ class Constraints:
         if self.endings:
             words = _phrases("endings", self.endings, tokenizer)
             if any(len(word) > 1 for word in words):
-                raise InputError(f"wording.endings={list(self.endings)}: give single words")
+                raise InputError(f"constraints.endings={list(self.endings)}: give single words")
             result.append(rules.no_ending(*(word[0] for word in words)))
         if self.begin:
             result.append(rules.begin(*_phrases("begin", [self.begin], tokenizer)[0]))
@@ -89,9 +89,9 @@ def _phrases(name: str, texts: Sequence[str], tokenizer: Tokenizer) -> list[tupl
         unknown = [unit for unit in tokenizer.split(text) if unit not in tokenizer.ids]
         if unknown:
             raise InputError(
-                f"wording.{name}={text!r}: the model does not know {unknown[0]!r}: leave it out"
+                f"constraints.{name}={text!r}: the model does not know {unknown[0]!r}: leave it out"
             )
         if not ids:
-            raise InputError(f"wording.{name}={text!r}: there is no word in it")
+            raise InputError(f"constraints.{name}={text!r}: there is no word in it")
         phrases.append(ids)
     return phrases

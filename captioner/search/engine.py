@@ -1,4 +1,9 @@
-"""The engine of beam search: live and finished hypotheses of all images, as tensors."""
+"""The engine of beam search: live and finished hypotheses of all images, as tensors.
+
+Letters of this file, besides those of types.py: b of the B images are still searched; an image's K
+rows are G groups of k; each row has C candidates, a group X = k C of them; Y are its best 2k. A
+hypothesis has S values.
+"""
 
 from typing import Protocol
 
@@ -12,10 +17,10 @@ from captioner.types import EOS, PAD
 
 
 class Policy(Protocol):
-    """What a strategy tells the engine: sizes, which words a hypothesis may go on with, and scores.
+    """What a strategy tells the engine: sizes, candidates and scores.
 
-    rows, groups, max_length, n, diversity: as for `Beam`. values: S, how many a hypothesis has: the
-    first is its log-probability, and the second, if there is one, orders the beam.
+    rows: K, per image. groups, max_length, n, diversity: as for `Beam`. values: S. The first value
+    is the log-probability of the hypothesis; the second, if there is one, orders the beam instead.
     """
 
     @property
@@ -34,16 +39,16 @@ class Policy(Protocol):
     def candidates(
         self, log_prob_NV: Tensor, live_NS: Tensor, prefix_NT: Tensor, image_number_N: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """value_NCS, the values of the hypotheses that grow from each row, and word_NC, by which
-        words. The best 2k of each group of k hypotheses are among them."""
+        """Extend each row by C words: value_NCS, the values of the extended hypotheses, and
+        word_NC. The best 2k of each group must be among them."""
 
     def score_of(self, value_XS: Tensor, length: int) -> Tensor:
-        """score_X, what finished hypotheses are ranked by; of live ones, at the greatest length,
-        the best score that they can still reach."""
+        """score_X, by which finished hypotheses are ranked. For live ones, with the greatest
+        length, it is the best score that they can still reach."""
 
 
 def beam_search(policy: Policy, inputs: Inputs) -> Captions:
-    """The captions of B images, of B * K rows that start equal, K of each image."""
+    """Captions of B images. `frontier` calls the decoder's `step`; an image's rows start equal."""
     G, K, T, device = policy.groups, policy.rows, policy.max_length, inputs.device
     k, B = K // G, len(inputs.image_numbers)
     # The rows of an image are still equal: the first step is that of one of them.
@@ -67,8 +72,9 @@ def beam_search(policy: Policy, inputs: Inputs) -> Captions:
         C = word_NC.shape[1]
         word_bGX, value_bGXS = word_NC.view(b, G, k * C), value_NCS.view(b, G, k * C, -1)
 
-        # At most k of the best 2k candidates (Y) end, so k others are among them.
-        best_bGY = _choose(value_bGXS[..., :2][..., -1], word_bGX, k, policy.diversity)
+        # A row has one END, so at most k of the best 2k end, and k others are among them.
+        order_bGX = value_bGXS[..., 0 if policy.values == 1 else 1]
+        best_bGY = _choose(order_bGX, word_bGX, k, policy.diversity)
         word_bGY, value_bGYS = word_bGX.gather(2, best_bGY), pick(value_bGXS, best_bGY)
         row_bGY = torch.arange(b * G, device=device).view(b, G, 1) * k + best_bGY // C
         grown_bGYt = torch.cat([prefix_Nt[row_bGY], word_bGY[..., None]], dim=3)  # with bos

@@ -13,6 +13,7 @@ from captioner.search.base import (
     check_counts,
     check_sampling,
     check_score,
+    float64_device,
     length_normalised,
     to_float64,
     uniforms,
@@ -80,13 +81,14 @@ class Sample(Strategy):
         return self.n
 
     def search(self, inputs: Inputs) -> Captions:
-        uniform_NT = uniforms(self.n, self.max_length, self.seed, inputs.image_numbers)
+        device = float64_device(inputs.device)
+        uniform_NT = uniforms(self.n, self.max_length, self.seed, inputs.image_numbers).to(device)
 
         def draw(log_prob_nV: Tensor, row_n: Tensor, t: int) -> Tensor:
             """The word in whose stretch of the cumulative distribution the uniform number falls."""
             prob_nV = self._cut(log_prob_nV / self.temperature).softmax(1)
             sum_nV = to_float64(prob_nV).cumsum(1)
-            u_n1 = uniform_NT.to(sum_nV.device)[row_n.to(sum_nV.device), t, None] * sum_nV[:, -1:]
+            u_n1 = uniform_NT[row_n.to(device), t, None] * sum_nV[:, -1:]
             return torch.searchsorted(sum_nV, u_n1, right=True)[:, 0].to(row_n.device)
 
         captions = _generate(inputs, self.n, self.max_length, draw)

@@ -138,9 +138,12 @@ def has_loss_scale(trainer: pl.Trainer) -> bool:
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
-def steps_in(checkpoint: dict[str, Any]) -> int:
-    """The number of optimiser steps that a checkpoint comes after: the next row of metrics.csv."""
-    return checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+def position_of(checkpoint: dict[str, Any]) -> tuple[int, str]:
+    """The first step that is still to be logged after a checkpoint, and the moment of its saving
+    (see Checkpoints)."""
+    steps = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+    moment = checkpoint["callbacks"]["Checkpoints"]["moment"]
+    return steps + (moment != "epoch"), moment
 
 
 def is_slurm_checkpoint(path: Path) -> bool:

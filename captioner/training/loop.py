@@ -24,12 +24,12 @@ CLIPPING = (None, "norm", "value")
 
 
 class Loop(pl.LightningModule):
-    """Trains a model with an objective; its subclasses validate.
+    """Trains a model with an objective. Subclasses add validation.
 
-    optimizer: parameter groups -> optimiser, with the decoder's learning rate in it.
+    optimizer: builds the optimiser from parameter groups, with the decoder's learning rate.
     groups: name of a submodule -> options of its parameter groups, such as a learning rate.
-    ema: decay of the moving average of the weights, lower in the first steps; the average is
-    validated and saved. 0: the weights themselves are.
+    ema: decay of a moving average of the weights (smaller in the first steps), which is then what
+    is validated and saved. With 0 there is none.
     warmup: the share of all steps in which the learning rate rises linearly; after it the rate
     falls to 0 along a cosine, or stays constant (schedule).
     expected_count: expected number of targets per batch (see Objective). Backward divides the loss
@@ -59,8 +59,8 @@ class Loop(pl.LightningModule):
         self.warmup, self.schedule, self.seed = warmup, schedule, seed
         self.expected_count, self.summed = 1.0 if summed else expected_count, summed
         self.sums: list[dict[str, Tensor]] = []  # loss and logs of this step's micro-batches
+        self.batch_ids: list[Any] = []  # of the same micro-batches, by `identify`
         self.state: State | None = None  # of a language model's streams, after the last batch
-        self.batch_ids: list[Any] = []  # of the same, by `identify`
 
     def identify(self, batch: Any) -> Any:
         """A small tensor by which `sources_of` can name the contents of the batch."""
@@ -72,8 +72,8 @@ class Loop(pl.LightningModule):
     def validate(
         self, batch: Any, batch_idx: int, state: State | None = None
     ) -> tuple[Logs, State | None]:
-        """Logs of the cross-entropy of a validation batch, and the state after it; saves before the
-        first one."""
+        """Logs of the cross-entropy of a validation batch, and the state after it. Before the first
+        batch of a validation, saves a checkpoint."""
         if batch_idx == 0 and isinstance(self.trainer.checkpoint_callback, Checkpoints):
             self.trainer.checkpoint_callback.before_validation(self.trainer)
         return CrossEntropy()(self.eval_model, batch, self.global_step, state)[1:]
@@ -130,7 +130,8 @@ class Loop(pl.LightningModule):
         The loss is the mean over the targets of all micro-batches and processes, or their sum.
         algorithm: "norm": if |g| > threshold, g *= threshold / |g| (Pascanu 2013, the lecture's
         rule); "value": each entry is clipped to [-threshold, threshold]. Logs |g| before clipping.
-        Raises InputError, on every process, if the loss of any process is not finite.
+        Raises InputError, on every process, if any loss, or the norm, is not finite. (A norm may
+        overflow under a loss scale: that step is skipped.)
         """
         if algorithm not in CLIPPING:
             raise InputError(f"trainer.gradient_clip_algorithm={algorithm}: give norm or value")
@@ -160,7 +161,7 @@ class Loop(pl.LightningModule):
     def _check_finite(self, loss_W: Tensor, norm: Tensor) -> None:
         *losses, norm_value = torch.cat([loss_W, norm[None]]).tolist()
         broken = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
-        overflow_is_fine = lightning.has_loss_scale(self.trainer)  # that step is skipped
+        overflow_is_fine = lightning.has_loss_scale(self.trainer)
         if not broken and (overflow_is_fine or math.isfinite(norm_value)):
             return
         sources_W = distributed.gather(self.sources_of(self.batch_ids))

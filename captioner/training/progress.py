@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 
-from captioner.progress import EVERY, time_left
+from captioner.progress import INTERVAL, time_left
 
 
 class ProgressBar(RichProgressBar):
@@ -53,7 +53,7 @@ class ProgressLines(pl.callbacks.ProgressBar):
         self._say(trainer, f"validation: {batch_idx + 1} of {total} batches")
 
     def _say(self, trainer: pl.Trainer, line: str) -> None:
-        if self.is_enabled and self.last + EVERY <= time.monotonic():
+        if self.is_enabled and self.last + INTERVAL <= time.monotonic():
             self.last = time.monotonic()
             epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
             print(f"{epoch}, {line}", flush=True)

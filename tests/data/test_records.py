@@ -177,7 +177,7 @@ def test_years_are_chosen_by_a_pattern_and_folders_by_name(tmp_path):
         for year in (2014, 2017)
     }
     root = write(tmp_path, files)
-    assert "choose one by captions=" in message(root, "val")
+    assert "choose one by data.annotations=" in message(root, "val")
     (record,) = records.read_records(root, "val", captions="annotations/captions_*2014.json")
     assert record.captions == ("val 2014",)
     (tmp_path / "elsewhere").mkdir()
@@ -405,7 +405,7 @@ def test_a_name_in_two_folders_is_not_guessed(tmp_path):
     files = {"captions_train.json": coco(IMAGES[0])}
     root = write(write(tmp_path, files, "train2017"), files, "val2017")
     error = message(root, "train")
-    assert "images[0]: 'a.jpg' is in" in error and "choose by images=" in error
+    assert "images[0]: 'a.jpg' is in" in error and "choose by data.images=" in error
     assert len(records.read_records(root, "train", images="val2017")) == 1
 
 

@@ -109,7 +109,7 @@ def test_few_documents_are_cut_and_of_many_some_are_held_out(tmp_path):
     [
         (None, 0.1, "no such file or folder"),
         (b"", 0.1, "no text in it"),
-        (b"abc \xff\xfe\n" * 99, 0.1, "no UTF-8 text at byte 4.*data.pattern"),
+        (b"abc \xff\xfe\n" * 99, 0.1, "byte 4 is not UTF-8.*data.pattern"),
         (b"one line only", 0.1, "leaves nothing to validate on"),
         (b"a\nb\n", 1.5, "data.val_share=1.5"),
     ],

@@ -58,7 +58,7 @@ def test_gates_are_the_named_blocks(name):
             cell.b.data.zero_().view(len(cell.blocks), H)[cell.blocks.index(gate)] = (
                 200 * value - 100
             )
-            products = [lambda pre, h, W=W: pre + h @ W.T for _, W in cell.recurrent()]
+            products = [lambda pre, h, W=W: pre + h @ W.T for _, W in cell.recurrent_blocks()]
             _, gates = cell.equation(cell.inputs(x), state, products)
             assert len(gates) == len(cell.gates)
             for other, values in zip(cell.gates, gates):

@@ -196,7 +196,7 @@ def test_dropout_acts_in_training_only():
         (dict(layers=0), "layers=0"),
         (dict(hidden_size=-1), "hidden_size=-1"),
         (dict(embed_size=0), "embed_size=0"),
-        (dict(cell=[]), "give as many"),
+        (dict(cell=[]), "one for each layer"),
         (dict(cell=["RNN", "GRU"], layers=3), r"layers=3 with cell=\['RNN', 'GRU'\]"),
         (dict(cell="MUT1", embed_size=8), "give the decoder one size for both"),
         (dict(image_layers=[1]), r"image_layers=\[1\]: give some of \[0\]"),

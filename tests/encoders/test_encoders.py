@@ -113,7 +113,13 @@ def test_the_pip_weights_give_the_logits_of_timms_model():
     )
 
 
-@pytest.mark.parametrize("name", weight_files.PACKAGES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name[-1] != "0" else [])
+        for name in weight_files.PACKAGES
+    ],
+)
 def test_the_weights_of_pip_see_dogs_in_photographs(real_data, name):
     """ImageNet's labels through the mapped weights agree with what people wrote of the picture."""
     from captioner.data import records

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from captioner import search
 from captioner.errors import InputError
-from captioner.experiment.components import choose_strategy, make_strategy, strategy_options
+from captioner.experiment.components import choose_strategy, make_strategy
 from tests.helpers.runs import composed
 
 SAVED = search.Beam(width=3, length_penalty=0.5, max_length=20)
@@ -35,7 +35,7 @@ def test_an_option_that_the_saved_search_does_not_have():
 
 @pytest.mark.parametrize("strategy", search.STRATEGIES)
 def test_options_make_an_equal_strategy(strategy):
-    assert make_strategy(strategy_options(strategy())) == strategy()
+    assert make_strategy(strategy().options()) == strategy()
 
 
 @pytest.mark.parametrize(

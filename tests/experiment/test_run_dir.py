@@ -24,7 +24,7 @@ def test_a_run_begins_goes_on_and_ends(run):
     run.check_free()
     run.write_config(config)
     run.write_config(other)  # the first one stays
-    assert run.has_begun() and run.has_begun(config) and not run.has_begun(other)
+    assert run.has_begun() and run.has_begun_with(config) and not run.has_begun_with(other)
     with pytest.raises(InputError, match=f"{run} holds a run already"):
         run.check_free()
     resumed = run.resumed_config()
@@ -40,7 +40,9 @@ def test_other_captions_are_another_run(run):
     run.write_beginnings(composed(), dog, ["a.jpg: empty"])
     assert run.skipped.read_text() == "a.jpg: empty\n"
     run.write_beginnings(composed(), dog, [])
-    with pytest.raises(InputError, match=r"tokenizer\.json: the training captions have changed"):
+    with pytest.raises(
+        InputError, match=r"tokenizer\.json: the training captions, or texts, have changed"
+    ):
         run.write_beginnings(composed(), cat, [])
 
 

@@ -201,7 +201,9 @@ def two_pictures_are_learned_by_heart(make, rate=0.03, steps=60):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss.item() < 0.1
+        if loss.item() < 0.1:
+            return
+    raise AssertionError(f"loss {loss.item()} after {steps} steps")
 
 
 def half_precision_gives_nearly_the_same_gradients(make, device="cpu", dtype=torch.bfloat16):

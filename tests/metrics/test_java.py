@@ -89,6 +89,7 @@ def scored():
     return sums, answers, len(captions)
 
 
+@pytest.mark.slow
 @needs_golden
 @needs_meteor
 def test_meteor_is_the_official_one(scored):
@@ -98,6 +99,7 @@ def test_meteor_is_the_official_one(scored):
     )
 
 
+@pytest.mark.slow
 @needs_golden
 @needs_meteor
 def test_awkward_texts_shift_nothing(scored):
@@ -132,6 +134,7 @@ def test_an_image_scores_as_it_does_alone():
     assert one.corpus()["METEOR"] == together[0] > 0.1
 
 
+@pytest.mark.slow
 @needs_golden
 @needs_meteor
 @pytest.mark.slow

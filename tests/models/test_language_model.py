@@ -226,6 +226,7 @@ def karpathy(ids, steps, weights, losses, bptt=25, rate=0.1):
     return losses
 
 
+@pytest.mark.slow
 def test_min_char_rnn_is_karpathys_program(tmp_path, monkeypatch):
     """Its first 100 losses, by Lightning and the experiment's own configuration.
 

@@ -189,7 +189,7 @@ def test_rewards_are_the_metrics_own():
 def test_the_document_frequencies_are_kept(tmp_path):
     """As a table that scores captions as the rewards did."""
     objective = begun()
-    objective.save(tmp_path)
+    objective.save_frequencies(tmp_path / "frequencies.npz")
     table = DocumentFrequencies.load(tmp_path / "frequencies.npz")
     assert table.images == len(TRAIN)
     ended = [[f"{text} <eos>" for text in token_strings(texts)] for texts in TEXTS]

@@ -59,9 +59,15 @@ def test_words_and_phrases(loaded, paths):
 @pytest.mark.parametrize(
     "wording, message",
     [
-        (Constraints(forbid=["zebra"]), "wording.forbid='zebra': the model does not know 'zebra'"),
-        (Constraints(include=["a zebra"]), "wording.include='a zebra': the model does not know"),
-        (Constraints(include_in={0: [" "]}), "wording.include_in=' ': there is no word in it"),
+        (
+            Constraints(forbid=["zebra"]),
+            "constraints.forbid='zebra': the model does not know 'zebra'",
+        ),
+        (
+            Constraints(include=["a zebra"]),
+            "constraints.include='a zebra': the model does not know",
+        ),
+        (Constraints(include_in={0: [" "]}), "constraints.include_in=' ': there is no word in it"),
         (Constraints(endings=["a red"]), "give single words"),
     ],
 )

@@ -47,6 +47,8 @@ def test_every_strategy_keeps_every_rule(strategy, name):
             assert all(allowed(tokens, b) for tokens in hypotheses)
         free = hypotheses_of(run(strategy, decoder, features)[1])[1]
         broken += any(not allowed(tokens, 1) for tokens in free)
+        if broken and seed >= 11:
+            break
     assert broken
 
 

@@ -46,8 +46,9 @@ def test_a_sample_that_a_rule_stops_leaves_the_others():
 def test_without_float64_on_the_device_the_cpu_draws_the_same(monkeypatch):
     """As on MPS."""
     features, captions = run(STRATEGIES["hot"], random_decoder())
-    moved, cpu = [], torch.Tensor.cpu
-    monkeypatch.setattr(base, "has_float64", lambda device: False)
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.append(tensor) or cpu(tensor))
+    mps, cpu = torch.device("mps"), torch.device("cpu")
+    assert (base.float64_device(mps), base.float64_device(cpu)) == (cpu, cpu)
+    moved = []
+    monkeypatch.setattr(base, "float64_device", lambda device: moved.append(device) or cpu)
     again = run(STRATEGIES["hot"], random_decoder(), features)[1]
     assert moved and torch.equal(again.token_BKT, captions.token_BKT)

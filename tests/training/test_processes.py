@@ -46,7 +46,7 @@ JOINT = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("clip", ["null", "0.01"])
+@pytest.mark.parametrize("clip", ["null", pytest.param("0.01", marks=pytest.mark.slow)])
 def test_gradients_are_those_of_the_joint_batch(options, tmp_path, clip):
     """One step of gradient descent on 8 pictures: at once, in 2 or 3 micro-batches, by 2
     processes, by 2 processes in 2 micro-batches each. Their numbers of words differ."""

@@ -107,7 +107,9 @@ def test_interrupted_twice_it_still_ends_the_same(options, unbroken, tmp_path):
     assert_equal_runs(unbroken(1, 0), tmp_path / "run")
 
 
-@pytest.mark.parametrize("interval", [0.4, 0.6])  # after a step; between micro-batches
+@pytest.mark.parametrize(  # after a step; between micro-batches
+    "interval", [pytest.param(0.4, marks=pytest.mark.slow), 0.6]
+)
 def test_with_accumulated_gradients_and_validation_inside_the_epoch(options, tmp_path, interval):
     extra = ["trainer.accumulate_grad_batches=2", f"+trainer.val_check_interval={interval}"]
     extra += ["data.workers=0", "trainer.max_epochs=2"]
@@ -176,7 +178,7 @@ def test_what_cannot_go_on_says_so(options, unbroken, tmp_path, capsys):
     assert f"go on with it by resume={other}" in error(*options, f"run_dir={other}")
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("limit: null", "limit: 10"))
-    assert "training captions have changed" in error(f"resume={other}")
+    assert "training captions, or texts, have changed" in error(f"resume={other}")
     (other / "config.yaml").write_text("a: [")
     assert "not the configuration of a run" in error(f"resume={other}")
     (other / "config.yaml").write_text(config)
