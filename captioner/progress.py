@@ -32,16 +32,10 @@ class Lines:
         """Say that so many more are done."""
         self.n += count
         if self.last + INTERVAL <= time.monotonic():
-            self._print()
-
-    def _print(self) -> None:
-        self.last = time.monotonic()
-        left = time_left(self.last - self.start, self.n, self.total)
-        print(
-            f"{self.title}: {self.n} of {self.total} {self.unit}, {left} left",
-            file=sys.stderr,
-            flush=True,
-        )
+            self.last = time.monotonic()
+            left = time_left(self.last - self.start, self.n, self.total)
+            line = f"{self.title}: {self.n} of {self.total} {self.unit}, {left} left"
+            print(line, file=sys.stderr, flush=True)
 
 
 def progress(title: str, total: int, unit: str, show: bool = True) -> "tqdm | Lines":

@@ -9,6 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -81,13 +82,8 @@ class Tokenizer(ABC):
 
     def decode_units(self, ids: Iterable[int]) -> list[str]:
         """Ids -> units, up to the first eos, without pad and bos."""
-        units = []
-        for i in ids:
-            if i == EOS:
-                break
-            if i not in (PAD, BOS):
-                units.append(self.units[i])
-        return units
+        before_end = takewhile(lambda i: i != EOS, ids)
+        return [self.units[i] for i in before_end if i not in (PAD, BOS)]
 
     def token_string(self, ids: Iterable[int]) -> str:
         """Return the token string of the metrics for these ids: words joined by spaces."""
@@ -111,16 +107,9 @@ class Tokenizer(ABC):
 
     def to_json(self) -> str:
         """The content of tokenizer.json, which `load_tokenizer` reads."""
-        return json.dumps(
-            {
-                "kind": self.kind,
-                "version": self.version,
-                "max_length": self.max_length,
-                "units": self.units[len(SPECIAL) :],
-            },
-            ensure_ascii=False,
-            indent=0,
-        )
+        content = {"kind": self.kind, "version": self.version, "max_length": self.max_length}
+        content |= {"units": self.units[len(SPECIAL) :]}
+        return json.dumps(content, ensure_ascii=False, indent=0)
 
 
 class Word(Tokenizer):

@@ -81,7 +81,6 @@ def read_texts(
     """
     if model.tokenizer.kind != "char":
         raise InputError("properties of texts are of characters, and this model reads words")
-    model.eval()
     pieces = [
         (document, begin)
         for document in documents
@@ -118,14 +117,13 @@ def read_captions(
     model: CaptionModel, captioned: Sequence[records.Record], batch_size: int = 32
 ) -> list[Reading]:
     """The readings of captions that the model generates for the pictures of records."""
-    model.eval()
     references = [token_strings(record.captions) for record in captioned]
     count = Counter(name for texts in references for name in {*chain(*map(mentions, texts))})
     most = len(captioned) - LEAST_PLACES
     objects = [name for name, images in count.items() if LEAST_PLACES <= images <= most]
     assert isinstance(model.encoder, CNN)
     source = batches.PixelSource([record.image for record in captioned], model.encoder.preprocess)
-    names = _entry_names(model)
+    names = tuple(_recurrent(model).entries)
     readings = []
     for first in range(0, len(captioned), batch_size):
         batch = range(len(captioned))[first : first + batch_size]
@@ -143,17 +141,17 @@ def read_captions(
     return readings
 
 
-def _entry_names(model: CaptionModel | LanguageModel) -> tuple[str, ...]:
-    """The entries of the decoder's state, such as h0 and c0."""
+def _recurrent(model: CaptionModel | LanguageModel) -> Recurrent:
+    """The decoder, whose `entries` are those of its state, such as h0 and c0."""
     if not isinstance(model.decoder, Recurrent):
         kind = type(model.decoder).__name__
         raise InputError(f"{kind}: its units are not looked at, only those of a Recurrent decoder")
-    return tuple(model.decoder.entries)
+    return model.decoder
 
 
 def _states(model: LanguageModel, contents: Sequence[str]) -> list[np.ndarray]:
     """All entries of the state after each unit of each text: (T, U) each."""
-    names = _entry_names(model)
+    names = tuple(_recurrent(model).entries)
     token_NT, length_N = frame([model.tokenizer.encode(content) for content in contents])
     length_N += 1  # bos is read too
     device = next(model.parameters()).device
@@ -168,6 +166,5 @@ def _states(model: LanguageModel, contents: Sequence[str]) -> list[np.ndarray]:
 
 def unit_labels(model: CaptionModel | LanguageModel) -> list[str]:
     """The label of each unit: the entry of the state and the index in it, such as "c1[37]"."""
-    names = _entry_names(model)
-    assert isinstance(model.decoder, Recurrent)
-    return [f"{name}[{unit}]" for name in names for unit in range(model.decoder.hidden_size)]
+    decoder = _recurrent(model)
+    return [f"{name}[{unit}]" for name in decoder.entries for unit in range(decoder.hidden_size)]

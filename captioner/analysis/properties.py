@@ -14,11 +14,10 @@ from captioner.metrics.chair import mentions
 
 Values = dict[str, np.ndarray]
 
+LITERAL = r"""(?:'''(?:\\.|[^\\])*?'''|\"\"\"(?:\\.|[^\\])*?\"\"\""""
+LITERAL += r"""|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
 PYTHON = re.compile(
-    r"(?P<string>\b[rbuf]{0,2}(?:'''(?:\\.|[^\\])*?'''|\"\"\"(?:\\.|[^\\])*?\"\"\"|"
-    r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\")|"
-    r"(?<![\w'\"])(?:'''(?:\\.|[^\\])*?'''|\"\"\"(?:\\.|[^\\])*?\"\"\"|"
-    r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"))|(?P<comment>#[^\n]*)",
+    rf"(?P<string>\b[rbuf]{{0,2}}{LITERAL}|(?<![\w'\"]){LITERAL})|(?P<comment>#[^\n]*)",
     re.DOTALL | re.IGNORECASE,
 )
 CONDITION = re.compile(r"\b(?:el)?if\b[^\n:]*:")
@@ -51,21 +50,21 @@ def of_text(text: str, code: bool) -> Values:
         return values | {"inside quotes": _marked(text, [m.span() for m in QUOTES.finditer(text)])}
     tokens = list(PYTHON.finditer(text))
     strings = [m.span() for m in tokens if m.lastgroup == "string"]
-    comments = [m.span() for m in tokens if m.lastgroup == "comment"]
-    inside = _marked(text, strings, 0) + _marked(text, comments, 0)
-    bare = "".join(" " if i and c != "\n" else c for c, i in zip(text, inside))
-    values["inside a string"] = _marked(text, strings)
-    values["inside a comment"] = _marked(text, comments, 0)
-    values["inside a string or a comment"] = np.maximum(
-        values["inside a string"], values["inside a comment"]
-    )
-    values["inside the condition of an if"] = _marked(
-        text, [m.span() for m in CONDITION.finditer(bare)]
-    )
-    values["indentation of the line"] = _indentation(text)
-    depth = np.cumsum([(c in "([{") - (c in ")]}") for c in bare]) if bare else np.zeros(0)
-    values["depth of brackets"] = np.maximum(depth, 0).astype(float)
-    return values
+    string = _marked(text, strings)
+    comment = _marked(text, [m.span() for m in tokens if m.lastgroup == "comment"], 0)
+    hidden = _marked(text, strings, 0) + comment
+    bare = "".join(" " if i and c != "\n" else c for c, i in zip(text, hidden))
+    depth = np.cumsum([(c in "([{") - (c in ")]}") for c in bare])
+    return values | {
+        "inside a string": string,
+        "inside a comment": comment,
+        "inside a string or a comment": np.maximum(string, comment),
+        "inside the condition of an if": _marked(
+            text, [m.span() for m in CONDITION.finditer(bare)]
+        ),
+        "indentation of the line": _indentation(text),
+        "depth of brackets": np.maximum(depth, 0).astype(float),
+    }
 
 
 def _marked(text: str, spans: Sequence[tuple[int, int]], closing: int = 1) -> np.ndarray:

@@ -22,15 +22,10 @@ from captioner.types import EOS, UNK, Features, PerMember
 
 RANKS = (1, 5, 10)
 ROWS = 256  # of a product of images and captions
+BATCH = 32  # images, with all their captions
 
 
-def perplexity(
-    model: CaptionModel,
-    records: Sequence[Record],
-    source: Source,
-    batch_size: int = 32,
-    workers: int = 0,
-) -> Statistics:
+def perplexity(model: CaptionModel, records: Sequence[Record], source: Source) -> Statistics:
     """The statistics of perplexity per word and bits per character, over all captions of B images.
 
     They compare across tokenizers, since the denominators do not depend on them: the words of the
@@ -43,16 +38,18 @@ def perplexity(
     texts = [text for record in records for text in record.captions]
     letters = math.log(len(set("".join(texts))) + 1)
     sum_BS = np.zeros((len(records), 3))
-    ids = []
+    ids: list[list[list[int]]] = [[] for _ in records]
     for b, record in enumerate(records):
-        ids.append([[*tokenizer.encode(text), EOS] for text in record.captions])
-        for text, row in zip(record.captions, ids[-1]):
-            unknown = [len(unit) + 1 for unit, i in zip(tokenizer.split(text), row) if i == UNK]
-            sum_BS[b] += letters * sum(unknown), len(tokenize(text)) + 1, len(text.strip()) + 1
+        for text in record.captions:
+            units = tokenizer.split(text)
+            row = [tokenizer.ids.get(unit, UNK) for unit in units]
+            ids[b].append([*row, EOS])
+            unknown = sum(len(unit) + 1 for unit, i in zip(units, row) if i == UNK)
+            sum_BS[b] += letters * unknown, len(tokenize(text)) + 1, len(text.strip()) + 1
     nats_B = np.zeros(len(records))
     most = max(len(record.captions) for record in records)
     rank, world = distributed.rank(), distributed.world()
-    loader = Loader(EvalBatches(source, ids, batch_size, most, rank, world), workers=workers)
+    loader = Loader(EvalBatches(source, ids, BATCH, most, rank, world))
     model.eval()
     for batch in with_progress(loader, "perplexity", len(loader), "batches", rank == 0):
         log_prob_N = _log_prob(model, batch.images, batch.token_NT, batch.length_N)

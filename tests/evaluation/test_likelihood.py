@@ -50,10 +50,11 @@ def stepwise(captioner: CaptionModel, image: int, ids: list[int]) -> float:
 
 
 @pytest.mark.parametrize("kind, batch_size", [(Word, 1), (Word, 3), (Word, 64), (Char, 32)])
-def test_perplexity_is_that_of_the_unrolled_step(kind, batch_size):
+def test_perplexity_is_that_of_the_unrolled_step(kind, batch_size, monkeypatch):
     """Per word and per character, whatever the model reads."""
+    monkeypatch.setattr(likelihood, "BATCH", batch_size)
     captioner = model(kind.train(text for texts in TEXTS for text in texts))
-    statistics = likelihood.perplexity(captioner, RECORDS, source, batch_size)
+    statistics = likelihood.perplexity(captioner, RECORDS, source)
     nats = [
         -sum(stepwise(captioner, i, captioner.tokenizer.encode(text)) for text in texts)
         for i, texts in enumerate(TEXTS)
