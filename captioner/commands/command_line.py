@@ -81,29 +81,22 @@ def run_command(parser: ArgumentParser, argv: Sequence[str] | None = None) -> in
 
 @contextlib.contextmanager
 def flags_in_messages(**flags: str) -> Iterator[None]:
-    """Make errors about the options of a search name the flags that set them.
-
-    flags: by the name of the option; by default the name itself.
-    """
+    """Make errors about the options of a search name the `flags` that set them."""
     try:
         yield
     except InputError as error:
-
-        def flag(option: re.Match[str]) -> str:
-            return f"--{flags.get(option[1], option[1].replace('_', '-'))}"
-
-        raise InputError(re.sub(r"search\.(\w+)", flag, str(error))) from None
+        message = str(error)
+        for option, flag in flags.items():
+            message = re.sub(rf"search\.{option}\b", f"--{flag}", message)
+        raise InputError(message) from None
 
 
 def _accept_any_file_name() -> None:
     """Let standard streams carry file names that are not text."""
-    for stream, errors in (
-        (sys.stdin, "surrogateescape"),
-        (sys.stdout, "backslashreplace"),
-        (sys.stderr, "backslashreplace"),
-    ):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
+            unreadable = "surrogateescape" if stream is sys.stdin else "backslashreplace"
+            stream.reconfigure(errors=unreadable)
 
 
 def _discard_output() -> None:

@@ -1,6 +1,5 @@
 """`captioner gradients MODEL DATA`: how gradients flow back through a model, and its gates."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -32,8 +31,7 @@ def run(options: Namespace) -> None:
 
     inputs = gradients.read_inputs(options.model, options.data, options.split, options.limit)
     measurements = gradients.inspect(*inputs)
-    files.make_folder(options.out)
-    files.write_atomic(options.out / "gradients.json", json.dumps(measurements, indent=1))
+    files.write_json(options.out / "gradients.json", measurements)
     gradients.draw(measurements, options.out / "gradients.png")
     for name, norms in measurements["gradient"].items():
         steps = len(norms) - 1

@@ -63,7 +63,8 @@ def _strategy(options: Namespace) -> Strategy:
         raise InputError(f"{method} with --{flag}, which would have no effect")
     if options.greedy:
         return Greedy(options.length)
-    with flags_in_messages(width="beam"):
+    flags = {name: name.replace("_", "-") for name in (*RANDOM, "n")}
+    with flags_in_messages(**flags, width="beam", max_length="length"):
         if options.beam:
             return Beam(options.beam, n=options.n, max_length=options.length)
         temperature = 0.8 if options.temperature is None else options.temperature

@@ -8,9 +8,8 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from captioner import files
 from captioner.errors import InputError, printable, read_json
@@ -20,25 +19,28 @@ from captioner.metrics.score import list_images
 SPLITS = ("val2014", "test2014")
 
 
-class Split(NamedTuple):
-    """The predictions for a split, and the ids of all its images."""
+def read_splits(given: Sequence[tuple[str, str, str]]) -> dict[str, list[Prediction]]:
+    """The predictions of a submission from (split, predictions file, images file) each.
 
-    predictions: Sequence[Prediction]
-    image_ids: Collection[int]
-
-
-def read_splits(given: Sequence[tuple[str, str, str]]) -> dict[str, Split]:
-    """The splits of a submission from (split, predictions file, images file) each.
-
-    Raises InputError for an unknown or repeated split, naming a file that cannot be read.
+    Raises InputError for an unknown or repeated split, naming a file that cannot be read, and
+    naming images of the split without a prediction, or predictions for other images.
     """
     names = [name for name, _, _ in given]
     if not set(names) <= set(SPLITS) or len(set(names)) < len(names):
         raise InputError(f"--split {', '.join(names)}: give each of {', '.join(SPLITS)} once")
-    return {
-        name: Split(read_predictions(Path(predictions)), read_image_ids(Path(images)))
-        for name, predictions, images in given
-    }
+    splits = {}
+    for name, predictions, images in given:
+        splits[name] = read_predictions(Path(predictions))
+        predicted = {prediction["image_id"] for prediction in splits[name]}
+        image_ids = set(read_image_ids(Path(images)))
+        for ids, problem in (
+            (image_ids - predicted, "without a prediction"),
+            (predicted - image_ids, "predicted but not of this split"),
+        ):
+            if ids:
+                shown = list_images(sorted(ids, key=lambda image: (str(type(image)), image)))
+                raise InputError(f"{name}: {shown} {problem} (1 is not '1')")
+    return splits
 
 
 def read_image_ids(path: Path) -> list[int]:
@@ -54,24 +56,13 @@ def read_image_ids(path: Path) -> list[int]:
         ) from error
 
 
-def write_submission(path: Path, name: str, splits: Mapping[str, Split]) -> None:
-    """Write the zip. name: of the algorithm. splits: by their names.
-
-    Raises InputError naming images without a prediction, and predictions for other images.
-    """
+def write_submission(path: Path, name: str, splits: Mapping[str, Sequence[Prediction]]) -> None:
+    """Write the zip. name: of the algorithm. splits: predictions by the names of the splits."""
     if not re.fullmatch(r"[A-Za-z0-9-]+", name):
         raise InputError(f"{name!r}: the server takes letters, digits and hyphens as a name")
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for split, (predictions, image_ids) in splits.items():
-            predicted = {prediction["image_id"] for prediction in predictions}
-            for ids, problem in (
-                (set(image_ids) - predicted, "without a prediction"),
-                (predicted - set(image_ids), "predicted but not of this split"),
-            ):
-                if ids:
-                    images = list_images(sorted(ids, key=lambda image: (str(type(image)), image)))
-                    raise InputError(f"{split}: {images} {problem} (1 is not '1')")
+        for split, predictions in splits.items():
             rows = [{key: entry[key] for key in ("image_id", "caption")} for entry in predictions]
             archive.writestr(f"captions_{split}_{name}_results.json", json.dumps(rows))
     files.write_atomic(path, content.getvalue())
