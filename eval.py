@@ -9,10 +9,11 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from captioner import distributed
-from captioner.evaluation import predictions, scoring
+from captioner import distributed, files
+from captioner.evaluation import scoring
 from captioner.evaluation.scoring import Case
 from captioner.experiment import evaluation_task, hydra_app, schemas
+from captioner.metrics.score import headline
 
 schemas.register()
 
@@ -27,7 +28,7 @@ def main(config: DictConfig) -> float:
     first = distributed.rank() == 0
     records, captions, needs, search = evaluation_task.read_captions(config, run)
     if first and config.model is not None:  # before anything else may fail
-        predictions.write_predictions(run.predictions, captions)
+        files.write_json(run.predictions, captions)
     if not config.metrics:
         if first:
             print(f"the captions are in {run.predictions}")
@@ -38,16 +39,16 @@ def main(config: DictConfig) -> float:
         metrics.append("scenes")
     if not first:  # the others do their share, and do not wait for the rest
         shared = [name for name in metrics if name in scoring.SHARED]
-        return scoring.headline(scoring.evaluate(case, shared, resamples=0))
+        return headline(scoring.evaluate(case, shared, resamples=0))
     scores = scoring.evaluate(case, metrics, config.resamples, config.seed)
     scores["origin"] = scoring.origin(case, **evaluation_task.settings(config, search))
     if config.model is None:
-        predictions.write_predictions(run.predictions, captions)
-    scoring.write_scores(run.scores, scores)
+        files.write_json(run.predictions, captions)
+    files.write_json(run.scores, scores)
     title = f"{len(records)} images" + (f" of {config.split}" if config.references is None else "")
     Console().print(scoring.scores_table(scores, title))
     print(f"captions and scores are in {run.predictions} and {run.scores}")
-    return scoring.headline(scores)
+    return headline(scores)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from captioner.errors import InputError, os_reason, printable
 
@@ -30,6 +31,12 @@ def write_atomic(path: Path, content: bytes | bytearray | memoryview | str) -> N
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise unwritable(path, error) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON as `write_atomic` does, in a folder that is made if missing."""
+    make_folder(path.parent)
+    write_atomic(path, json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def append_bytes(path: Path, data: bytes, at: int | None = None) -> None:

@@ -1,6 +1,7 @@
 """What metrics start from, a Case, and what they give, a Result."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,6 +31,7 @@ class Result(NamedTuple):
     unavailable: Mapping[str, str] = {}
 
 
+@dataclass(eq=False)
 class Case:
     """Predictions with their records and all else that metrics may need; missing inputs are None.
 
@@ -41,33 +43,28 @@ class Case:
     Raises InputError, naming images, if predictions and records do not match.
     """
 
-    def __init__(
-        self,
-        records: Sequence[Record],
-        predictions: Sequence[Prediction],
-        *,
-        official: bool = False,
-        frequencies: DocumentFrequencies | None = None,
-        training: Sequence[str] | InputError | None = None,
-        scenes: Mapping[Any, Scene] | None = None,
-        objects: Mapping[Any, frozenset[str]] | None = None,
-        embedder: Callable[[], Embedder] | None = None,
-        model: CaptionModel | None = None,
-        source: Source | None = None,
-    ):
+    records: Sequence[Record]
+    predictions: Sequence[Prediction]
+    official: bool = False
+    frequencies: DocumentFrequencies | None = None
+    training: Sequence[str] | InputError | None = None
+    scenes: Mapping[Any, Scene] | None = None
+    objects: Mapping[Any, frozenset[str]] | None = None
+    embedder: Callable[[], Embedder] | None = None
+    model: CaptionModel | None = None
+    source: Source | None = None
+
+    def __post_init__(self) -> None:
         by_image: dict[Any, Prediction] = {}
-        for prediction in predictions:
+        for prediction in self.predictions:
             if prediction["image_id"] in by_image:
                 raise InputError(f"image {prediction['image_id']} has two predictions")
             by_image[prediction["image_id"]] = prediction
         score.check_matching(
-            {record.id: record.captions for record in records},
+            {record.id: record.captions for record in self.records},
             {image: prediction["caption"] for image, prediction in by_image.items()},
         )
-        self.records, self.predictions = records, [by_image[record.id] for record in records]
-        self.official, self.frequencies, self.training = official, frequencies, training
-        self.scenes, self.objects, self.embedder = scenes, objects, embedder
-        self.model, self.source = model, source
+        self.predictions = [by_image[record.id] for record in self.records]
 
     @cached_property
     def texts(self) -> score.Texts:

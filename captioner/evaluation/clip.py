@@ -43,12 +43,9 @@ class OpenClip:
         # OpenAI's were trained with another GELU than the models of the same name
         quick_gelu = (open_clip.get_pretrained_cfg(name, weights) or {}).get("quick_gelu", False)
         try:
+            options = {"weights_only": True, "force_quick_gelu": bool(quick_gelu)}
             self.model, _, self.transform = open_clip.create_model_and_transforms(
-                name,
-                pretrained=weights,
-                device=device,
-                weights_only=True,
-                force_quick_gelu=bool(quick_gelu),
+                name, pretrained=weights, device=device, **options
             )
         except Exception as error:  # from many libraries: no such model, no network, a broken file
             raise InputError(f"clip.name={name} clip.weights={weights}: {error}") from error

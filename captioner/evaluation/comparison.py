@@ -3,13 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from rich import box
 from rich.table import Table
 
-from captioner.evaluation.scoring import Case
+from captioner.evaluation.scoring import Case, left_table
 from captioner.metrics import bootstrap, score
 from captioner.metrics.bootstrap import Difference
-from captioner.metrics.statistics import as_text
+from captioner.metrics.statistics import as_text, or_none
 
 
 def compare(
@@ -26,18 +25,16 @@ def compare(
 
 
 def as_json(differences: Mapping[str, Difference]) -> dict[str, dict[str, float | None]]:
-    """The differences for JSON, which knows no NaN: None for a number that has no value."""
+    """The differences for JSON; None for a number that has no value."""
     return {
-        metric: {name: None if math.isnan(x) else x for name, x in difference._asdict().items()}
+        metric: {name: or_none(value) for name, value in difference._asdict().items()}
         for metric, difference in differences.items()
     }
 
 
 def differences_table(differences: Mapping[str, Difference], title: str) -> Table:
     """The differences for a terminal; scores x 100."""
-    table = Table(box=box.SIMPLE, pad_edge=False, title=title, title_justify="left")
-    for name in ("metric", "A", "B", "A - B", "95 % interval", "p"):
-        table.add_column(name, justify="left" if name == "metric" else "right")
+    table = left_table(title, "metric", "A", "B", "A - B", "95 % interval", "p")
     for metric, (*values, p) in differences.items():
         a, b, difference, low, high = (as_text(metric, value) for value in values)
         p_text = "-" if math.isnan(p) else f"{p:.4f}"

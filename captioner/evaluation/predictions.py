@@ -1,12 +1,11 @@
 """Predictions: the captions that a model generates for records, and their files."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from captioner import distributed, files
+from captioner import distributed
 from captioner.data.batches import EvalBatches, Source
 from captioner.data.loader import Loader
 from captioner.data.records import Record
@@ -94,9 +93,3 @@ def read_predictions(path: Path) -> list[Prediction]:
             raise InputError(f"{place}: finished is {entry['finished']!r:.80}; true or false")
         seen.add(image)
     return predictions
-
-
-def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Write a file in the official COCO results format."""
-    files.make_folder(path.parent)
-    files.write_atomic(path, json.dumps(predictions, ensure_ascii=False, indent=1))

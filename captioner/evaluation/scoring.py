@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import math
 import platform
 import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,20 +15,18 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from captioner import files
 from captioner.data.batches import Source
 from captioner.errors import InputError, Unavailable, escape
 from captioner.evaluation import likelihood
 from captioner.evaluation.case import Case, Result
 from captioner.metrics import bootstrap, score, tokenize
+from captioner.metrics.bootstrap import RESAMPLES
 from captioner.metrics.chair import chair
 from captioner.metrics.clipscore import clip_score
 from captioner.metrics.language import language, sameness, variety
-from captioner.metrics.statistics import Statistics, as_text
+from captioner.metrics.statistics import as_text, or_none
 from captioner.models.caption_model import CaptionModel
 from captioner.scenes import truth
-
-RESAMPLES = 1000
 
 
 def _text_metric(name: str) -> Callable[[Case], Result]:
@@ -135,37 +131,30 @@ def evaluate(
     needs}, "per_image": {id: {metric: value}}}; a missing value is None.
     """
     check_metrics(metrics, resamples, seed)
-    statistics: list[Statistics] = []
-    corpus_only: dict[str, float] = {}
-    unavailable: dict[str, str] = {}
     results: dict[str, Result] = {}
     for name in sorted(metrics, key=lambda name: name not in SHARED):  # no process waits
         try:
             results[name] = METRICS[name](case)
         except Unavailable as error:
             results[name] = Result([], unavailable={name: str(error)})
+    statistics = [metric for name in metrics for metric in results[name].statistics]
+    corpus = {name: value for metric in statistics for name, value in metric.corpus().items()}
+    unavailable: dict[str, str] = {}
     for name in metrics:
-        statistics += results[name].statistics
-        corpus_only |= results[name].corpus_only
+        corpus |= results[name].corpus_only
         unavailable |= results[name].unavailable
     images = [record.id for record in case.records]
     enough = statistics and resamples and len(images) > 1
     intervals = bootstrap.intervals(statistics, resamples, seed) if enough else {}
-    corpus = {name: value for metric in statistics for name, value in metric.corpus().items()}
-    corpus |= corpus_only
     return {
-        "corpus": {name: _or_none(value) for name, value in corpus.items()},
-        "intervals": {name: [*map(_or_none, pair)] for name, pair in intervals.items()},
+        "corpus": {name: or_none(value) for name, value in corpus.items()},
+        "intervals": {name: [*map(or_none, pair)] for name, pair in intervals.items()},
         "unavailable": unavailable,
         "per_image": {
-            image: {name: _or_none(value) for name, value in values.items()}
+            image: {name: or_none(value) for name, value in values.items()}
             for image, values in score.per_image(images, statistics).items()
         },
     }
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def origin(case: Case, **options: Any) -> dict[str, Any]:
@@ -198,11 +187,17 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
 
 
+def left_table(title: str, first: str, *others: str) -> Table:
+    """An empty table for a terminal; the columns after the first are numbers."""
+    table = Table(first, box=box.SIMPLE, pad_edge=False, title=title, title_justify="left")
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
 def scores_table(scores: Mapping[str, Any], title: str) -> Table:
     """The scores for a terminal: a line for each metric, shares and scores x 100."""
-    table = Table(box=box.SIMPLE, pad_edge=False, title=title, title_justify="left")
-    for name in ("metric", "value", "95 % interval"):
-        table.add_column(name, justify="left" if name == "metric" else "right")
+    table = left_table(title, "metric", "value", "95 % interval")
     for name, value in scores["corpus"].items():
         low, high = scores["intervals"].get(name, (None, None))
         interval = "" if low is None else f"{as_text(name, low)} to {as_text(name, high)}"
@@ -210,16 +205,3 @@ def scores_table(scores: Mapping[str, Any], title: str) -> Table:
     for name, reason in scores["unavailable"].items():
         table.add_row(name, "-", Text(escape(f"unavailable: {reason}")))  # "[clip]" is no markup
     return table
-
-
-def headline(scores: Mapping[str, Any]) -> float:
-    """The one number to compare runs by: CIDEr, else the first metric with a value, else nan."""
-    corpus = scores["corpus"]
-    values = [corpus.get("CIDEr"), *corpus.values()]
-    return float(next((value for value in values if value is not None), math.nan))
-
-
-def write_scores(path: Path, scores: Mapping[str, Any]) -> None:
-    """Write scores as JSON."""
-    files.make_folder(path.parent)
-    files.write_atomic(path, json.dumps(scores, ensure_ascii=False, indent=1))

@@ -4,6 +4,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from rich.console import Console
 
+from captioner import files
 from captioner.data.batches import image_vectors
 from captioner.data.records import Record
 from captioner.decoders.base import WordDecoder
@@ -14,7 +15,8 @@ from captioner.experiment import components, sources
 from captioner.experiment.optimizers import make_optimizer
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import plain
-from captioner.metrics.score import USUAL
+from captioner.metrics.bootstrap import RESAMPLES
+from captioner.metrics.score import USUAL, headline
 from captioner.models import caption_model, loading
 from captioner.models.caption_model import CaptionModel
 from captioner.training.caption_training import CaptionTraining
@@ -93,20 +95,20 @@ def evaluate(
     val, source = training.val_records, data.sources["val"]
     captions = predictions.predict(model, val, source, training.strategy, workers=data.workers)
     if trainer.is_global_zero:
-        predictions.write_predictions(run.predictions, captions)
+        files.write_json(run.predictions, captions)
     scenes = sources.read_scenes(config.data, config.data.val_split)
     case = Case(val, captions, scenes=scenes)
-    resamples = scoring.RESAMPLES if trainer.is_global_zero else 0  # of the scores that are written
+    resamples = RESAMPLES if trainer.is_global_zero else 0  # of the scores that are written
     scores = scoring.evaluate(case, [*USUAL, *(["scenes"] if scenes else [])], resamples)
     if trainer.is_global_zero:
         options = {"data": plain(config.data), "split": config.data.val_split}
         options |= {"search": plain(config.search), "resamples": resamples, "seed": 0}
         digests = components.weight_digests(run.model)
         scores["origin"] = scoring.origin(case, **options, model=digests)
-        scoring.write_scores(run.scores, scores)
+        files.write_json(run.scores, scores)
         title = f"{len(val)} images of {config.data.val_split}"
         Console().print(scoring.scores_table(scores, title))
         print(
             f"everything is in {run}; caption pictures with\n  caption --model {run.model} PATH ..."
         )
-    return scoring.headline(scores)
+    return headline(scores)

@@ -29,8 +29,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from captioner import distributed, files
 from captioner.errors import InputError, read_json
-from captioner.evaluation import scoring
 from captioner.experiment.schemas import TrainConfig
+from captioner.metrics import score
 from captioner.models import directory
 from captioner.tokenizers import Tokenizer
 
@@ -143,7 +143,7 @@ class RunDir:
 
     def headline(self) -> float:
         """The one number by which a run that has ended is compared."""
-        return scoring.headline(read_json(self.scores))
+        return score.headline(read_json(self.scores))
 
     def results(self) -> Results:
         """Scores, perplexity, size, time and configuration, or those of an evaluation: scores only.

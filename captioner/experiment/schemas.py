@@ -13,7 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from captioner.errors import InputError
-from captioner.evaluation.scoring import RESAMPLES
+from captioner.metrics.bootstrap import RESAMPLES
 from captioner.metrics.score import USUAL
 from captioner.search import STRATEGIES
 from captioner.search.constraints import Constraints

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from captioner import distributed
+from captioner import distributed, files
 from captioner.data import text
 from captioner.errors import InputError
-from captioner.evaluation import scoring
 from captioner.experiment import components
 from captioner.experiment.optimizers import make_optimizer
 from captioner.experiment.run_dir import RunDir
@@ -82,7 +81,7 @@ def evaluate(
         unit = {"char": "character"}.get(model.tokenizer.kind, model.tokenizer.kind)
         origin = {"data": plain(config.data), "model": components.weight_digests(run.model)}
         scores = {"corpus": {f"bits_per_{unit}": score}, "origin": origin}
-        scoring.write_scores(run.scores, scores)
+        files.write_json(run.scores, scores)
         print(
             f"{score:.4f} bits a {unit} of {data.val.units} held out; {run.samples} "
             f"shows how it wrote; let it write with\n"

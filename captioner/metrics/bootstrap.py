@@ -13,6 +13,7 @@ import numpy as np
 from captioner.errors import InputError
 from captioner.metrics.statistics import Statistics
 
+RESAMPLES = 1000
 LEVEL = 95.0  # per cent of the resamples that an interval holds
 
 
@@ -28,7 +29,7 @@ class Difference(NamedTuple):
 
 
 def intervals(
-    statistics: Sequence[Statistics], resamples: int = 1000, seed: int = 0
+    statistics: Sequence[Statistics], resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """The 95 % percentile interval of each metric (Efron and Tibshirani 1993, chapter 13).
 

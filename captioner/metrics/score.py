@@ -1,5 +1,6 @@
 """Metrics of captions against references by name, under the official names and scale."""
 
+import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
@@ -105,6 +106,12 @@ def per_image(images: Sequence[Id], scores: Sequence[Statistics]) -> dict[Id, di
         image: dict(zip(names, (value for row in rows for value in row[b]), strict=True))
         for b, image in enumerate(images)
     }
+
+
+def headline(scores: Mapping[str, Any]) -> float:
+    """The one number to compare runs by: CIDEr, else the first metric with a value, else nan."""
+    values = [scores["corpus"].get("CIDEr"), *scores["corpus"].values()]
+    return float(next((value for value in values if value is not None), math.nan))
 
 
 def check_names(metrics: Sequence[str]) -> None:

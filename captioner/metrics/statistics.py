@@ -56,6 +56,11 @@ DECIMALS |= {"perplexity": 2, "bits_per_character": 3, "bits_per_word": 3}
 """The decimals of values that are not shares or scores, and so not multiplied by 100."""
 
 
+def or_none(value: float) -> float | None:
+    """A value for JSON, which knows no NaN: None for it."""
+    return value if np.isfinite(value) else None
+
+
 def as_text(name: str, value: float | None) -> str:
     """A value for a table: x 100, as papers print scores, or with its DECIMALS; "-" for none."""
     if value is None or value != value:

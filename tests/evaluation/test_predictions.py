@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import captioner
-from captioner import search
+from captioner import files, search
 from captioner.data import records
 from captioner.data.batches import PixelSource
 from captioner.errors import InputError
@@ -43,7 +43,7 @@ def test_a_broken_file_is_named(tmp_path, text, message):
 
 
 def test_written_and_read_again(tmp_path):
-    predictions.write_predictions(tmp_path / "predictions.json", GOOD)
+    files.write_json(tmp_path / "predictions.json", GOOD)
     assert predictions.read_predictions(tmp_path / "predictions.json") == GOOD
     assert [p.name for p in tmp_path.iterdir()] == ["predictions.json"]
 

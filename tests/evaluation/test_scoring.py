@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from captioner import scenes
+from captioner import files, scenes
 from captioner.data.records import Record
 from captioner.errors import InputError
 from captioner.evaluation import scoring
 from captioner.evaluation.scoring import Case
 from captioner.experiment import runs
-from captioner.metrics.score import score
+from captioner.metrics.score import headline, score
 
 RECORDS = [
     Record(1, Path("a"), ("a dog runs on grass", "the dog runs"), "val"),
@@ -185,14 +185,14 @@ def test_a_number_can_be_traced():
 
 
 def test_the_headline_is_cider_or_the_first_that_has_a_value():
-    assert scoring.headline({"corpus": {"Bleu_1": 0.1, "CIDEr": 0.5}}) == 0.5
-    assert scoring.headline({"corpus": {"novel": None, "words": 9.0}}) == 9
-    assert math.isnan(scoring.headline({"corpus": {}}))
+    assert headline({"corpus": {"Bleu_1": 0.1, "CIDEr": 0.5}}) == 0.5
+    assert headline({"corpus": {"novel": None, "words": 9.0}}) == 9
+    assert math.isnan(headline({"corpus": {}}))
 
 
 def test_scores_json_is_json(tmp_path):
     scores = scoring.evaluate(Case(RECORDS, GOOD), ["language", "chair"])
-    scoring.write_scores(tmp_path / "scores.json", scores)
+    files.write_json(tmp_path / "scores.json", scores)
 
     def refuse(constant):
         raise AssertionError(constant)
