@@ -6,6 +6,8 @@ A message names the file or the value, says what is wrong, and what to do about 
 import json
 import re
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +39,30 @@ def os_reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
+@contextmanager
+def naming_file(path: Path | str) -> Iterator[None]:
+    """Turn an OSError into an InputError with its file's name, or `path` if it knows none."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{printable(error.filename or path)}: {os_reason(error)}") from error
+
+
+def first_five(items: Iterable[object]) -> str:
+    """Up to five items, and how many more there are, for a message."""
+    names = [str(item) for item in items]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, without a byte order mark.
 
     Raises InputError, naming the file and the byte, if it cannot be read.
     """
-    try:
+    with naming_file(path):
         data = path.read_bytes()
+    try:
         return data.decode().removeprefix("\ufeff")
-    except OSError as error:
-        raise InputError(f"{printable(path)}: {os_reason(error)}") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(
@@ -68,6 +84,18 @@ def parse_json(text: str, name: str) -> Any:
 def read_json(path: Path) -> Any:
     """The content of a UTF-8 JSON file. Raises InputError, naming the file, if that fails."""
     return parse_json(read_text(path), printable(path))
+
+
+def json_field(item: Any, key: str, kinds: tuple[type, ...], place: str) -> Any:
+    """A value of a JSON object. Raises InputError, with `place`, unless it is of one of `kinds`."""
+    if type(item) is not dict:
+        raise InputError(f"{place}: expected an object with {key!r}, got {str(item)[:60]!r}")
+    if key not in item:
+        raise InputError(f"{place}: key {key!r} is missing; it has {first_five(map(repr, item))}")
+    if type(item[key]) not in kinds:  # not isinstance: true is no id
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"{place}: {key} is {str(item[key])[:60]!r}; expected {wanted}")
+    return item[key]
 
 
 def report(error: InputError, prefix: str = "error") -> int:

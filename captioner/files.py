@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from captioner.errors import InputError, os_reason, printable
+from captioner.errors import InputError, os_reason
 
 
 def write_atomic(path: Path, content: bytes | bytearray | memoryview | str) -> None:
@@ -21,16 +23,16 @@ def write_atomic(path: Path, content: bytes | bytearray | memoryview | str) -> N
     data = content.encode() if isinstance(content, str) else content
     # A random name, since another run may write the same file of a cache.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise unwritable(path, error) from error
+    with _writing(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -41,15 +43,12 @@ def write_json(path: Path, content: Any) -> None:
 
 def append_bytes(path: Path, data: bytes, at: int | None = None) -> None:
     """Write at the end of a file, or from byte `at` on, and sync it. Raises InputError."""
-    try:
-        with open(path, "ab") as file:
-            if at is not None:
-                file.truncate(at)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise unwritable(path, error) from error
+    with _writing(path), open(path, "ab") as file:
+        if at is not None:
+            file.truncate(at)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sha256(path: Path) -> str:
@@ -64,20 +63,10 @@ def complete_lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
-def open_for_reading(path: Path) -> IO[bytes]:
-    """Open a file. Raises InputError naming it."""
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise InputError(f"{printable(path)}: {os_reason(error)}") from error
-
-
 def open_for_writing(path: Path) -> IO[str]:
     """Open an empty text file. Raises InputError."""
-    try:
+    with _writing(path):
         return open(path, "w")
-    except OSError as error:
-        raise unwritable(path, error) from error
 
 
 def try_lock(file: IO[str]) -> bool:
@@ -85,28 +74,29 @@ def try_lock(file: IO[str]) -> bool:
 
     Raises InputError if the file system has no locks.
     """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise unwritable(Path(file.name), error) from error
+    with _writing(Path(file.name)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True
 
 
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, if missing. Raises InputError."""
-    try:
+    with _writing(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raise InputError for a full disk, or a place where the user may not write."""
+    try:
+        yield
     except OSError as error:
-        raise unwritable(path, error) from error
-
-
-def unwritable(path: Path, error: OSError) -> InputError:
-    """Return the error to raise if the disk is full, or if the user may not write there."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    remedy = "free space" if full else "write elsewhere"
-    return InputError(f"{path}: {os_reason(error)}: {remedy}, and run it again")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "free space" if full else "write elsewhere"
+        raise InputError(f"{path}: {os_reason(error)}: {remedy}, and run it again") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from captioner.errors import InputError, parse_json, read_json, read_text
+from captioner.errors import InputError, json_field, parse_json, read_json, read_text
 
 _TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)", re.DOTALL)
 _END = 2**16  # bytes at either end of a file that tell its format
@@ -64,15 +64,15 @@ def format_of(path: Path) -> str | None:
 def _coco(path: Path) -> list[Entry]:
     data = read_json(path)
     entries: dict[int | str, Entry] = {}
-    for i, image in enumerate(_get(data, "images", (list,), str(path))):
+    for i, image in enumerate(json_field(data, "images", (list,), str(path))):
         where = f"{path}: images[{i}]"
-        key = _get(image, "id", (int, str), where)
-        _add(entries, Entry(key, _get(image, "file_name", (str,), where), [], None, where))
+        key = json_field(image, "id", (int, str), where)
+        _add(entries, Entry(key, json_field(image, "file_name", (str,), where), [], None, where))
     info = "image_info" in path.name and "annotations" not in data  # COCO's test images
-    annotations = [] if info else _get(data, "annotations", (list,), str(path))
+    annotations = [] if info else json_field(data, "annotations", (list,), str(path))
     for i, annotation in enumerate(annotations):
         where = f"{path}: annotations[{i}]"
-        key = _get(annotation, "image_id", (int, str), where)
+        key = json_field(annotation, "image_id", (int, str), where)
         if key not in entries:
             raise InputError(
                 f"{where}: image_id {key!r} is not in images; add it there or take this out"
@@ -83,15 +83,15 @@ def _coco(path: Path) -> list[Entry]:
 
 def _karpathy(path: Path) -> list[Entry]:
     entries: dict[int | str, Entry] = {}
-    for i, image in enumerate(_get(read_json(path), "images", (list,), str(path))):
+    for i, image in enumerate(json_field(read_json(path), "images", (list,), str(path))):
         where = f"{path}: images[{i}]"
-        name, split = (_get(image, key, (str,), where) for key in ("filename", "split"))
+        name, split = (json_field(image, key, (str,), where) for key in ("filename", "split"))
         if folder := image.get("filepath"):
             name = f"{folder}/{name}"
-        key = _get(image, "cocoid" if "cocoid" in image else "imgid", (int, str), where)
+        key = json_field(image, "cocoid" if "cocoid" in image else "imgid", (int, str), where)
         captions = [
             _caption(sentence, "raw", f"{where}.sentences[{j}]")
-            for j, sentence in enumerate(_get(image, "sentences", (list,), where))
+            for j, sentence in enumerate(json_field(image, "sentences", (list,), where))
         ]
         _add(entries, Entry(key, name, captions, split, where))
     return list(entries.values())
@@ -147,8 +147,8 @@ def _table(rows: Iterable[tuple[str, Any]]) -> list[Entry]:
     """Return an entry per image, from rows of image, caption and (if known) split."""
     entries: dict[str, Entry] = {}
     for where, row in rows:
-        name = _get(row, "image", (str,), where)
-        split = _get(row, "split", (str,), where) or None if "split" in row else None
+        name = json_field(row, "image", (str,), where)
+        split = json_field(row, "split", (str,), where) or None if "split" in row else None
         entry = entries.setdefault(name, Entry(name, name, [], split, where))
         if split != entry.split:
             raise InputError(f"{where}: split {split!r}, but {entry.split!r} in {entry.where}")
@@ -164,20 +164,8 @@ def lines_of(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path}: line {number}", line.removesuffix("\r")
 
 
-def _get(item: Any, key: str, kinds: tuple[type, ...], where: str) -> Any:
-    if type(item) is not dict:
-        raise InputError(f"{where}: expected an object with {key!r}, got {str(item)[:60]!r}")
-    if key not in item:
-        raise InputError(f"{where}: key {key!r} is missing; it has {first_five(map(repr, item))}")
-    value = item[key]
-    if type(value) not in kinds:  # not isinstance: true is no id
-        wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise InputError(f"{where}: {key} is {str(value)[:60]!r}; expected {wanted}")
-    return value
-
-
 def _caption(item: Any, key: str, where: str) -> str:
-    caption = _get(item, key, (str,), where)
+    caption = json_field(item, key, (str,), where)
     if not caption.strip():
         raise InputError(f"{where}: empty caption; write one or take it out")
     if not caption.isascii() and re.search(r"[\ud800-\udfff]", caption):  # JSON can say that
@@ -190,9 +178,3 @@ def _add(entries: dict[int | str, Entry], entry: Entry) -> None:
         other = entries[entry.id].where
         raise InputError(f"{entry.where}: id {entry.id!r} is that of {other} too; give it its own")
     entries[entry.id] = entry
-
-
-def first_five(items: Iterable[object]) -> str:
-    """Return up to five items, and how many more there are, for a message."""
-    names = [str(item) for item in items]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from captioner.data.formats import Entry, first_five
-from captioner.errors import InputError
+from captioner.data.formats import Entry
+from captioner.errors import InputError, first_five
 
 _FLICKR = ("Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images")
 _COCO = ("train2014", "val2014", "test2014", "train2017", "val2017", "test2017")

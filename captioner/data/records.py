@@ -9,14 +9,13 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from captioner.data.formats import READERS, Entry, first_five, format_of, lines_of
+from captioner.data.formats import READERS, Entry, format_of, lines_of
 from captioner.data.image_folders import locate
-from captioner.errors import InputError, os_reason
+from captioner.errors import InputError, first_five, naming_file
 
 ANNOTATION_FOLDERS = ("", "annotations", "Flickr8k_text")
 """Where a root is searched for caption files and split lists."""
@@ -66,7 +65,7 @@ def read_records(
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
     split = SAME_SPLIT.get(split, split) if split else split
-    with _naming_files(root):
+    with naming_file(root):
         entries = _read_entries(root, split, captions, bare)
         paths = locate(entries, root if images is None else root / images)
     return [_record(entry, path) for entry, path in zip(entries, paths, strict=True)]
@@ -76,7 +75,7 @@ def read_captions(
     root: Path | str, split: str, captions: Path | str | None = None
 ) -> dict[int | str, list[str]]:
     """Return image id -> captions of a split; pictures may be missing. Raises as `read_records`."""
-    with _naming_files(root):
+    with naming_file(root):
         return {entry.id: entry.captions for entry in _read_entries(Path(root), split, captions)}
 
 
@@ -86,7 +85,7 @@ def read_references(path: Path | str, split: str | None = None) -> list[Record]:
     split: if the file holds several; None for all. Raises as `read_records`.
     """
     path = Path(path)
-    with _naming_files(path):
+    with naming_file(path):
         entries = _read_entries(path.parent, None, path.name)
     splits = {str(entry.split) for entry in entries}
     if split is not None and len(splits) > 1:
@@ -99,15 +98,6 @@ def read_references(path: Path | str, split: str | None = None) -> list[Record]:
 
 def _record(entry: Entry, image: Path) -> Record:
     return Record(entry.id, image, tuple(entry.captions), str(entry.split))
-
-
-@contextmanager
-def _naming_files(path: Path | str) -> Iterator[None]:
-    """Raise InputError for OSError, with the file's name, or `path` if that is not known."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{error.filename or path}: {os_reason(error)}") from error
 
 
 def _read_entries(

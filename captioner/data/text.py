@@ -22,8 +22,7 @@ import numpy as np
 import torch
 
 from captioner import files
-from captioner.errors import InputError, os_reason
-from captioner.files import open_for_reading
+from captioner.errors import InputError, naming_file
 from captioner.tokenizers import Tokenizer
 from captioner.types import BOS, EOS, PAD, TextBatch
 
@@ -43,7 +42,7 @@ class Document(NamedTuple):
 
     def pieces(self) -> Iterator[str]:
         """Yield the text, some lines at a time. Raises InputError naming the file and the byte."""
-        with open_for_reading(self.path) as file:
+        with naming_file(self.path), open(self.path, "rb") as file:
             file.seek(self.begin)
             while (left := self.end - file.tell()) > 0:
                 at = file.tell()
@@ -90,10 +89,8 @@ def documents(path: str, pattern: str = "*") -> list[Document]:
         paths = [Path(path)]
     else:
         raise InputError(f"data.path={path}: no such file or folder (or python, or bible)")
-    try:
+    with naming_file(path):
         sizes = [(file, file.stat().st_size) for file in paths]
-    except OSError as error:
-        raise InputError(f"{error.filename}: {os_reason(error)}") from error
     texts = [Document(file, 0, size, file.suffix == ".py") for file, size in sizes if size]
     if not texts:
         raise InputError(f"data.path={path}: no text in it (data.pattern={pattern})")
@@ -146,7 +143,7 @@ def _fraction(name: str) -> float:
 
 def _line_after(document: Document, share: float) -> int:
     """The offset after the line in which this share of the document ends."""
-    with open_for_reading(document.path) as file:
+    with naming_file(document.path), open(document.path, "rb") as file:
         file.seek(document.begin + int(share * (document.end - document.begin)))
         file.readline()
         return min(file.tell(), document.end)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from captioner.errors import InputError, printable, read_json
+from captioner.errors import InputError, first_five, json_field, printable, read_json
 from captioner.metrics import chair_names
 from captioner.metrics.statistics import Statistics, shares
 
@@ -124,23 +124,22 @@ def read_objects(path: Path | str) -> dict[int | str, frozenset[str]]:
     data = read_json(path)
     names: dict[int, str] = {}
     for place, entry in _entries(data, "categories", path):
-        names[_get(entry, "id", (int,), place)] = _get(entry, "name", (str,), place)
+        names[json_field(entry, "id", (int,), place)] = json_field(entry, "name", (str,), place)
     known = {category for _, category in phrases()}
     if unknown := [name for name in names.values() if name not in known]:
         raise InputError(
-            f"{printable(path)}: categories {', '.join(map(repr, unknown[:5]))}"
-            f"{f' and {len(unknown) - 5} more' * (len(unknown) > 5)} are none of COCO's 80: "
-            "CHAIR needs an instances file of COCO, as instances_val2014.json"
+            f"{printable(path)}: categories {first_five(map(repr, unknown))} are none of COCO's "
+            "80: CHAIR needs an instances file of COCO, as instances_val2014.json"
         )
     objects: dict[int | str, set[str]] = {}
     for place, entry in _entries(data, "images", path):
-        image = _get(entry, "id", (int, str), place)
+        image = json_field(entry, "id", (int, str), place)
         if image in objects:
             raise InputError(f"{place}: id {image!r} is that of another image too: take one out")
         objects[image] = set()
     for place, entry in _entries(data, "annotations", path):
-        image = _get(entry, "image_id", (int, str), place)
-        category = _get(entry, "category_id", (int,), place)
+        image = json_field(entry, "image_id", (int, str), place)
+        category = json_field(entry, "category_id", (int,), place)
         if image not in objects:
             raise InputError(f"{place}: image_id {image!r} is none of the images")
         if category not in names:
@@ -151,14 +150,5 @@ def read_objects(path: Path | str) -> dict[int | str, frozenset[str]]:
 
 def _entries(data: Any, key: str, path: Path) -> Iterator[tuple[str, Any]]:
     """Each entry of a list in the file, with its place for messages."""
-    for i, entry in enumerate(_get(data, key, (list,), printable(path))):
+    for i, entry in enumerate(json_field(data, key, (list,), printable(path))):
         yield f"{printable(path)}: {key}[{i}]", entry
-
-
-def _get(item: Any, key: str, kinds: tuple[type, ...], place: str) -> Any:
-    if not isinstance(item, dict) or key not in item:
-        raise InputError(f"{place}: no {key!r} in {str(item)[:60]!r}; add it")
-    if type(item[key]) not in kinds:  # not isinstance: true is no id
-        wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise InputError(f"{place}: {key} is {str(item[key])[:60]!r}; expected {wanted}")
-    return item[key]

@@ -4,12 +4,13 @@ import io
 import warnings
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from captioner import files
-from captioner.errors import InputError, os_reason, printable
+from captioner.errors import InputError, naming_file, printable
 from captioner.metrics.ngrams import ORDERS, Matches, Numbers, References
 from captioner.metrics.tokenize import VERSION
 
@@ -59,39 +60,38 @@ class DocumentFrequencies:
     @classmethod
     def load(cls, path: Path) -> "DocumentFrequencies":
         """Read what `save` wrote. Nothing in it is executed. Raises InputError naming the file."""
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as table:
-                if (version := str(table["tokenizer"])) != VERSION:
-                    raise ValueError(f"it is of version {version} of the tokenizer, not {VERSION}")
-                words = table["words"].tobytes().decode().split("\n")[:-1]
-                numbers = Numbers(
-                    len(table["frequencies"]),
-                    dict(zip(words, table["word_numbers"].tolist(), strict=True)),
-                    [table[f"keys_{n}"] for n in range(ORDERS - 1)],
-                    [table[f"numbers_{n}"] for n in range(ORDERS - 1)],
-                )
-                frequencies = cls(int(table["images"]), numbers, table["frequencies"])
-                frequencies.check_consistent()
-        except OSError as error:
-            raise InputError(f"{printable(path)}: {os_reason(error)}") from error
-        except BROKEN as error:
-            raise InputError(
-                f"{printable(path)}: no table of document frequencies ({error}): make one with "
-                "`captioner frequencies CAPTIONS TABLE.npz`"
-            ) from error
+        with naming_file(path):
+            try:
+                with open(path, "rb") as file, np.load(file, allow_pickle=False) as table:
+                    frequencies = cls._from_arrays(table)
+            except BROKEN as error:
+                raise InputError(
+                    f"{printable(path)}: no table of document frequencies ({error}): make one with "
+                    "`captioner frequencies CAPTIONS TABLE.npz`"
+                ) from error
         return frequencies
 
-    def check_consistent(self) -> None:
-        """Raise ValueError if the arrays do not fit each other."""
-        given = [np.array(list(self.numbers.words.values()), np.int64), *self.numbers.numbers]
-        number = np.sort(np.concatenate(given))
-        sizes = list(map(len, self.numbers.keys)) == list(map(len, self.numbers.numbers))
-        rising = all((np.diff(keys) > 0).all() for keys in self.numbers.keys)
-        if not (sizes and rising and np.array_equal(number, np.arange(self.numbers.size))):
+    @classmethod
+    def _from_arrays(cls, table: Mapping[str, np.ndarray]) -> "DocumentFrequencies":
+        """Raises one of BROKEN if the arrays are missing or do not fit each other."""
+        if (version := str(table["tokenizer"])) != VERSION:
+            raise ValueError(f"it is of version {version} of the tokenizer, not {VERSION}")
+        images, frequency_G = int(table["images"]), table["frequencies"]
+        words = table["words"].tobytes().decode().split("\n")[:-1]
+        numbers = Numbers(
+            len(frequency_G),
+            dict(zip(words, table["word_numbers"].tolist(), strict=True)),
+            [table[f"keys_{n}"] for n in range(ORDERS - 1)],
+            [table[f"numbers_{n}"] for n in range(ORDERS - 1)],
+        )
+        number = np.sort(np.concatenate([list(numbers.words.values()), *numbers.numbers]))
+        sizes = list(map(len, numbers.keys)) == list(map(len, numbers.numbers))
+        rising = all((np.diff(keys) > 0).all() for keys in numbers.keys)
+        if not (sizes and rising and np.array_equal(number, np.arange(numbers.size))):
             raise ValueError("its n-grams are not numbered")
-        frequency_G = self.frequency_G
-        if self.images < 1 or (frequency_G < 0).any() or (frequency_G > self.images).any():
+        if images < 1 or (frequency_G < 0).any() or (frequency_G > images).any():
             raise ValueError("its frequencies are not of these images")
+        return cls(images, numbers, frequency_G)
 
 
 class Uniform(DocumentFrequencies):

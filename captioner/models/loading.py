@@ -8,7 +8,7 @@ import torch
 from captioner import images, search
 from captioner.decoders.ensemble import Ensemble
 from captioner.encoders import CNN, Encoders
-from captioner.errors import InputError, os_reason, printable
+from captioner.errors import InputError, naming_file, printable
 from captioner.instantiate import instantiate
 from captioner.models.caption_model import CaptionModel, build_captioner
 from captioner.models.directory import Contents, load_weights, read_contents
@@ -73,11 +73,8 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 def read_model(folder: str | Path) -> CaptionModel | LanguageModel:
     """Load one model directory, of either kind, in evaluation mode on the CPU (see `load`)."""
-    try:
+    with naming_file(folder):
         contents = read_contents(Path(folder))
-    except OSError as error:
-        name = printable(error.filename or folder)
-        raise InputError(f"{name}: {os_reason(error)}") from error
     build = _language_model if contents.config["encoder"] is None else _captioner
     return build(contents).eval()
 

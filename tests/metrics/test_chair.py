@@ -202,17 +202,17 @@ def test_coco_itself_is_known_and_other_categories_are_named(written):
     [
         ("{", "not readable as JSON"),
         pytest.param("[" * 100_000, "not readable as JSON", id="deep"),
-        ("[]", "no 'categories' in"),
+        ("[]", "expected an object with 'categories', got '\\[\\]'"),
         ({"categories": 3}, "categories is '3'; expected list"),
         (instances(images=None), "images is 'None'; expected list"),
-        (instances(images=[{}]), r"images\[0\]: no 'id' in"),
-        (instances(images=[1]), r"images\[0\]: no 'id' in '1'"),
+        (instances(images=[{}]), r"images\[0\]: key 'id' is missing"),
+        (instances(images=[1]), r"images\[0\]: expected an object with 'id', got '1'"),
         (instances(images=[{"id": True}]), r"images\[0\]: id is 'True'; expected int or str"),
         (instances(images=[{"id": 1}, {"id": 1}]), r"images\[1\]: id 1 is that of another"),
-        (instances(categories=[{"id": 1}]), r"categories\[0\]: no 'name'"),
+        (instances(categories=[{"id": 1}]), r"categories\[0\]: key 'name' is missing"),
         (instances(images=[{"id": 1}]), r"annotations\[3\]: image_id 'three' is none of"),
         (instances(categories=[{"id": 1, "name": "dog"}]), r"annotations\[0\]: category_id 18 is"),
-        (instances(annotations=[{"image_id": 1}]), r"annotations\[0\]: no 'category_id'"),
+        (instances(annotations=[{"image_id": 1}]), r"annotations\[0\]: key 'category_id'"),
     ],
 )
 def test_broken_files_are_named_with_their_key(written, content, message):
