@@ -26,7 +26,7 @@ def main(config: DictConfig) -> float:
     scoring.check_metrics(config.metrics, config.resamples, config.seed)
     run = distributed.gather(hydra_app.run_dir_of(config))[0]  # the first process's
     first = distributed.rank() == 0
-    records, captions, needs, search = evaluation_task.read_captions(config, run)
+    records, captions, needs = evaluation_task.read_captions(config, run)
     if first and config.model is not None:  # before anything else may fail
         files.write_json(run.predictions, captions)
     if not config.metrics:
@@ -41,7 +41,7 @@ def main(config: DictConfig) -> float:
         shared = [name for name in metrics if name in scoring.SHARED]
         return headline(scoring.evaluate(case, shared, resamples=0))
     scores = scoring.evaluate(case, metrics, config.resamples, config.seed)
-    scores["origin"] = scoring.origin(case, **evaluation_task.settings(config, search))
+    scores["origin"] = scoring.origin(case, **evaluation_task.settings(config, case.model))
     if config.model is None:
         files.write_json(run.predictions, captions)
     files.write_json(run.scores, scores)

@@ -12,7 +12,6 @@ from captioner.errors import InputError
 from captioner.evaluation import predictions, scoring
 from captioner.evaluation.scoring import Case
 from captioner.experiment import components, sources
-from captioner.experiment.optimizers import make_optimizer
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import plain
 from captioner.metrics.bootstrap import RESAMPLES
@@ -32,9 +31,8 @@ def prepare(
 
     Every picture is opened, and seen by a frozen encoder, if it was not before.
     """
-    objective = components.make_objective(config.objective)
-    strategy = components.make_strategy(config.search)
-    optimizer = make_optimizer(config.optimizer, trainer.precision)
+    options = components.training_options(config, trainer.precision)
+    objective, strategy = options["objective"], components.make_strategy(config.search)
     train, val = _read_records(config)
     if not config.encoder:
         raise InputError("encoder=none is for data=text: give an encoder")
@@ -61,11 +59,8 @@ def prepare(
     )
     model.strategy = strategy  # saved with it
     objective.prepare(train)
-    expected_count = config.data.batch_size if objective.rewarded else data.words
-    options = components.training_options(config, expected_count)
-    training = CaptionTraining(
-        model, objective, strategy, train, val, optimizer, encoder_lr=config.encoder_lr, **options
-    )
+    options["expected_count"] = config.data.batch_size if objective.rewarded else data.words
+    training = CaptionTraining(model, train, val, config.encoder_lr, **options)
     return training, data, bad + bad_val
 
 
@@ -92,23 +87,23 @@ def evaluate(
 ) -> float:
     """Score the best model on the validation split; the processes share the pictures."""
     model = loading.load(run.model, device=trainer.strategy.root_device)
-    val, source = training.val_records, data.sources["val"]
-    captions = predictions.predict(model, val, source, training.strategy, workers=data.workers)
-    if trainer.is_global_zero:
+    val, split, first = training.val_records, config.data.val_split, trainer.is_global_zero
+    captions = predictions.predict(
+        model, val, data.sources["val"], model.strategy, workers=data.workers
+    )
+    if first:
         files.write_json(run.predictions, captions)
-    scenes = sources.read_scenes(config.data, config.data.val_split)
+    scenes = sources.read_scenes(config.data, split)
     case = Case(val, captions, scenes=scenes)
-    resamples = RESAMPLES if trainer.is_global_zero else 0  # of the scores that are written
+    resamples = RESAMPLES if first else 0  # of the scores that are written
     scores = scoring.evaluate(case, [*USUAL, *(["scenes"] if scenes else [])], resamples)
-    if trainer.is_global_zero:
-        options = {"data": plain(config.data), "split": config.data.val_split}
-        options |= {"search": plain(config.search), "resamples": resamples, "seed": 0}
+    if first:
+        options = {"data": plain(config.data), "split": split, "search": plain(config.search)}
+        options |= {"resamples": resamples, "seed": 0}
         digests = components.weight_digests(run.model)
         scores["origin"] = scoring.origin(case, **options, model=digests)
         files.write_json(run.scores, scores)
-        title = f"{len(val)} images of {config.data.val_split}"
-        Console().print(scoring.scores_table(scores, title))
-        print(
-            f"everything is in {run}; caption pictures with\n  caption --model {run.model} PATH ..."
-        )
+        Console().print(scoring.scores_table(scores, f"{len(val)} images of {split}"))
+        print(f"everything is in {run}; caption pictures with")
+        print(f"  caption --model {run.model} PATH ...")
     return headline(scores)

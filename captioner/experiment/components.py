@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 
 from captioner import files, instantiate, search, tokenizers
 from captioner.errors import InputError
+from captioner.experiment.optimizers import make_optimizer
 from captioner.experiment.schemas import plain
 from captioner.models import loading
 from captioner.models.base import Model
-from captioner.models.directory import FILES
+from captioner.models.directory import WEIGHTS
 from captioner.models.warm_start import warm_start
 from captioner.objectives.base import Objective
 from captioner.tokenizers import Tokenizer
@@ -70,10 +71,14 @@ def build_model(
     return model, old
 
 
-def training_options(config: DictConfig, expected_count: float) -> dict[str, Any]:
-    """The options of every training loop. expected_count: of targets per batch."""
+def training_options(config: DictConfig, precision: str) -> dict[str, Any]:
+    """The options of `training.loop.Loop`, but for the expected count."""
     options = {name: config[name] for name in ("ema", "warmup", "schedule", "seed")}
-    return options | {"summed": config.loss == "sum", "expected_count": expected_count}
+    return options | {
+        "summed": config.loss == "sum",
+        "objective": make_objective(config.objective),
+        "optimizer": make_optimizer(config.optimizer, precision),
+    }
 
 
 def cache_folder(given: str | None, kind: str) -> Path:
@@ -84,4 +89,4 @@ def cache_folder(given: str | None, kind: str) -> Path:
 
 def weight_digests(*folders: str | Path) -> dict[str, str]:
     """Model directory -> SHA-256 of its weights, by which a score can be traced to its model."""
-    return {str(folder): files.sha256(Path(folder) / FILES[-1]) for folder in folders}
+    return {str(folder): files.sha256(Path(folder) / WEIGHTS) for folder in folders}

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -18,34 +18,26 @@ from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import plain
 from captioner.metrics import chair
 from captioner.models import loading
+from captioner.models.caption_model import CaptionModel
 from captioner.search.constraints import UNCONSTRAINED
 
-
-class Captions(NamedTuple):
-    """What is scored: a caption for each record. needs: the rest of what `Case` takes.
-
-    search: the options with which the model was searched; None for captions of a file.
-    """
-
-    records: list[Record]
-    captions: list[Prediction]
-    needs: dict[str, Any]
-    search: dict[str, Any] | None = None
+Inputs = tuple[list[Record], list[Prediction], dict[str, Any]]
+"""Records, a caption for each, and the rest of what `Case` takes."""
 
 
-def read_captions(config: DictConfig, run: RunDir) -> Captions:
-    """The captions of the model or of the file that the configuration names."""
+def read_captions(config: DictConfig, run: RunDir) -> Inputs:
+    """The captions of the model or of the file that the configuration names, to be scored."""
     if (config.model is None) == (config.predictions is None):
         raise InputError("give either model=DIR, or predictions=FILE and references=COCO.json")
     _rename_wording(config)
     scored = _read_records(config)
     needs = _read_needs(config, scored)
     if config.predictions is not None:
-        return Captions(scored, predictions.read_predictions(Path(config.predictions)), needs)
+        return scored, predictions.read_predictions(Path(config.predictions)), needs
     return _predict(config, scored, needs, run)
 
 
-def settings(config: DictConfig, search: dict[str, Any] | None) -> dict[str, Any]:
+def settings(config: DictConfig, model: CaptionModel | None) -> dict[str, Any]:
     """For the scores' origin: what was scored, with which options, and digests of the files."""
     names = ["metrics", "official", "resamples", "seed", "clip"]
     names += ["predictions"] if config.model is None else ["constraints", "average"]
@@ -54,8 +46,9 @@ def settings(config: DictConfig, search: dict[str, Any] | None) -> dict[str, Any
     for name in ("corpus", "objects", "training"):
         path = config[name]
         settings[name] = path and {str(path): files.sha256(Path(path))}
-    if config.model is not None:
-        settings |= {"search": search, "model": components.weight_digests(*_folders(config))}
+    if model is not None:
+        settings["search"] = model.strategy.options()
+        settings["model"] = components.weight_digests(*_folders(config))
     return settings
 
 
@@ -77,18 +70,17 @@ def _read_records(config: DictConfig) -> list[Record]:
 
 def _predict(
     config: DictConfig, scored: list[Record], needs: dict[str, Any], run: RunDir
-) -> Captions:
+) -> Inputs:
     """The model's captions of the records whose pictures are whole."""
     model = loading.load(*_folders(config), average=config.average)
-    strategy = components.choose_strategy(config.search, model.strategy)
+    model.strategy = components.choose_strategy(config.search, model.strategy)
     workers = 0 if model.encoder.frozen else config.data.workers
     scored, source, bad = sources.make_source(config.data, model, scored, train=False)
     sources.skip_bad(config.data, bad, scored)
     files.make_folder(run.folder)  # or the captions would be for nothing
     options: Any = {"workers": workers, "constraints": OmegaConf.to_object(config.constraints)}
-    captions = predictions.predict(model, scored, source, strategy, **options)
-    needs = needs | {"model": model, "source": source}
-    return Captions(scored, captions, needs, strategy.options())
+    captions = predictions.predict(model, scored, source, model.strategy, **options)
+    return scored, captions, needs | {"model": model, "source": source}
 
 
 def _rename_wording(config: DictConfig) -> None:

@@ -131,13 +131,10 @@ class RunDir:
 
     def copy_results(self, other: "RunDir") -> None:
         """Take over the other run's model, predictions (if any: texts have none) and scores."""
-        models = [(other.model / name, self.model / name) for name in directory.FILES]
-        for source, target in [
-            (other.predictions, self.predictions),
-            (other.scores, self.scores),
-            *models,
-        ]:
+        models = (other.model / name for name in directory.FILES)
+        for source in (other.predictions, other.scores, *models):
             if source.exists():
+                target = self.folder / source.relative_to(other.folder)
                 files.make_folder(target.parent)
                 files.write_atomic(target, source.read_bytes())
 

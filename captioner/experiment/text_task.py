@@ -9,7 +9,6 @@ from captioner import distributed, files
 from captioner.data import text
 from captioner.errors import InputError
 from captioner.experiment import components
-from captioner.experiment.optimizers import make_optimizer
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import plain
 from captioner.models import language_model, loading
@@ -25,28 +24,20 @@ def prepare(
     config: DictConfig, trainer: pl.Trainer, run: RunDir
 ) -> tuple[LanguageTraining, TextData, list[str]]:
     """The model and its texts; nothing of them is left out."""
-    objective = components.make_objective(config.objective)
-    if objective.rewarded:
+    options = components.training_options(config, trainer.precision)
+    if options["objective"].rewarded:
         raise InputError("objective: rewards are of captions; a language model has cross_entropy")
     strategy = components.make_strategy(config.search)
-    optimizer = make_optimizer(config.optimizer, trainer.precision)
     documents = text.documents(config.data.path, config.data.pattern)
     train, val = text.split(documents, config.data.val_share)
     pieces = (piece for document in train for piece in document.pieces())
     model, _ = components.build_model(config, language_model.build_language_model, pieces)
     model.encode_prompt(config.data.prompt)
     train_corpus, val_corpus = _encode(config, (train, val), model.tokenizer)
-    data = TextData(
-        train_corpus,
-        val_corpus,
-        batch_size=config.data.batch_size,
-        bptt=config.data.bptt,
-        seed=config.seed,
-    )
-    options = components.training_options(config, data.words)
-    training = LanguageTraining(
-        model, objective, strategy, config.data.prompt, run.samples, optimizer, **options
-    )
+    sizes = config.data.batch_size, config.data.bptt
+    data = TextData(train_corpus, val_corpus, *sizes, config.seed)
+    options["expected_count"] = data.words
+    training = LanguageTraining(model, strategy, config.data.prompt, run.samples, **options)
     return training, data, []
 
 
@@ -84,7 +75,6 @@ def evaluate(
         files.write_json(run.scores, scores)
         print(
             f"{score:.4f} bits a {unit} of {data.val.units} held out; {run.samples} "
-            f"shows how it wrote; let it write with\n"
-            f"  captioner sample {run.model}"
+            f"shows how it wrote; let it write with\n  captioner sample {run.model}"
         )
     return score

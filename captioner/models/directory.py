@@ -27,7 +27,7 @@ from captioner.errors import InputError, printable, read_json
 from captioner.models.base import Model
 
 FORMAT = 1
-FILES = ("config.json", "tokenizer.json", "model.safetensors")
+FILES = CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 
 
 class Contents(NamedTuple):
@@ -71,12 +71,12 @@ def write_model(
     if encoder_digest is not None:
         metadata["encoder"] = encoder_digest
     contents: dict[str, str | bytes] = {
-        "config.json": json.dumps({"format": FORMAT, **config}, indent=2) + "\n",
-        "tokenizer.json": model.tokenizer.to_json(),
-        "model.safetensors": safetensors.torch.save(tensors, metadata),
+        CONFIG: json.dumps({"format": FORMAT, **config}, indent=2) + "\n",
+        TOKENIZER: model.tokenizer.to_json(),
+        WEIGHTS: safetensors.torch.save(tensors, metadata),
     }
-    for name in FILES:
-        files.write_atomic(folder / name, contents[name])
+    for name, content in contents.items():
+        files.write_atomic(folder / name, content)
 
 
 def read_contents(folder: Path) -> Contents:
@@ -86,10 +86,9 @@ def read_contents(folder: Path) -> Contents:
             f"{printable(folder)}: not a model directory, it has no {' and no '.join(missing)}; "
             "give the folder model/ of a run"
         )
-    config_path, tokenizer_path, weights_path = (folder / name for name in FILES)
-    config = _read_config(config_path)
-    tokenizer = tokenizers.load_tokenizer(tokenizer_path)
-    return Contents(folder, config, tokenizer, *_read_tensors(weights_path))
+    config = _read_config(folder / CONFIG)
+    tokenizer = tokenizers.load_tokenizer(folder / TOKENIZER)
+    return Contents(folder, config, tokenizer, *_read_tensors(folder / WEIGHTS))
 
 
 def load_weights(model: Model, contents: Contents) -> None:
@@ -97,7 +96,7 @@ def load_weights(model: Model, contents: Contents) -> None:
 
     Raises InputError if they are those of another model or tokenizer, or are not finite.
     """
-    path = contents.folder / "model.safetensors"
+    path = contents.folder / WEIGHTS
     if contents.metadata.get("tokenizer") != model.tokenizer.digest():
         raise InputError(
             f"{path}: was not trained with the tokenizer.json beside it: take both from one run"

@@ -1,7 +1,8 @@
 """Load models from their directories."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from captioner.encoders import CNN, Encoders
 from captioner.errors import InputError, naming_file, printable
 from captioner.instantiate import instantiate
 from captioner.models.caption_model import CaptionModel, build_captioner
-from captioner.models.directory import Contents, load_weights, read_contents
+from captioner.models.directory import CONFIG, Contents, load_weights, read_contents
 from captioner.models.language_model import LanguageModel, build_language_model
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
@@ -79,19 +80,25 @@ def read_model(folder: str | Path) -> CaptionModel | LanguageModel:
     return build(contents).eval()
 
 
-def _language_model(contents: Contents) -> LanguageModel:
+@contextmanager
+def _naming(place: str | Path) -> Iterator[None]:
+    """Begin the message of an error with the place that it is about."""
     try:
+        yield
+    except (InputError, TypeError) as error:
+        raise InputError(f"{place}: {error}") from error
+
+
+def _language_model(contents: Contents) -> LanguageModel:
+    with _naming(contents.folder / CONFIG):
         model = build_language_model({"decoder": contents.config["decoder"]}, contents.tokenizer)
-    except InputError as error:
-        raise InputError(f"{contents.folder / 'config.json'}: {error}") from error
     load_weights(model, contents)
     return model
 
 
 def _captioner(contents: Contents) -> CaptionModel:
-    folder, config, tokenizer, metadata, _ = contents
-    path = folder / "config.json"
-    encoder: dict[str, Any] = config["encoder"]
+    folder, config, tokenizer, metadata, tensors = contents
+    path, encoder = folder / CONFIG, config["encoder"]
     if "encoder" not in metadata:  # the weights of the encoder are in this directory too
         no_download = {"pretrained": False, "weights": None}
         encoder = {key: no_download.get(key, value) for key, value in encoder.items()}
@@ -99,19 +106,13 @@ def _captioner(contents: Contents) -> CaptionModel:
         raise InputError(
             f"{path}: the encoder's weights are not here, and not pip's: copy it again"
         )
-    try:
+    with _naming(f"{path}: preprocess"):
         preprocess = images.Preprocess(**config.pop("preprocess"))
-    except (TypeError, InputError) as error:
-        raise InputError(f"{path}: preprocess: {error}") from error
-    try:
+    with _naming(f"{path}: search"):
         options = config.pop("search", {"_target_": "captioner.search.Beam"})
         strategy = instantiate(options, "captioner.search", search.STRATEGIES)
-    except InputError as error:
-        raise InputError(f"{path}: search: {error}") from error
-    try:
+    with _naming(path):
         model = build_captioner({"encoder": encoder, "decoder": config["decoder"]}, tokenizer)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
     assert isinstance(model.encoder, CNN)
     model.config, model.encoder.preprocess, model.strategy = config, preprocess, strategy
     if "encoder" in metadata:
@@ -121,7 +122,7 @@ def _captioner(contents: Contents) -> CaptionModel:
                 "ones: use the version of captioner that brought it"
             )
         built = model.state_dict()
-        contents.tensors.update({k: t for k, t in built.items() if k.startswith("encoder.")})
+        tensors.update({key: built[key] for key in built if key.startswith("encoder.")})
     load_weights(model, contents)
     model.encoder.fuse()
     return model

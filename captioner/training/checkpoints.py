@@ -130,9 +130,9 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self,
         folder: Path,
         model: Path,
-        minutes: float = 10.0,
-        monitor: str = "val/CIDEr",
-        mode: str = "max",
+        minutes: float,
+        monitor: str,
+        mode: str,
     ):
         if minutes <= 0:
             raise InputError(f"checkpoint_minutes={minutes}: give more than 0")

@@ -89,10 +89,10 @@ class CaptionData(EpochData):
         train_source: Source,
         val_source: Source,
         tokenizer: Tokenizer,
-        batch_size: int = 32,
-        captions: int = 5,
-        workers: int = 0,
-        seed: int = 0,
+        batch_size: int,
+        captions: int,
+        workers: int,
+        seed: int,
     ):
         super().__init__({"pictures": len(train)}, workers)
         self.sources: dict[str, Source] = {"train": train_source, "val": val_source}
@@ -122,7 +122,7 @@ class CaptionData(EpochData):
 class TextData(EpochData):
     """batch_size: streams in each process. bptt: tokens of a chunk. `words`: of a batch."""
 
-    def __init__(self, train: Corpus, val: Corpus, batch_size: int, bptt: int, seed: int = 0):
+    def __init__(self, train: Corpus, val: Corpus, batch_size: int, bptt: int, seed: int):
         super().__init__({"tokens": len(train)}, workers=0)
         self.train, self.val, self.seed = train, val, seed
         self.batch_size, self.bptt = batch_size, bptt

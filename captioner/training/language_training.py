@@ -2,21 +2,18 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from captioner import distributed, files
 from captioner.data.text import Corpus, Streams
 from captioner.models.language_model import LanguageModel
-from captioner.objectives.base import Objective
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.search import Strategy
 from captioner.training.loop import Loop
-from captioner.types import EOS, State, TextBatch
+from captioner.types import EOS, TextBatch
 
 FIRST_SAMPLE = 100
 """The step after which the first sample is shown."""
@@ -27,23 +24,14 @@ class LanguageTraining(Loop):
 
     The bits include those for the ends of documents, though an end is no unit. strategy, prompt: of
     the samples that are printed and written to the file `samples` and TensorBoard: after
-    FIRST_SAMPLE steps, after twice as many, and so on, and at each validation. options: see `Loop`.
+    FIRST_SAMPLE steps, twice as many, and so on, and at each validation. options: those of `Loop`.
     """
 
     def __init__(
-        self,
-        model: LanguageModel,
-        objective: Objective,
-        strategy: Strategy,
-        prompt: str,
-        samples: Path,
-        optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer],
-        **options: Any,
+        self, model: LanguageModel, strategy: Strategy, prompt: str, samples: Path, **options: Any
     ):
-        super().__init__(model, objective, optimizer, {"decoder": {}}, **options)
+        super().__init__(model, {"decoder": {}}, **options)
         self.strategy, self.prompt, self.samples = strategy, prompt, samples
-        self.val_state: State | None = None
-        self.val_sums = (0.0, 0.0)  # nll, units
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the state of the streams of all processes."""
@@ -55,20 +43,14 @@ class LanguageTraining(Loop):
         state = {name: rows[rank].to(device) for name, rows in checkpoint["streams"].items()}
         self.state = state or None
 
-    def on_validation_epoch_start(self) -> None:
-        self.val_state, self.val_sums = None, (0.0, 0.0)
-
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
-        logs, self.val_state = self.validate(batch, batch_idx, self.val_state)
-        units = float(batch.length_N.sum() - (batch.token_NT[:, 1:] == EOS).sum())
-        nll, units_before = self.val_sums
-        self.val_sums = nll + float(logs["nll"]), units_before + units
+        ends = (batch.token_NT[:, 1:] == EOS).sum()
+        self.validate(batch, batch_idx, batch.length_N.sum() - ends)
 
     def on_validation_epoch_end(self) -> None:
-        nll, units = (sum(values) for values in zip(*distributed.gather(self.val_sums)))
-        self.log("val/nll", nll / units)
-        self.log("val/bits", nll / units / math.log(2), prog_bar=True)
-        self._show(f", {nll / units / math.log(2):.3f} bits")
+        bits = self.log_nll() / math.log(2)
+        self.log("val/bits", bits, prog_bar=True)
+        self._show(f", {bits:.3f} bits")
 
     def on_train_batch_end(self, *args: Any) -> None:
         doublings, remainder = divmod(self.global_step, FIRST_SAMPLE)
@@ -92,14 +74,12 @@ class LanguageTraining(Loop):
         earlier = self.samples.read_bytes() if self.samples.exists() else b""
         if entry.encode() not in earlier:  # a resumed run repeats the last ones
             files.append_bytes(self.samples, entry.encode())
-        for logger in self.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("sample", f"```\n{text}\n```", self.global_step)
+        for board in self.boards:
+            board.add_text("sample", f"```\n{text}\n```", self.global_step)
 
 
 def bits(model: LanguageModel, corpus: Corpus, batch_size: int, bptt: int) -> float:
     """Bits per unit of a corpus, in `batch_size` streams, on the model's device."""
-    model.eval()
     device = next(model.parameters()).device
     streams, nll, state = Streams(corpus, batch_size, bptt, None), 0.0, None
     with torch.inference_mode():

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from captioner import distributed
 from captioner.errors import InputError
-from captioner.objectives.base import Logs, Objective
+from captioner.models.base import Model
+from captioner.objectives.base import Objective
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.training import lightning
 from captioner.training.checkpoints import Checkpoints
@@ -26,8 +28,8 @@ CLIPPING = (None, "norm", "value")
 class Loop(pl.LightningModule):
     """Trains a model with an objective. Subclasses add validation.
 
-    optimizer: builds the optimiser from parameter groups, with the decoder's learning rate.
     groups: name of a submodule -> options of its parameter groups, such as a learning rate.
+    optimizer: builds the optimiser from parameter groups, with the decoder's learning rate.
     ema: decay of a moving average of the weights (smaller in the first steps), which is then what
     is validated and saved. With 0 there is none.
     warmup: the share of all steps in which the learning rate rises linearly; after it the rate
@@ -39,10 +41,10 @@ class Loop(pl.LightningModule):
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
+        groups: dict[str, dict[str, Any]],
         objective: Objective,
         optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer],
-        groups: dict[str, dict[str, Any]],
         ema: float = 0.0,
         warmup: float = 0.1,
         schedule: str = "cosine",
@@ -53,14 +55,16 @@ class Loop(pl.LightningModule):
         super().__init__()
         if schedule not in SCHEDULES:
             raise InputError(f"schedule={schedule}: give one of {', '.join(SCHEDULES)}")
-        self.model, self.objective, self.optimizer = model, objective, optimizer
-        self.groups = groups
+        self.model, self.groups = model, groups
+        self.objective, self.optimizer = objective, optimizer
         self.average = moving_average(model, ema) if ema else None
         self.warmup, self.schedule, self.seed = warmup, schedule, seed
         self.expected_count, self.summed = 1.0 if summed else expected_count, summed
         self.sums: list[dict[str, Tensor]] = []  # loss and logs of this step's micro-batches
         self.batch_ids: list[Any] = []  # of the same micro-batches, by `identify`
         self.state: State | None = None  # of a language model's streams, after the last batch
+        self.val_state: State | None = None  # the same in validation
+        self.val_sums = (0.0, 0.0)  # of a validation's batches: nll, and the count it is divided by
 
     def identify(self, batch: Any) -> Any:
         """A small tensor by which `sources_of` can name the contents of the batch."""
@@ -69,14 +73,30 @@ class Loop(pl.LightningModule):
         """The files that batches came from, for the message about a loss that is not finite."""
         return []
 
-    def validate(
-        self, batch: Any, batch_idx: int, state: State | None = None
-    ) -> tuple[Logs, State | None]:
-        """Logs of the cross-entropy of a validation batch, and the state after it. Before the first
-        batch of a validation, saves a checkpoint."""
+    def on_validation_epoch_start(self) -> None:
+        self.val_state, self.val_sums = None, (0.0, 0.0)
+
+    def validate(self, batch: Any, batch_idx: int, count: Tensor) -> None:
+        """Add the cross-entropy of a validation batch, and its count, to `val_sums`. Before the
+        first batch of a validation, saves a checkpoint."""
         if batch_idx == 0 and isinstance(self.trainer.checkpoint_callback, Checkpoints):
             self.trainer.checkpoint_callback.before_validation(self.trainer)
-        return CrossEntropy()(self.eval_model, batch, self.global_step, state)[1:]
+        model, step = self.eval_model, self.global_step
+        _, logs, self.val_state = CrossEntropy()(model, batch, step, self.val_state)
+        nll, count_before = self.val_sums
+        self.val_sums = nll + float(logs["nll"]), count_before + float(count)
+
+    def log_nll(self) -> float:
+        """Log val/nll, the mean over the validation batches of all processes, and return it."""
+        nll, count = (sum(values) for values in zip(*distributed.gather(self.val_sums)))
+        self.log("val/nll", nll / count)
+        return nll / count
+
+    @property
+    def boards(self) -> list[Any]:
+        """TensorBoard's writers; none but in the first process."""
+        loggers = self.loggers if self.trainer.is_global_zero else []
+        return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
 
     @property
     def eval_model(self) -> Any:
@@ -161,8 +181,7 @@ class Loop(pl.LightningModule):
     def _check_finite(self, loss_W: Tensor, norm: Tensor) -> None:
         *losses, norm_value = torch.cat([loss_W, norm[None]]).tolist()
         broken = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
-        overflow_is_fine = lightning.has_loss_scale(self.trainer)
-        if not broken and (overflow_is_fine or math.isfinite(norm_value)):
+        if not broken and (lightning.has_loss_scale(self.trainer) or math.isfinite(norm_value)):
             return
         sources_W = distributed.gather(self.sources_of(self.batch_ids))
         problem = f"loss {losses[broken[0]]}" if broken else f"gradient norm {norm_value}"
@@ -185,7 +204,7 @@ def _groups(module: nn.Module, options: dict[str, Any]) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def moving_average(model: Any, ema: float) -> AveragedModel:
+def moving_average(model: Model, ema: float) -> AveragedModel:
     """A moving average of the model's weights, with this decay; a frozen encoder is not copied."""
 
     def update(averages: Any, weights: Any, steps: Any) -> None:

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from captioner import search
 from captioner.errors import InputError
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.training import loop
@@ -21,15 +20,9 @@ class Model(torch.nn.Module):
 
 
 def training(**options):
-    module = CaptionTraining(
-        Model(),
-        CrossEntropy(),
-        search.Greedy(),
-        [SimpleNamespace(image=f"{i}.jpg") for i in range(9)],
-        [],
-        lambda groups: torch.optim.SGD(groups, lr=0.1),
-        **options,
-    )
+    records = [SimpleNamespace(image=f"{i}.jpg") for i in range(9)]
+    options |= {"objective": CrossEntropy(), "optimizer": lambda g: torch.optim.SGD(g, lr=0.1)}
+    module = CaptionTraining(Model(), records, [], encoder_lr=0.01, **options)
     module.log = lambda name, value, **_: logged.__setitem__(name, float(value))
     return module
 
@@ -43,7 +36,7 @@ def fitted(module, steps=100):
 
 
 def test_the_learning_rate_rises_and_falls_to_zero():
-    configured = fitted(training(warmup=0.2, encoder_lr=0.01))
+    configured = fitted(training(warmup=0.2))
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     rates = []
     for _ in range(100):
