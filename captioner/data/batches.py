@@ -6,7 +6,7 @@ workers, and resuming in the middle of an epoch is skipping to a batch number.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from captioner import images
 from captioner.data.cache import FeatureCache
 from captioner.tokenizers import frame
 from captioner.types import Batch, Features, PerMember
+
+T = TypeVar("T")
 
 
 class Source(Protocol):
@@ -43,11 +45,10 @@ class PixelSource:
 
     def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> Tensor:
         augment = None if draw is None else self.augment
+        pictures = (images.read_image(self.paths[i]) for i in index)
+        seeds = draw or [0] * len(index)
         return images.stack(
-            [
-                images.view(images.read_image(self.paths[i]), self.preprocess, augment, seed)
-                for i, seed in zip(index, draw or [0] * len(index))
-            ]
+            [images.view(p, self.preprocess, augment, seed) for p, seed in zip(pictures, seeds)]
         )
 
 
@@ -84,13 +85,20 @@ def image_vectors(source: Source, pictures: int, most: int = 2000) -> Tensor:
     return torch.cat(vectors)
 
 
+def share(items: list[T], rank: int, world: int) -> list[T]:
+    """Return every `world`-th item from number `rank` on.
+
+    If they do not divide evenly, the first ones are added again: no process waits for another.
+    """
+    return (items + (items * world)[: -len(items) % world])[rank::world]
+
+
 class TrainBatches:
     """The batches of one epoch, by number: `batch_size` pictures with C captions each.
 
     Pictures whose captions have similar lengths share a batch: they are sorted by length
     within shuffled chunks of CHUNK batches. A picture with more than C captions draws anew each
-    epoch; one with fewer leaves rows of length 0. With several processes each takes every
-    `world`-th batch, and the last ones are filled up from the first.
+    epoch; one with fewer leaves rows of length 0. Each process has its `share` of the batches.
     """
 
     CHUNK = 20
@@ -116,9 +124,7 @@ class TrainBatches:
             chunk = order[start : start + batch_size * self.CHUNK]
             chunk = chunk[np.argsort(length[chunk], kind="stable")]
             batches += np.split(chunk, range(batch_size, len(chunk), batch_size))
-        batches = [batches[b] for b in rng.permutation(len(batches))]
-        batches += (batches * world)[: -len(batches) % world]
-        self.batches = batches[rank::world]
+        self.batches = share([batches[b] for b in rng.permutation(len(batches))], rank, world)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -136,10 +142,9 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """All pictures in order, as they are, with their first C captions; shared among processes.
+    """All pictures in order, as they are, with their first C captions; a `share` per process.
 
-    Every process gets the same number of batches, so that none waits for another: if the
-    pictures do not divide evenly, the first ones are added again, without captions.
+    Pictures that are added again have no captions.
     """
 
     def __init__(
@@ -152,20 +157,19 @@ class EvalBatches:
         world: int = 1,
     ):
         self.source, self.token_ids, self.captions = source, token_ids, captions
-        order = list(range(len(token_ids)))
-        self.mine = (order + (order * world)[: -len(order) % world])[rank::world]
+        self.indices = share(list(range(len(token_ids))), rank, world)
         self.count = len(range(rank, len(token_ids), world))
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.mine) // self.batch_size)
+        return -(-len(self.indices) // self.batch_size)
 
     def __getitem__(self, number: int) -> Batch:
-        places = range(len(self.mine))[number * self.batch_size :][: self.batch_size]
-        index = [self.mine[place] for place in places]
+        start = number * self.batch_size
+        index = self.indices[start : start + self.batch_size]
         rows = [
             self.token_ids[i][: self.captions] if place < self.count else []
-            for place, i in zip(places, index)
+            for place, i in enumerate(index, start)
         ]
         return make_batch(self.source, index, None, rows, self.captions)
 

@@ -28,13 +28,8 @@ import torch
 from captioner import distributed, files, images
 from captioner.encoders import CNN
 from captioner.errors import InputError
-from captioner.images.integrity import (
-    BadPictures,
-    Picture,
-    PictureDigests,
-    PictureReader,
-    digest_of,
-)
+from captioner.images import integrity
+from captioner.images.integrity import BadPictures, PictureDigests, digest_of
 from captioner.types import Features
 
 
@@ -64,14 +59,10 @@ class FeatureCache:
         self.views = ["0"]  # names of the views
         if augment is not None:
             self.views += [f"{digest_of(asdict(augment))}-{k}" for k in range(1, views)]
-        recipe = {
-            "encoder": encoder.fingerprint(),
-            "preprocess": asdict(encoder.preprocess),
-            "grid": grid,
-        }
+        preprocess = asdict(encoder.preprocess)
+        recipe = {"encoder": encoder.fingerprint(), "preprocess": preprocess, "grid": grid}
         self.folder = Path(folder) / digest_of(recipe)
         files.make_folder(self.folder)
-        self.digests = PictureDigests(Path(folder))
         if distributed.rank() == 0:
             files.write_atomic(self.folder / "encoder.json", json.dumps(recipe, indent=2))
 
@@ -135,14 +126,14 @@ class FeatureCache:
     ) -> dict[int, str]:
         """Add the missing views of paths[i], i in indices. Returns the errors of bad pictures."""
         preprocess, device = self.encoder.preprocess, _device(self.encoder)
-        reader = PictureReader(paths, preprocess, self.augment, self.views, self.index)
+        reader = integrity.PictureReader(paths, preprocess, self.augment, self.views, self.index)
         errors: dict[int, str] = {}
         with torch.inference_mode():
             for pictures in reader.rounds(indices, batch_size, workers, "features"):
                 views = [
                     (f"{picture.digest} {name}", pixels)
                     for picture in pictures.values()
-                    if isinstance(picture, Picture)
+                    if isinstance(picture, integrity.Picture)
                     for name, pixels in picture.views.items()
                 ]
                 computed = []
@@ -168,8 +159,8 @@ class FeatureCache:
         return halves
 
     def _load(self) -> None:
-        """Read the index (again)."""
-        self.digests.reload()
+        """Read the index again: another run may have written to it."""
+        self.digests = PictureDigests(self.folder.parent)
         self.names = files.complete_lines(self.folder / "rows.txt")
         for kind, shape in self.shapes.items():  # drop rows that were named but not written
             file = self.folder / f"{kind}.f16"
@@ -181,13 +172,12 @@ class FeatureCache:
     @cached_property
     def data(self) -> dict[str, np.ndarray]:
         """The files' rows, memory-mapped."""
+        rows_of = {kind: (len(self.names), *shape) for kind, shape in self.shapes.items()}
+        if not self.names:  # an empty file cannot be mapped
+            return {kind: np.empty(shape, np.float16) for kind, shape in rows_of.items()}
         return {
-            kind: np.memmap(
-                self.folder / f"{kind}.f16", np.float16, "r", 0, (len(self.names), *shape)
-            )
-            if self.names
-            else np.empty((0, *shape), np.float16)
-            for kind, shape in self.shapes.items()
+            kind: np.memmap(self.folder / f"{kind}.f16", np.float16, "r", shape=shape)
+            for kind, shape in rows_of.items()
         }
 
     def __getstate__(self) -> dict[str, object]:

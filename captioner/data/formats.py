@@ -133,16 +133,6 @@ def _csv(path: Path) -> list[Entry]:
         raise InputError(f"{path}: line {reader.line_num}: {error}") from error
 
 
-READERS: dict[str, Callable[[Path], list[Entry]]] = {
-    "coco": _coco,
-    "karpathy": _karpathy,
-    "tokens": _tokens,
-    "jsonl": _jsonl,
-    "csv": _csv,
-}
-"""Format -> function that reads a file, in order of precedence."""
-
-
 def _table(rows: Iterable[tuple[str, Any]]) -> list[Entry]:
     """Return an entry per image, from rows of image, caption and (if known) split."""
     entries: dict[str, Entry] = {}
@@ -178,3 +168,9 @@ def _add(entries: dict[int | str, Entry], entry: Entry) -> None:
         other = entries[entry.id].where
         raise InputError(f"{entry.where}: id {entry.id!r} is that of {other} too; give it its own")
     entries[entry.id] = entry
+
+
+READERS: dict[str, Callable[[Path], list[Entry]]] = dict(
+    coco=_coco, karpathy=_karpathy, tokens=_tokens, jsonl=_jsonl, csv=_csv
+)
+"""Format -> function that reads a file, in order of precedence."""

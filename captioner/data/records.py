@@ -123,13 +123,10 @@ def _read_entries(
 
 def _choose(root: Path, split: str | None, captions: Path | str | None) -> tuple[str, list[Path]]:
     """Return the format, and the file or the files (one per split) to read."""
+    place = root if captions is None else root / captions
     if captions is None:
-        place, paths = (
-            root,
-            [path for name in ANNOTATION_FOLDERS for path in _caption_files(root / name)],
-        )
+        paths = [path for name in ANNOTATION_FOLDERS for path in _caption_files(root / name)]
     else:
-        place = root / captions
         paths = [place] if place.exists() else sorted(map(Path, glob.glob(str(place))))
     of_kind: dict[str, list[Path]] = {}
     for path in paths:
@@ -159,9 +156,8 @@ def _choose(root: Path, split: str | None, captions: Path | str | None) -> tuple
     for name, same in of_split.items():
         if len(same) > 1:
             which = f"of split {name!r}" if name else "of any split"
-            raise InputError(
-                f"several files {which}: {first_five(same)}; choose one by data.annotations="
-            )
+            several = f"several files {which}: {first_five(same)}"
+            raise InputError(f"{several}; choose one by data.annotations=")
     return kind, [file for same in of_split.values() for file in same]
 
 

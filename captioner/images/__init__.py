@@ -1,6 +1,5 @@
 """Pictures: opened, checked, and turned into the tensors that encoders read."""
 
-from captioner.images.decode import MAX_BYTES as MAX_BYTES
 from captioner.images.decode import ImageError as ImageError
 from captioner.images.decode import decode_image as decode_image
 from captioner.images.decode import read_bytes as read_bytes

@@ -37,13 +37,8 @@ PILLOW_ERRORS = (
     SyntaxError,  # broken PNG chunk or TIFF header
     ValueError,  # impossible sizes and modes
     TypeError,  # TIFF tags of the wrong type
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
     Warning,  # if the caller has turned warnings into errors
+    *(LookupError, ArithmeticError, EOFError, NotImplementedError, struct.error, zlib.error),
 )
 """Errors of Pillow 12 and 13 for broken files. Not MemoryError, which is not the file's fault."""
 
@@ -55,11 +50,9 @@ class ImageError(InputError):
     """One picture cannot be used. The message is one line: the file and the reason."""
 
 
-def read_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return the picture in a file or in bytes (see `decode_image`). Raises ImageError."""
-    if isinstance(source, bytes):
-        return decode_image(source, max_pixels=max_pixels)
-    return decode_image(read_bytes(source), str(source), max_pixels)
+def read_image(path: Path | str) -> Image.Image:
+    """Return the picture in a file (see `decode_image`). Raises ImageError."""
+    return decode_image(read_bytes(path), str(path))
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -85,29 +78,26 @@ def read_bytes(path: Path | str) -> bytes:
         raise _error(path, str(error)) from error
 
 
-def decode_image(
-    data: bytes, name: str = "image bytes", max_pixels: int = MAX_PIXELS
-) -> Image.Image:
+def decode_image(data: bytes, name: str = "image bytes") -> Image.Image:
     """Return the picture in `data` in mode RGB, upright, opaque, with 8 bits per channel.
 
     EXIF rotation is applied, transparency is composited on white, 16-bit and float pixels are
     scaled, CMYK is converted; the first frame of an animation counts. The size is checked on the
     header: a picture that is refused is never decoded.
 
-    Raises:
-        ImageError: the data is not a complete picture in one of FORMATS, or has more than
-            `max_pixels` pixels. The message begins with `name`.
+    Raises ImageError, beginning with `name`, if the data is not a complete picture in one of
+    FORMATS, or has more than MAX_PIXELS pixels.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-            if width * height > max_pixels:
-                raise _error(
-                    name, f"{width} x {height} pixels; {max_pixels:,} at most: make it smaller"
-                )
+            size = f"{width} x {height} pixels"
+            if width * height > MAX_PIXELS:
+                raise _error(name, f"{size}; {MAX_PIXELS:,} at most: make it smaller")
             if max(width, height) > MAX_ASPECT * min(width, height):
-                reason = f"one side is over {MAX_ASPECT} times the other: crop it"
-                raise _error(name, f"{width} x {height} pixels: {reason}")
+                raise _error(
+                    name, f"{size}: one side is over {MAX_ASPECT} times the other: crop it"
+                )
             if image.format == "PNG":
                 _check_png(data, width, height)
             image.load()
@@ -120,7 +110,7 @@ def decode_image(
         begin = f"begins with {data[:16]!r}: save it as {formats}"
         raise _error(name, begin if data else "empty: copy it again") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _error(name, f"too many pixels; {max_pixels:,} at most: make it smaller") from error
+        raise _error(name, f"too many pixels; {MAX_PIXELS:,} at most: make it smaller") from error
     except PILLOW_ERRORS as error:
         reason = str(error) or type(error).__name__
         raise _error(name, f"not a whole picture ({reason}): save or copy it again") from error
@@ -130,9 +120,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(_eight_bit(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
 
 

@@ -21,7 +21,7 @@ class BadPictures(InputError):
     """Some of many pictures cannot be used. errors: index of each -> the reason."""
 
     def __init__(self, errors: Mapping[int, str], count: int):
-        self.errors, self.count = dict(sorted(errors.items())), count
+        self.errors = dict(sorted(errors.items()))
         lines = "\n  ".join(self.errors.values())
         super().__init__(
             f"{len(errors)} of {count} pictures cannot be read:\n  {lines}\n"
@@ -45,14 +45,11 @@ def check_images(paths: Sequence[Path], folder: str | Path, workers: int = 1) ->
 
 
 class Picture(NamedTuple):
-    """A complete picture: the digest of its bytes, its (size, mtime_ns), and the views made of it.
+    """A complete picture."""
 
-    views: view name -> (3, S, S).
-    """
-
-    digest: str
-    stat: tuple[int, int]
-    views: dict[str, Tensor]
+    digest: str  # of its bytes
+    stat: tuple[int, int]  # size, mtime_ns
+    views: dict[str, Tensor]  # by name, (3, S, S)
 
 
 class PictureDigests:
@@ -65,10 +62,6 @@ class PictureDigests:
     def __init__(self, folder: Path):
         files.make_folder(folder)
         self.path = folder / "hashes.jsonl"
-        self.reload()
-
-    def reload(self) -> None:
-        """Read the file again: another run may have written to it."""
         self.digests: dict[tuple[str, int, int], str] = {}
         for line in files.complete_lines(self.path):
             try:

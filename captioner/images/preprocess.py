@@ -38,16 +38,14 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):  # JSON and YAML give lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        integral = isinstance(self.size, int) and self.size > 0
-        _require(integral, "size", self.size, "a whole number, 1 or more")
-        _require(self.mode in ("squash", "crop"), "mode", self.mode, "squash or crop")
+        positive = isinstance(self.size, int) and self.size > 0
+        _require(positive, self, "size", "a whole number, 1 or more")
+        _require(self.mode in ("squash", "crop"), self, "mode", "squash or crop")
         fraction = _are_numbers([self.crop_pct], 1) and 0 < self.crop_pct <= 1
-        _require(fraction, "crop_pct", self.crop_pct, "above 0 and at most 1")
-        names = " or ".join(FILTERS)
-        _require(self.interpolation in FILTERS, "interpolation", self.interpolation, names)
-        _require(_are_numbers(self.mean, 3), "mean", self.mean, "three numbers")
-        positive = _are_numbers(self.std, 3) and min(self.std) > 0
-        _require(positive, "std", self.std, "three above 0")
+        _require(fraction, self, "crop_pct", "above 0 and at most 1")
+        _require(self.interpolation in FILTERS, self, "interpolation", " or ".join(FILTERS))
+        _require(_are_numbers(self.mean, 3), self, "mean", "three numbers")
+        _require(_are_numbers(self.std, 3) and min(self.std) > 0, self, "std", "three above 0")
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.normalise(self.resize(image))
@@ -59,7 +57,7 @@ class Preprocess:
 
         Raises InputError if the picture's mode is not RGB, as of `read_image`.
         """
-        _require(image.mode == "RGB", "picture mode", image.mode, "RGB, see images.read_image")
+        _require(image.mode == "RGB", image, "mode", "RGB, see images.read_image")
         method, size = FILTERS[self.interpolation], self.size
         if box is not None or self.mode == "squash":
             return image.resize((size, size), method, box)
@@ -97,10 +95,10 @@ class Augment:
     flip: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(0 < self.min_area <= 1, "min_area", self.min_area, "above 0 and at most 1")
-        _require(self.stretch >= 1, "stretch", self.stretch, "1 or more")
-        _require(0 <= self.colour < 1, "colour", self.colour, "0 or more and below 1")
-        _require(0 <= self.flip <= 1, "flip", self.flip, "a probability")
+        _require(0 < self.min_area <= 1, self, "min_area", "above 0 and at most 1")
+        _require(self.stretch >= 1, self, "stretch", "1 or more")
+        _require(0 <= self.colour < 1, self, "colour", "0 or more and below 1")
+        _require(0 <= self.flip <= 1, self, "flip", "a probability")
 
     def __call__(self, image: Image.Image, preprocess: Preprocess, seed: int) -> Image.Image:
         """Return the square view of an RGB picture that `seed` determines.
@@ -148,6 +146,6 @@ def _are_numbers(values: Sequence[object], count: int) -> bool:
     return len(values) == count and all(isinstance(value, int | float) for value in values)
 
 
-def _require(condition: bool, name: str, value: object, wanted: str) -> None:
+def _require(condition: bool, owner: object, name: str, wanted: str) -> None:
     if not condition:
-        raise InputError(f"{name} is {value!r}; it must be {wanted}")
+        raise InputError(f"{name} is {getattr(owner, name)!r}; it must be {wanted}")
