@@ -3,10 +3,8 @@
 import csv
 import json
 import math
-import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 import torch
@@ -33,35 +31,23 @@ def options(scenes_dir, tmp_path_factory):
 
 
 SMALL = [
-    "decoder.embed_size=32",
-    "decoder.hidden_size=32",
-    "decoder.dropout=0",
-    "tokenizer.min_count=1",
-]
+    "decoder.embed_size=32", "decoder.hidden_size=32", "decoder.dropout=0", "tokenizer.min_count=1",
+    "data.batch_size=4", "trainer.log_every_n_steps=1",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def trained(options, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    extra = [
-        *SMALL,
-        "trainer.max_epochs=20",
-        "data.batch_size=4",
-        "optimizer.lr=0.02",
-        "patience=99",
-    ]
-    score = run(train_command, *options, *extra, f"run_dir={folder}", "trainer.log_every_n_steps=1")
-    return folder, score
-
-
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
+    long = ["trainer.max_epochs=20", "trainer.check_val_every_n_epoch=5", "optimizer.lr=0.02"]
+    return folder, run(train_command, *options, *SMALL, *long, f"run_dir={folder}")
 
 
 def test_the_run_directory_holds_everything(trained, scenes_dir):
     folder, score = trained
-    files = {"config.yaml", "tokenizer.json", "metrics.csv", "predictions.json", "scores.json"}
-    folders = {"checkpoints", "model", "tensorboard"}
-    assert files | folders <= {path.name for path in folder.iterdir()}
+    names = {"config.yaml", "tokenizer.json", "metrics.csv", "predictions.json", "scores.json"}
+    names |= {"checkpoints", "model", "tensorboard"}
+    assert names <= {path.name for path in folder.iterdir()}
     header, *rows = (folder / "metrics.csv").read_text().splitlines()
     columns = header.split(",")
     wanted = {"train/loss", "train/nll", "train/grad_norm", "val/CIDEr", "val/nll", "val/Bleu_4"}
@@ -79,68 +65,52 @@ def test_the_run_directory_holds_everything(trained, scenes_dir):
     (text, *_) = (tag for tag in board.Tags()["tensors"] if tag.startswith("val/"))
     assert board.Tensors(text)[-1].tensor_proto.string_val[0].count(b"- ") == 5  # references
     assert (folder / "tokenizer.json").read_text() == (folder / "model/tokenizer.json").read_text()
+    coco = COCO(str(scenes_dir / "captions_val.json"))  # predictions are in the official format
+    results = coco.loadRes(str(folder / "predictions.json"))
+    assert results.getImgIds() == coco.getImgIds() and len(results.anns) == 8
 
 
 def test_the_model_keeps_the_statistics_of_its_training_pictures(trained, options):
-    cfg = RunDir(trained[0]).resumed_config()
-    loaded = loading.load(trained[0] / "model")
-    some = sources.read_records(cfg.data, "train")
-    _, source, _ = sources.make_source(cfg.data, loaded, some, train=True)
-    v_BD = source(range(len(some)), None).pooled_BD
-    standard = loaded.decoder.standard
+    config = RunDir(trained[0]).resumed_config()
+    model = loading.load(trained[0] / "model")
+    train = sources.read_records(config.data, "train")
+    _, source, _ = sources.make_source(config.data, model, train, train=True)
+    v_BD = source(range(len(train)), None).pooled_BD
+    standard = model.decoder.standard
     torch.testing.assert_close(standard.mean_D, v_BD.mean(0))
     torch.testing.assert_close(standard.std, v_BD.var(0, correction=0).mean().sqrt())
 
 
-def test_training_goes_on_from_another_captioner_on_other_data(trained, options, tmp_path):
+def test_training_goes_on_from_another_captioner_on_other_data(
+    trained, options, scenes_dir, tmp_path
+):
     """The vocabulary grows, and what was known is known still; here rewarded by itself."""
     folder = tmp_path / "words"
     old = loading.load(trained[0] / "model")
     first, *_ = old.tokenizer.units[4:]
-    given = Path(options[0].removeprefix("data.root="))
-    data = json.loads((given / "captions_train.json").read_text())
+    data = json.loads((scenes_dir / "captions_train.json").read_text())
     data["annotations"][0]["caption"] = f"{first} zebra quagga"
     root = tmp_path / "data"
     root.mkdir()
     (root / "captions_train.json").write_text(json.dumps(data))
     for name in ("captions_val.json", "images"):
-        (root / name).symlink_to(given / name)
-    rest = [*options[1:], *SMALL, f"data.root={root}", "trainer.max_epochs=1", f"run_dir={folder}"]
+        (root / name).symlink_to(scenes_dir / name)
     run(
-        train_command,
-        f"model.init_from={trained[0] / 'model'}",
-        *rest,
-        "objective=self_critical",
-        "objective.samples=2",
-        "trainer.log_every_n_steps=1",
-        "optimizer.lr=0",
-        "optimizer.weight_decay=0",
-    )
+        train_command, *options[1:], *SMALL, f"data.root={root}", f"run_dir={folder}",
+        f"model.init_from={trained[0] / 'model'}", "trainer.max_epochs=1", "optimizer.lr=0",
+        "optimizer.weight_decay=0", "objective=self_critical", "objective.samples=2",
+    )  # fmt: skip
     new = loading.load(folder / "model")
     known = len(old.tokenizer)
     assert new.tokenizer.units[:known] == old.tokenizer.units
     assert new.tokenizer.units[known:] == ["quagga", "zebra"]
     for name, tensor in old.state_dict().items():
-        there = new.state_dict()[name]
-        torch.testing.assert_close(there[:known] if there.shape != tensor.shape else there, tensor)
+        grown = new.state_dict()[name]
+        torch.testing.assert_close(grown[:known] if grown.shape != tensor.shape else grown, tensor)
     header = (folder / "metrics.csv").read_text().splitlines()[0].split(",")
     panel = "train/reward train/baseline train/entropy train/length val/unique val/vocabulary "
     panel += "val/bad_endings val/unfinished val/repeated_words val/words"
     assert {*panel.split()} <= set(header)
-
-
-def test_a_captioner_of_another_kind_is_no_start(trained, options, tmp_path, capsys):
-    start = f"model.init_from={trained[0] / 'model'}"
-    with pytest.raises(SystemExit):
-        run(train_command, start, *options, f"run_dir={tmp_path / 'run'}")
-    message = capsys.readouterr().err
-    assert f"{start}: another model: " in message and '"hidden_size": 32' in message
-
-
-def test_predictions_are_in_the_official_format(trained, scenes_dir, capsys):
-    coco = COCO(str(scenes_dir / "captions_val.json"))
-    results = coco.loadRes(str(trained[0] / "predictions.json"))
-    assert results.getImgIds() == coco.getImgIds() and len(results.anns) == 8
 
 
 def test_the_exported_model_gives_the_runs_scores(trained, options, tmp_path):
@@ -153,35 +123,25 @@ def test_the_exported_model_gives_the_runs_scores(trained, options, tmp_path):
 
 
 def test_predictions_are_scored_without_a_model(trained, scenes_dir, tmp_path):
-    score = run(
-        eval_command,
-        f"predictions={trained[0] / 'predictions.json'}",
-        f"references={scenes_dir / 'captions_val.json'}",
-        f"run_dir={tmp_path}",
-    )
+    options = [f"predictions={trained[0] / 'predictions.json'}", f"run_dir={tmp_path}"]
+    score = run(eval_command, *options, f"references={scenes_dir / 'captions_val.json'}")
     assert math.isclose(score, trained[1], abs_tol=1e-6)
     expected = scores_in(trained[0])["corpus"]
-    found = scores_in(tmp_path)["corpus"]
-    assert found == {name: value for name, value in expected.items() if "scene" not in name}
-    score = run(
-        eval_command,
-        f"predictions={trained[0] / 'predictions.json'}",
-        f"data.root={scenes_dir}",
-        f"run_dir={tmp_path}",
-    )
+    corpus = scores_in(tmp_path)["corpus"]
+    assert corpus == {name: value for name, value in expected.items() if "scene" not in name}
+    run(eval_command, *options, f"data.root={scenes_dir}")
     assert scores_in(tmp_path) == scores_in(trained[0])
 
 
 def test_every_metric_that_a_model_and_its_data_have(
-    trained, options, tmp_path, capsys, monkeypatch
+    trained, options, scenes_dir, tmp_path, capsys, monkeypatch
 ):
-    metrics = "[rouge,cider_plain,language,perplexity,retrieval,chair]"
     folder = trained[0] / "model"
-    beams = "search.n=3"
-    rest = *options, f"metrics={metrics}", beams, "corpus=table.npz", f"run_dir={tmp_path}"
-    root = next(o for o in options if o.startswith("data.root=")).removeprefix("data.root=")
+    metrics = "metrics=[rouge,cider_plain,language,perplexity,retrieval,chair]"
+    rest = *options, metrics, "search.n=3", "corpus=table.npz", f"run_dir={tmp_path}"
     monkeypatch.chdir(tmp_path)
-    assert captioner_command(["frequencies", f"{root}/captions_train.json", "table.npz"]) == 0
+    captions = str(scenes_dir / "captions_train.json")
+    assert captioner_command(["frequencies", captions, "table.npz"]) == 0
     first = run(eval_command, f"model={folder}", *rest)
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert first == scores["corpus"]["ROUGE_L"]  # the first metric, where there is no CIDEr
@@ -193,9 +153,9 @@ def test_every_metric_that_a_model_and_its_data_have(
     origin = scores["origin"]["options"]
     assert origin["search"]["n"] == 3 and origin["seed"] == 0
     assert list(origin["corpus"]) == ["table.npz"]
-    assert list(origin["model"]) == [str(folder)] and origin["data"]["root"] == root
-    said = json.loads((tmp_path / "predictions.json").read_text())
-    assert all(len(entry["captions"]) == 3 for entry in said)
+    assert list(origin["model"]) == [str(folder)] and origin["data"]["root"] == str(scenes_dir)
+    predictions = json.loads((tmp_path / "predictions.json").read_text())
+    assert all(len(entry["captions"]) == 3 for entry in predictions)
     out = capsys.readouterr().out
     assert "median_rank" in out and "95 % interval" in out and "objects=INSTANCES.json" in out
 
@@ -215,17 +175,15 @@ def test_captions_are_not_novel_by_their_own_references(trained, scenes_dir, tmp
     """A file without a split in its name serves whichever is asked for."""
     shutil.copy(scenes_dir / "captions_val.json", tmp_path / "captions.json")
     (tmp_path / "images").symlink_to(scenes_dir / "images")
-    said = f"predictions={trained[0] / 'predictions.json'}"
-    rest = "metrics=[language]", f"run_dir={tmp_path / 'run'}"
-    run(eval_command, said, "data=folder", f"data.root={tmp_path}", *rest)
+    options = [f"predictions={trained[0] / 'predictions.json'}", "metrics=[language]"]
+    options += ["data=folder", f"data.root={tmp_path}", f"run_dir={tmp_path / 'run'}"]
+    run(eval_command, *options)
     assert "8 of the evaluated images" in scores_in(tmp_path / "run")["unavailable"]["novel"]
     (tmp_path / "captions.json").rename(tmp_path / "captions_val.json")
     (tmp_path / "captions_train.json").write_text("{broken")
-    run(eval_command, said, "data=folder", f"data.root={tmp_path}", *rest)
-    assert (
-        "captions_train.json: not readable as JSON"
-        in scores_in(tmp_path / "run")["unavailable"]["novel"]
-    )
+    run(eval_command, *options)
+    reason = scores_in(tmp_path / "run")["unavailable"]["novel"]
+    assert "captions_train.json: not readable as JSON" in reason
 
 
 def test_pictures_without_captions_are_captioned_and_not_scored(trained, scenes_dir, tmp_path):
@@ -236,17 +194,17 @@ def test_pictures_without_captions_are_captioned_and_not_scored(trained, scenes_
     options = [f"model={trained[0] / 'model'}", "data=folder", f"data.root={tmp_path}"]
     options += ["split=test", "data.annotations=image_info_test2014.json"]
     run(eval_command, *options, "metrics=[]", f"run_dir={tmp_path / 'run'}")
-    said = json.loads((tmp_path / "run" / "predictions.json").read_text())
-    assert [entry["image_id"] for entry in said] == [image["id"] for image in images]
+    predictions = json.loads((tmp_path / "run" / "predictions.json").read_text())
+    assert [entry["image_id"] for entry in predictions] == [image["id"] for image in images]
     assert not (tmp_path / "run" / "scores.json").exists()
 
 
 def test_captions_from_paths_are_the_evaluations(trained, scenes_dir):
     """The same picture gives the same words by the cache (float16) and from its file."""
-    some = records.read_records(scenes_dir, "val")
-    said = captioner.load(trained[0] / "model").caption([r.image for r in some])
-    predicted = json.loads((trained[0] / "predictions.json").read_text())
-    same = sum(c.caption == p["caption"] for c, p in zip(said, predicted))
+    paths = [record.image for record in records.read_records(scenes_dir, "val")]
+    results = captioner.load(trained[0] / "model").caption(paths)
+    predictions = json.loads((trained[0] / "predictions.json").read_text())
+    same = sum(c.caption == p["caption"] for c, p in zip(results, predictions))
     assert same >= 7  # a near-tie may flip between float16 and float32
 
 
@@ -263,21 +221,20 @@ def test_runs_are_compared_in_a_table(trained, tmp_path, capsys):
         lines = capsys.readouterr().out.splitlines()
         names, *_, one, two = (line.strip("| ").split(separator) for line in lines)
         assert names[1] == "optimizer.lr" and (one[1], two[1]) == ("0.02", "3e-05")
-        found = dict(zip(names, one))
+        values = dict(zip(names, one))
         with open(trained[0] / "metrics.csv", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["val/CIDEr"]]
         best = max(rows, key=lambda row: float(row["val/CIDEr"]))
-        assert float(found["perplexity"]) == pytest.approx(
-            math.exp(float(best["val/nll"])), abs=0.01
-        )
-        assert float(found["CIDEr"]) == pytest.approx(100 * trained[1], abs=0.06)
-        assert found["seconds"].isdigit() and found["parameters"].isdigit()
+        perplexity = math.exp(float(best["val/nll"]))
+        assert float(values["perplexity"]) == pytest.approx(perplexity, abs=0.01)
+        assert float(values["CIDEr"]) == pytest.approx(100 * trained[1], abs=0.06)
+        assert values["seconds"].isdigit() and values["parameters"].isdigit()
     assert captioner_command(["runs", "nowhere"]) == 2
     assert "nowhere/scores.json" in capsys.readouterr().err
 
 
-def test_the_same_seed_gives_the_same_weights(options, trained, tmp_path):
-    extra = [*SMALL, "trainer.max_epochs=1", "data.batch_size=4", "decoder.dropout=0.5"]
+def test_the_same_seed_gives_the_same_weights(options, tmp_path):
+    extra = [*SMALL, "encoder=blind", "trainer.max_epochs=1", "decoder.dropout=0.5"]
     weights = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.manual_seed(len(weights))  # what was drawn before does not matter
@@ -287,6 +244,7 @@ def test_the_same_seed_gives_the_same_weights(options, trained, tmp_path):
     assert not torch.equal(weights[0]["W_hy.weight"], weights[2]["W_hy.weight"])
 
 
+@pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary")
 def test_a_trainable_encoder_learns_from_pixels(options, tmp_path):
     run(
         train_command, *options, *SMALL, "debug=fast", "data.batch_size=2", "encoder.train=1",
@@ -296,9 +254,8 @@ def test_a_trainable_encoder_learns_from_pixels(options, tmp_path):
     weights = captioner.load(tmp_path / "model").state_dict()
     fresh = captioner.encoders.Timm(weights="pip", train=1)
     learning = {n for n, p in fresh.named_parameters() if p.requires_grad}
-    moved = {
-        n for n, t in fresh.state_dict().items() if not torch.equal(t, weights[f"encoder.{n}"])
-    }
+    before = fresh.state_dict()
+    moved = {n for n in before if not torch.equal(before[n], weights[f"encoder.{n}"])}
     assert moved and not any(n.startswith("trunk.blocks.0") for n in moved)
     assert learning <= moved
 
@@ -319,11 +276,7 @@ def test_eight_pictures_are_learned_by_heart(options, tmp_path):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["data.root=nowhere"], "nowhere: no such folder"),
-        (["data=flickr8k"], "data.root is not set"),
-        (["data.val_split=dev2"], "dev2"),
         (["decoder.inject=x"], "decoder.inject=x"),
-        (["optimizer._target_=os.system"], "optimizer._target_=os.system"),
         (["data.views=2"], "data.augment"),
         (["warmup=2"], "warmup=2"),
         (["data.batch_size=0"], "data.batch_size=0"),
@@ -334,80 +287,35 @@ def test_eight_pictures_are_learned_by_heart(options, tmp_path):
 )
 def test_a_users_error_is_one_line_and_exit_code_2(options, tmp_path, overrides, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        keep = [
-            o for o in options if not any(x.startswith(o.split("=")[0] + "=") for x in overrides)
-        ]
-        keep = keep if overrides != ["data=flickr8k"] else keep[1:]
-        run(train_command, *keep, *SMALL, *overrides, f"run_dir={tmp_path}")
+        run(train_command, *options, *SMALL, "encoder=blind", *overrides, f"run_dir={tmp_path}")
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
 
 
-def test_the_commands_run_as_the_readme_says(options, tmp_path):
-    """train.py, eval.py and caption in processes of their own, from another folder."""
-    env = os.environ | {"HYDRA_FULL_ERROR": "1"}
-    folder = tmp_path / "run"
+def test_the_commands_run_in_another_folder(trained, options, scenes_dir, tmp_path):
+    """eval.py and caption in processes of their own; train.py: see test_bad_input.py."""
 
-    def shell(*command):
-        done = subprocess.run(
-            [python(), *map(str, command)],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
+    def output(*command):
+        command = [python(), *map(str, command)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    out = shell(ROOT / "train.py", *options, *SMALL, "debug=fast", f"run_dir={folder}")
-    assert "CIDEr" in out and str(folder / "model") in out
-    out = shell(
-        ROOT / "eval.py", f"model={folder}/model", *options, "split=test", "search=greedy",
-        f"run_dir={tmp_path}/test",
-    )  # fmt: skip
-    assert "CIDEr" in out and (tmp_path / "test" / "scores.json").exists()
-    pictures = Path(options[0].split("=")[1]) / "images"
-    out = shell("-m", "captioner", "--model", f"{folder}/model", "--json", pictures)
+    model = trained[0] / "model"
+    search = "split=test", "search=greedy", f"run_dir={tmp_path}/test"
+    assert "CIDEr" in output(ROOT / "eval.py", f"model={model}", *options, *search)
+    assert (tmp_path / "test" / "scores.json").exists()
+    out = output("-m", "captioner", "--model", model, "--json", scenes_dir / "images")
     assert len(out.splitlines()) == 32
 
 
-def test_a_run_is_never_overwritten(trained, options, capsys):
-    before = (trained[0] / "scores.json").read_bytes()
-    with pytest.raises(SystemExit):
-        run(train_command, *options, *SMALL, f"run_dir={trained[0]}")
-    assert "holds a run already" in capsys.readouterr().err
-    assert (trained[0] / "scores.json").read_bytes() == before
-
-
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
-def test_any_precision_exports_a_float32_model(options, tmp_path, precision):
+def test_any_precision_exports_a_float32_model(options, tmp_path, precision, capsys):
     extra = [*SMALL, "debug=fast", "encoder=blind", f"trainer.precision={precision}"]
     extra += [f"run_dir={tmp_path}"]
     run(train_command, *options, *extra)
+    out = capsys.readouterr().out
+    assert "CIDEr" in out and f"caption --model {tmp_path / 'model'} PATH" in out
     tensors = captioner.load(tmp_path / "model").decoder.state_dict().values()
     assert {tensor.dtype for tensor in tensors} == {torch.float32}
-
-
-def test_jobs_of_a_sweep_have_directories_of_their_own(options, tmp_path):
-    command = [python(), ROOT / "train.py", "-m", *options, *SMALL, "debug=fast"]
-    command += ["decoder=rnn,lstm", "search=greedy", f"run_dir={tmp_path}/sweep"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    for job, cell in enumerate(("RNN", "LSTM")):
-        saved = json.loads((tmp_path / "sweep" / str(job) / "model" / "config.json").read_text())
-        assert saved["decoder"]["cell"] == cell
-
-
-def test_two_processes_share_one_run(options, tmp_path):
-    """gloo, two ranks: one run directory, every validation picture once."""
-    command = [
-        python(), ROOT / "train.py", *options, *SMALL, "debug=fast", "data.batch_size=4",
-        "trainer.limit_val_batches=1.0", "trainer.devices=2", "trainer.accelerator=cpu",
-        "trainer.strategy=ddp", f"run_dir={tmp_path}/run",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["run"]
-    assert len(json.loads((tmp_path / "run/predictions.json").read_text())) == 8

@@ -72,6 +72,15 @@ OBJECTIVES = {
 }
 
 
+def ends_the_same(folder, options, precision, mishap):
+    """A run that is stopped and goes on leaves what a whole one does."""
+    options = [*options, f"trainer.precision={precision}", "+trainer.deterministic=true"]
+    assert in_process(*options, f"run_dir={folder / 'whole'}") == 0
+    assert in_process(*options, f"run_dir={folder / 'cut'}", mishap=mishap) > 128
+    assert in_process(f"resume={folder / 'cut'}") == 0
+    assert_equal_runs(folder / "whole", folder / "cut")
+
+
 @pytest.mark.parametrize(
     "objective, mishap",
     [
@@ -84,30 +93,19 @@ OBJECTIVES = {
 )
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
 def test_a_run_that_goes_on_ends_the_same(options, tmp_path, objective, mishap, precision):
-    extra = [*options, *OBJECTIVES[objective], "trainer.max_epochs=3"]
-    extra += [f"trainer.precision={precision}", "+trainer.deterministic=true"]
-    assert in_process(*extra, f"run_dir={tmp_path / 'whole'}") == 0
-    assert in_process(*extra, f"run_dir={tmp_path / 'cut'}", mishap=mishap) > 128
-    assert in_process(f"resume={tmp_path / 'cut'}") == 0
-    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
+    options = [*options, *OBJECTIVES[objective], "trainer.max_epochs=3"]
+    ends_the_same(tmp_path, options, precision, mishap)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
 def test_a_language_model_goes_on_with_its_streams(tmp_path, precision):
-    extra = [
-        "experiment=charlm",
-        "decoder.layers=2",
-        f"data.path={ROOT / 'LICENSE'}",
-        f"data.cache={tmp_path}",
-    ]
-    extra += ["decoder.embed_size=16", "decoder.hidden_size=16", "data.batch_size=4"]
-    extra += ["data.bptt=50", "trainer.max_epochs=2", "trainer.log_every_n_steps=1"]
-    extra += [f"trainer.precision={precision}", "+trainer.deterministic=true"]
-    extra += ["search.max_length=20"]
-    assert in_process(*extra, f"run_dir={tmp_path / 'whole'}") == 0
-    assert in_process(*extra, f"run_dir={tmp_path / 'cut'}", mishap="SIGTERM:0:0:9") > 128
-    assert in_process(f"resume={tmp_path / 'cut'}") == 0
-    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
+    options = [
+        "experiment=charlm", f"data.path={ROOT / 'LICENSE'}", f"data.cache={tmp_path}",
+        "decoder.layers=2", "decoder.embed_size=16", "decoder.hidden_size=16", "data.batch_size=4",
+        "data.bptt=50", "trainer.max_epochs=2", "trainer.log_every_n_steps=1",
+        "search.max_length=20",
+    ]  # fmt: skip
+    ends_the_same(tmp_path, options, precision, "SIGTERM:0:0:9")
 
 
 def test_one_process_of_a_group_is_one_process(options, tmp_path):

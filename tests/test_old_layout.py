@@ -19,8 +19,6 @@ from captioner.encoders import Timm
 from tests.helpers.forks import ROOT
 from tests.helpers.runs import in_process, run
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
-
 
 @pytest.fixture(autouse=True)
 def before(tmp_path, monkeypatch) -> None:

@@ -10,9 +10,8 @@ import train as train_command
 from captioner.data import records
 from tests.helpers.runs import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-
+@pytest.mark.slow
 def test_two_hundred_photographs_are_enough_to_beat_the_blind(real_data, tmp_path):
     options = [
         f"data.root={real_data / 'flickr8k'}", f"data.cache={tmp_path / 'cache'}", "data=flickr8k",

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 
 import train as train_command
 from captioner.experiment import schemas
-from captioner.training import checkpoints
+from captioner.training import checkpoints, lightning
 from tests.helpers import mishaps
 from tests.helpers.forks import ROOT, python
 
@@ -27,7 +27,8 @@ def composed(*overrides, name="train", **options):
 
 
 def run(command, *overrides):
-    """train.py's or eval.py's main, as Hydra calls it."""
+    """train.py's or eval.py's main, as Hydra calls it, with the warnings that train.py lets by."""
+    lightning.silence()
     return command.main.__wrapped__(composed(*overrides, name=Path(command.__file__).stem))
 
 
