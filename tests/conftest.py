@@ -68,19 +68,13 @@ def model_dir(tmp_path_factory, scenes_dir) -> Path:
     from captioner.data import records
     from captioner.models import caption_model
 
-    some = records.read_records(scenes_dir, "train")
-    tokenizer = tokenizers.train_tokenizer(
-        caption for record in some for caption in record.captions
-    )
-    torch.manual_seed(1)
-    config = {
-        "encoder": {"_target_": "captioner.encoders.Timm", "weights": "pip", "image_size": 64},
-        "decoder": {
-            "_target_": "captioner.decoders.recurrent.Recurrent",
-            "embed_size": 16,
-            "hidden_size": 16,
-        },
-    }
+    train = records.read_records(scenes_dir, "train")
+    tokenizer = tokenizers.train_tokenizer(text for record in train for text in record.captions)
+    encoder = {"_target_": "captioner.encoders.Timm", "weights": "pip", "image_size": 64}
+    decoder = {"_target_": "captioner.decoders.recurrent.Recurrent"}
+    decoder |= {"embed_size": 16, "hidden_size": 16}
     folder = tmp_path_factory.mktemp("model")
-    caption_model.build_captioner(config, tokenizer).save(folder)
+    torch.manual_seed(1)
+    model = caption_model.build_captioner({"encoder": encoder, "decoder": decoder}, tokenizer)
+    model.save(folder)
     return folder

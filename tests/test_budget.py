@@ -29,7 +29,7 @@ TABLE = {"pace": 1000, "seconds": {"test_it.py::test_long": 500, "test_it.py::te
 def test_what_no_longer_fits_is_skipped_by_name(tmp_path):
     (tmp_path / "test_it.py").write_text(TESTS)
     (tmp_path / "plugin.py").write_text(
-        "import json\nfrom pathlib import Path\nfrom tests.helpers import budget\n"
+        "from pathlib import Path\nfrom tests.helpers import budget\n"
         f"budget.TABLE = Path({str(tmp_path)!r}, 'durations.json')\n"
         "from tests.helpers.budget import *\n"
     )
@@ -61,11 +61,7 @@ def test_what_no_longer_fits_is_skipped_by_name(tmp_path):
 
 def test_every_slow_test_has_its_usual_seconds(request):
     """Of the files that this session has collected."""
-    collected = request.config.stash[budget.SLOW]
     files = {item.nodeid.split("::")[0] for item in request.session.items}
-    names = {
-        name
-        for name in json.loads(budget.TABLE.read_text())["seconds"]
-        if name.split("::")[0] in files
-    }
-    assert names == {name for name in collected if name.split("::")[0] in files}
+    tables = json.loads(budget.TABLE.read_text())["seconds"], request.config.stash[budget.SLOW]
+    usual, collected = ({name for name in t if name.split("::")[0] in files} for t in tables)
+    assert usual == collected

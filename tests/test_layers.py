@@ -81,7 +81,7 @@ def test_there_are_no_cycles():
 
 
 @pytest.mark.parametrize(
-    ("libraries", "rooms"),
+    "libraries, rooms",
     [
         ({"pytorch_lightning", "lightning"}, {"training", "experiment"}),
         ({"hydra", "omegaconf"}, {"experiment", "train.py", "eval.py"}),

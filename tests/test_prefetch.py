@@ -28,26 +28,28 @@ def test_it_is_map(workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_comes_in_its_place(workers):
-    def read(n):
-        return 10 / (n - 5)
-
-    got = []
-    with pytest.raises(ZeroDivisionError):
-        got.extend(prefetch(read, range(10), workers))
-    results = prefetch(read, range(10), workers)
+    results = prefetch(lambda n: 10 / (n - 5), range(10), workers)
     assert [next(results) for _ in range(5)] == [10 / (n - 5) for n in range(5)]
     with pytest.raises(ZeroDivisionError):
         next(results)
 
 
-def test_it_reads_so_far_ahead_and_no_further():
-    read, workers = [], 2
-    results = prefetch(read.append, range(100), workers)
-    for taken in range(1, 4):
+@pytest.mark.parametrize(
+    "make, batch_size, ahead",
+    [
+        (lambda read: prefetch(read, range(100), workers=2), 1, 4),
+        (lambda read: prefetch_batches(read, iter(range(100)), batch_size=3, workers=2), 3, 6),
+    ],
+)
+def test_it_reads_so_far_ahead_and_no_further(make, batch_size, ahead):
+    read = []
+    results = make(read.append)
+    for taken in range(batch_size, 4 * batch_size, batch_size):
         next(results)
-        wait_until(lambda: len(read) >= taken + 2 * workers)  # noqa: B023
+        wait_until(lambda: len(read) >= taken + ahead)  # noqa: B023
         time.sleep(0.05)
-        assert sorted(read) == list(range(taken + 2 * workers))
+        assert sorted(read) == list(range(taken + ahead))
+    results.close()
 
 
 def test_the_readers_work_side_by_side():
@@ -87,17 +89,6 @@ def test_a_slow_iterator_is_answered_as_it_comes():
         answers.append(batch)
         answered.release()
     assert answers == [["0"], ["1"], ["2"], ["3"]]
-
-
-def test_two_batches_are_read_ahead_and_no_more():
-    read = []
-    batches = prefetch_batches(read.append, iter(range(100)), batch_size=3, workers=2)
-    for taken in (1, 2):
-        next(batches)
-        wait_until(lambda: len(read) >= 3 * taken + 6)  # noqa: B023
-        time.sleep(0.05)
-        assert sorted(read) == list(range(3 * taken + 6))
-    batches.close()
 
 
 def test_an_iterators_own_error_comes_after_what_it_gave():

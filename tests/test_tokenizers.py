@@ -46,8 +46,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, kind):
     path = tmp_path / "tokenizer.json"
     path.write_text(tokenizer.to_json(), encoding="utf-8")
     loaded = tokenizers.load_tokenizer(path)
-    assert type(loaded) is type(tokenizer)
-    assert loaded.units == tokenizer.units and loaded.max_length == 7
+    assert type(loaded) is type(tokenizer) and vars(loaded) == vars(tokenizer)
 
 
 def broken(**changes):
@@ -73,19 +72,23 @@ def broken(**changes):
 def test_a_broken_file_is_named(tmp_path, text, message):
     path = tmp_path / "tokenizer.json"
     path.write_text(text)
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(InputError, match=f"tokenizer.json: .*{message}"):
         tokenizers.load_tokenizer(path)
-    assert "tokenizer.json" in str(error.value)
 
 
-def test_a_vocabulary_without_words_says_what_to_do():
-    with pytest.raises(InputError, match="tokenizer.min_count"):
-        tokenizers.train_tokenizer(CAPTIONS, min_count=9)
-    with pytest.raises(InputError, match="tokenizer.kind=bpe"):
-        tokenizers.train_tokenizer(CAPTIONS, "bpe")
-    for wrong in ({"min_count": 0}, {"max_length": "9"}, {"min_counts": 1}):
-        with pytest.raises(InputError, match=f"tokenizer.{next(iter(wrong))}"):
-            tokenizers.train_tokenizer(CAPTIONS, **wrong)
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"min_count": 9}, "tokenizer.min_count"),
+        ({"kind": "bpe"}, "tokenizer.kind=bpe"),
+        ({"min_count": 0}, "tokenizer.min_count=0"),
+        ({"max_length": "9"}, "tokenizer.max_length=9"),
+        ({"min_counts": 1}, "tokenizer.min_counts"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        tokenizers.train_tokenizer(CAPTIONS, **options)
 
 
 @pytest.mark.parametrize("kind", [Word, Char])

@@ -3,15 +3,17 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from captioner.analysis import gradients
 from captioner.commands.main import main
 from captioner.decoders.attention import SoftAttention
-from captioner.decoders.cells import LSTM, make_cell
+from captioner.decoders.cells import LSTM
 from captioner.decoders.recurrent import Recurrent
 from captioner.decoders.transformer import Transformer
+from captioner.types import Features
 from tests.helpers.laws import LENGTH_N, D, N, V, features, tokens
 
 H, STEPS = 64, 40
@@ -63,25 +65,23 @@ def test_the_lstms_cell_is_an_uninterrupted_path():
 
 def test_flow_is_autograd_row_by_row():
     decoder = Recurrent(V, D, "GRU", 4, 6, layers=2, dropout=0.0).double()
-    some, token_NT = features(), torch.randint(3, V, (N, 6))
-    found = gradients.flow(decoder, some, token_NT, LENGTH_N)
-    sums = {name: [[] for _ in range(5)] for name in ("h0", "h1")}
+    inputs, token_NT = features(), torch.randint(3, V, (N, 6))
+    mean_norms = gradients.flow(decoder, inputs, token_NT, LENGTH_N)
+    norms = {name: [[] for _ in range(5)] for name in ("h0", "h1")}
     for n, length in enumerate(LENGTH_N.tolist()):
-        one = type(some)(*(x[n // 2 : n // 2 + 1] for x in some))
-        memory, state = decoder.start(one, 1)
+        memory, state = decoder.start(Features(*(x[n // 2 : n // 2 + 1] for x in inputs)), 1)
         states = []
         for t in range(length):
             logits, state = decoder.step(token_NT[n : n + 1, t], memory, state)
             states.append(state)
-        for name in sums if length else ():
+        for name in norms if length else ():
             loss = -logits.log_softmax(1)[0, token_NT[n, length]]
-            every = [s[name] for s in states]
-            for t, g in enumerate(torch.autograd.grad(loss, every, retain_graph=True)):
-                sums[name][length - 1 - t].append(g.norm().item())
-    assert found.keys() == sums.keys()
-    for name, norms in found.items():
-        expected = [sum(values) / len(values) for values in sums[name]]
-        assert norms == pytest.approx(expected, abs=1e-12)
+            entries = [state[name] for state in reversed(states)]
+            for d, g in enumerate(torch.autograd.grad(loss, entries, retain_graph=True)):
+                norms[name][d].append(g.norm().item())
+    assert mean_norms.keys() == norms.keys()
+    for name, values in norms.items():
+        assert mean_norms[name] == pytest.approx([*map(np.mean, values)], abs=1e-12)
 
 
 def test_the_jacobian_of_a_step_is_known_for_the_vanilla_rnn():
@@ -98,39 +98,36 @@ def test_the_jacobian_of_a_step_is_known_for_the_vanilla_rnn():
     assert norms == pytest.approx(expected[1:], abs=1e-9)
 
 
-@pytest.mark.parametrize("Kind", [SoftAttention, Transformer])
-def test_it_measures_any_decoder(Kind):
+@pytest.mark.parametrize("Kind, entries", [(SoftAttention, {"h", "c"}), (Transformer, set())])
+def test_it_measures_any_decoder(Kind, entries):
     decoder = Kind(V, D, hidden_size=16, dropout=0.0).double()
-    some, token_NT = features(), torch.cat([tokens(), tokens()[:, :1]], dim=1)
-    found = gradients.flow(decoder, some, token_NT, LENGTH_N)
-    assert found.keys() == ({"h", "c"} if Kind is SoftAttention else set())  # it has no such state
-    one = type(some)(*(x[:1] for x in some))
-    norms = gradients.jacobian_norms(decoder, one, token_NT[0])
-    assert len(norms) == (5 if Kind is SoftAttention else 0)
+    inputs, token_NT = features(), torch.cat([tokens(), tokens()[:, :1]], dim=1)
+    norms = gradients.flow(decoder, inputs, token_NT, LENGTH_N)
+    assert norms.keys() == entries
+    jacobians = gradients.jacobian_norms(decoder, features(1), token_NT[0])
+    assert len(jacobians) == (5 if entries else 0)
 
 
 def test_saturation_counts_words_by_unit():
     gates = torch.tensor([[[0.05, 0.95]], [[0.5, 0.99]], [[0.0, 0.0]], [[1.0, 1.0]]])  # P, gate, H
     real_NT = torch.tensor([[True, True], [False, True]])
-    found = gradients.saturation(gates.view(2, 2, 1, 2), real_NT, "z")["z"]
-    assert found["shut"] == pytest.approx([1 / 3, 0]) and found["open"] == pytest.approx([1 / 3, 1])
+    z = gradients.saturation(gates.view(2, 2, 1, 2), real_NT, "z")["z"]
+    assert z["shut"] == pytest.approx([1 / 3, 0]) and z["open"] == pytest.approx([1 / 3, 1])
 
 
 def test_the_command_writes_json_and_a_figure(model_dir, scenes_dir, tmp_path, capsys):
     out = tmp_path / "new"
     assert main(["gradients", str(model_dir), str(scenes_dir), "--limit=3", f"--out={out}"]) == 0
     assert "|dL/dc0|" in capsys.readouterr().out
-    found = json.loads((out / "gradients.json").read_text())
-    assert found["gradient"].keys() == {"h0", "c0"}
-    assert found["W_hh"] == pytest.approx(
-        dict.fromkeys((f"cells.0.{g}" for g in "ifog"), 1.0), abs=1e-5
-    )
-    assert list(found["gates"]["gates0"]) == list(LSTM.gates)
-    assert len(found["gates"]["gates0"]["f"]["open"]) == make_cell("LSTM", 16, 16).hidden_size
+    measured = json.loads((out / "gradients.json").read_text())
+    assert measured["gradient"].keys() == {"h0", "c0"}
+    fresh = dict.fromkeys((f"cells.0.{gate}" for gate in "ifog"), 1.0)
+    assert measured["W_hh"] == pytest.approx(fresh, abs=1e-5)
+    assert list(measured["gates"]["gates0"]) == list(LSTM.gates)
+    assert len(measured["gates"]["gates0"]["f"]["open"]) == 16
     assert (out / "gradients.png").read_bytes().startswith(b"\x89PNG")
     assert main(["gradients", str(tmp_path), str(scenes_dir)]) == 2
     assert "not a model directory" in capsys.readouterr().err
-    (tmp_path / "captions.jsonl").write_text("")
     shutil.copytree(scenes_dir, tmp_path / "data")
     path = tmp_path / "data" / "captions_val.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))

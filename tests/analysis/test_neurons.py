@@ -14,7 +14,7 @@ NAMES = [f"unit {u}" for u in range(30)]
 def readings(count=20, T=200, U=30, seed=0):
     """Unit 7 knows the number, unit 11 the mark (upside down); nobody knows the third."""
     rng = np.random.default_rng(seed)
-    made = []
+    documents = []
     for n in range(count):
         state_TU = rng.normal(size=(T, U))
         number, mark, none = rng.normal(size=T), rng.random(T) < 0.2, rng.random(T) < 0.5
@@ -22,19 +22,18 @@ def readings(count=20, T=200, U=30, seed=0):
         state_TU[:, 11] = -3.0 * mark + rng.normal(size=T)
         number[::5] = np.nan
         values = {"number": number, "mark": mark.astype(float), "none": none.astype(float)}
-        made.append(Reading(["x"] * T, state_TU, values | {"always": np.ones(T)}, n))
-    return made
+        documents.append(Reading(["x"] * T, state_TU, values | {"always": np.ones(T)}, n))
+    return documents
 
 
 def test_the_best_unit_is_found_and_chance_finds_none():
-    found = {one.name: one for one in neurons.find_units(readings(), NAMES)}
-    assert set(found) == {"number", "mark", "none"}  # "always" cannot be told
-    assert (found["number"].unit, found["mark"].unit) == (7, 11)
-    assert found["number"].numeric and found["number"].score > 0.95
-    assert not found["mark"].numeric and found["mark"].score < 0.05
-    assert abs(found["none"].score - 0.5) < 0.06
-    for one in found.values():
-        assert abs(one.control - (0 if one.numeric else 0.5)) < 0.06
+    matches = {match.name: match for match in neurons.find_units(readings(), NAMES)}
+    assert set(matches) == {"number", "mark", "none"}  # "always" cannot be told
+    number, mark, none = matches["number"], matches["mark"], matches["none"]
+    assert number.unit == 7 and number.numeric and number.score > 0.95
+    assert mark.unit == 11 and not mark.numeric and mark.score < 0.05
+    assert abs(none.score - 0.5) < 0.06 and abs(number.control) < 0.06
+    assert abs(mark.control - 0.5) < 0.06 and abs(none.control - 0.5) < 0.06
 
 
 def mean_ranks(x_P):
@@ -69,11 +68,11 @@ def test_what_never_changes_has_no_score():
 
 def test_what_is_the_same_in_all_documents_is_not_in_the_control():
     """A unit that counts, as in every document."""
-    made = [
+    documents = [
         Reading(["x"] * 40, np.stack([np.arange(40.0), noise], 1), {"place": np.arange(40.0)}, n)
         for n, noise in enumerate(np.random.default_rng(0).normal(size=(20, 40)))
     ]
-    (one,) = neurons.find_units(made, ["counts", "noise"])
+    (one,) = neurons.find_units(documents, ["counts", "noise"])
     assert one.label == "counts" and one.score > 0.99 and abs(one.control) < 0.3
 
 
@@ -83,14 +82,11 @@ def test_what_documents_have_in_common_is_in_the_control():
     rng = np.random.default_rng(0)
     far = []
     for _ in range(20):
-        documents = [
-            Reading(
-                ["x"] * 50, np.tile(rng.normal(size=500), (50, 1)), {"it": np.full(50, n % 2.0)}, n
-            )
-            for n in range(20)
-        ]
-        made = [piece for document in documents for piece in [document] * 3]
-        (one,) = neurons.find_units(made, [str(u) for u in range(500)])
+        pieces = []
+        for n in range(20):
+            state_TU = np.tile(rng.normal(size=500), (50, 1))
+            pieces += [Reading(["x"] * 50, state_TU, {"it": np.full(50, n % 2.0)}, n)] * 3
+        (one,) = neurons.find_units(pieces, [str(u) for u in range(500)])
         far.append((abs(one.score - 0.5), abs(one.control - 0.5)))
     scores, controls = np.mean(far, axis=0)
     assert scores > 0.1 and 0.5 < controls / scores < 2
@@ -98,15 +94,13 @@ def test_what_documents_have_in_common_is_in_the_control():
 
 def test_what_stands_late_in_long_documents_has_a_control():
     """Short documents beside long ones, with a mark that only the long ones reach."""
-    made = [
-        one._replace(
-            values={"late": (np.arange(length) > 50).astype(float)},
-            state_TU=one.state_TU[:length],
-            document=n,
+    documents = [
+        reading._replace(
+            values={"late": (np.arange(length) > 50) * 1.0}, state_TU=reading.state_TU[:length]
         )
-        for n, (one, length) in enumerate(zip(readings(24), [20, 100] * 12))
+        for reading, length in zip(readings(24), [20, 100] * 12)
     ]
-    (one,) = neurons.find_units(made, NAMES)
+    (one,) = neurons.find_units(documents, NAMES)
     assert 0 <= one.control <= 1
 
 
@@ -116,25 +110,27 @@ def test_the_command_on_text_and_on_captions(tmp_path, model_dir, scenes_dir, ca
     model.save(tmp_path / "lm")
     for n in range(30):
         (tmp_path / f"{n}.txt").write_text("the cat sat on the mat\nthe dog\n" * 4)
+    (tmp_path / "one.md").write_text("the cat sat on the mat\nthe dog\n" * 5000)
     out = tmp_path / "sub/page.html"
-    order = [str(tmp_path / "lm"), str(tmp_path), "--pattern=*.txt", f"--out={out}"]
-    assert main(["neurons", *order, "--val-share=0"]) == 0
+
+    def run(model, data, *more):
+        return main(["neurons", str(model), str(data), f"--out={out}", *more])
+
+    assert run(tmp_path / "lm", tmp_path, "--pattern=*.txt", "--val-share=0") == 0
     assert "position in the line" in capsys.readouterr().out
     page = out.read_text()
-    assert (
-        page.startswith("<!doctype html>") and "http" not in page and "position in the line" in page
-    )
-    (tmp_path / "one.md").write_text("the cat sat on the mat\nthe dog\n" * 5000)
-    one = [str(tmp_path / "lm"), str(tmp_path / "one.md"), f"--out={out}"]
-    assert main(["neurons", *one]) == 0 and "position in the line" in capsys.readouterr().out
-    assert main(["neurons", str(model_dir), str(scenes_dir), "--split=train", f"--out={out}"]) == 0
+    assert page.startswith("<!doctype html>") and "position in the line" in page
+    assert "http" not in page
+    assert run(tmp_path / "lm", tmp_path / "one.md") == 0
+    assert "position in the line" in capsys.readouterr().out
+    assert run(model_dir, scenes_dir, "--split=train") == 0
     assert "position in the sentence" in capsys.readouterr().out
     assert "data:image/jpeg" in out.read_text()
-    assert main(["neurons", str(tmp_path / "lm"), str(tmp_path / "none")]) == 2
+    assert run(tmp_path / "lm", tmp_path / "none") == 2
     assert "no such file" in capsys.readouterr().err
 
 
 def test_text_on_the_page_is_escaped():
-    some = [one._replace(units=["<b>"] * 200) for one in readings()]
-    page = neurons_page.render_page(some, neurons.find_units(some, NAMES))
+    documents = [reading._replace(units=["<b>"] * 200) for reading in readings()]
+    page = neurons_page.render_page(documents, neurons.find_units(documents, NAMES))
     assert "<b>" not in page and "&lt;b&gt;" in page

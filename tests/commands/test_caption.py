@@ -1,6 +1,5 @@
 """The `caption` command, as a user runs it."""
 
-import io
 import json
 import os
 import shutil
@@ -23,11 +22,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def pictures(scenes_dir, tmp_path, monkeypatch):
     """A folder with three pictures, one of them in a sub-folder, a text file, and a broken one."""
-    pictures = sorted((scenes_dir / "images").iterdir())
     (tmp_path / "album" / "inner").mkdir(parents=True)
-    shutil.copy(pictures[0], tmp_path / "album" / "a b.png")
-    shutil.copy(pictures[1], tmp_path / "album" / "ü[1].PNG")
-    shutil.copy(pictures[2], tmp_path / "album" / "inner" / "c.png")
+    names = ("a b.png", "ü[1].PNG", "inner/c.png")
+    for path, name in zip(sorted((scenes_dir / "images").iterdir()), names):
+        shutil.copy(path, tmp_path / "album" / name)
     (tmp_path / "album" / "notes.txt").write_text("not a picture")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     monkeypatch.chdir(tmp_path)
@@ -58,17 +56,11 @@ def test_json_lines_with_scores_and_errors(pictures, model_dir, capsys):
 
 
 def test_captions_that_agree_with_samples(pictures, model_dir, capsys):
-    order = ["--json", "--model", str(model_dir), "--consensus", "20", "--best", "5", "album"]
-    assert main(order) == 0
+    options = ["--json", "--consensus", "20", "--best", "5"]
+    assert main([*options, "--model", str(model_dir), "album"]) == 0
     for line in capsys.readouterr().out.splitlines():
         scores = [caption["score"] for caption in json.loads(line)["best"]]
         assert 10 >= scores[0] > 0 and scores == sorted(scores, reverse=True)
-
-
-def test_a_list_on_stdin(pictures, model_dir, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("album/a b.png\n\nalbum/inner/c.png\n"))
-    assert main(["--model", str(model_dir), "-"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_the_model_is_that_of_the_environment_or_of_the_installation(
@@ -98,16 +90,10 @@ def test_the_search_saved_with_the_model_is_used(pictures, model_dir, capsys):
     assert main([*command, "--best", "3"]) == 2  # of a beam of 2
 
 
-@pytest.mark.parametrize("option", ["--beam=0", "--batch=0", "--consensus=-1", "--best=99"])
-def test_a_wrong_number_is_an_error(pictures, model_dir, capsys, option):
-    assert main(["--model", str(model_dir), option, "album"]) == 2
-    assert f"{option.replace('--batch', 'batch_size')}: give" in capsys.readouterr().err
-
-
 def test_a_file_name_need_not_be_text(pictures, model_dir):
     """Bytes that are no UTF-8 are printed as such; the others are captioned."""
     os.rename(b"album/a b.png", b"album/\xff.png")
-    command = [sys.executable, "-m", "captioner", "--model", str(model_dir), "--json", "album"]
+    command = [python(), "-m", "captioner", "--model", str(model_dir), "--json", "album"]
     env = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run(command, capture_output=True, env=env, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -138,12 +124,12 @@ def test_wheel_captions_outside_the_checkout(model_dir, scenes_dir, tmp_path):
 
 
 def test_results_stream_as_they_are_made(pictures, model_dir):
-    """The first caption does not wait for the list to end."""
+    """The first caption does not wait for the list on stdin to end; an empty line is none."""
     command = [python(), "-m", "captioner", "--model", str(model_dir), "--batch", "1", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
         print("album/a b.png", file=run.stdin, flush=True)
         assert run.stdout.readline().startswith("album/a b.png: ")
-        print("album/inner/c.png", file=run.stdin, flush=True)
+        print("\nalbum/inner/c.png", file=run.stdin, flush=True)
         assert run.stdout.readline().startswith("album/inner/c.png: ")
         run.stdin.close()
     assert run.returncode == 0
@@ -163,23 +149,20 @@ def test_models_are_given_one_by_one(model_dir, pictures, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--model", "nowhere", "album"], "nowhere: not a model directory"),
-        (["--model=other", "--model", "othr", "album"], "othr: not a model directory"),
-        (
-            ["--model=other", "other", "album"],
-            "other: a model, not a picture: write --model before",
-        ),
-        (["--model=other", "run", "album"], "run holds a run: give --model run/model"),
-        (["--model=other", "empty", "album"], "empty: no picture"),
-        (["--model=other"], "required: PATH"),
+        (["--batch=0", "album"], "batch_size=0: give"),
+        (["--consensus=-1", "album"], "--consensus=-1: give"),
+        (["--best=99", "album"], "--best=99: give"),
+        (["--model", "othr", "album"], "othr: not a model directory"),
+        (["other", "album"], "other: a model, not a picture: write --model before"),
+        (["run", "album"], "run holds a run: give --model run/model"),
+        ([], "required: PATH"),
     ],
 )
-def test_a_wrong_model_or_picture_is_an_error(model_dir, pictures, capsys, arguments, message):
+def test_a_wrong_argument_is_named(model_dir, pictures, capsys, arguments, message):
     shutil.copytree(model_dir, "other")
     shutil.copytree(model_dir, "run/model")
-    (pictures / "empty").mkdir()
     try:
-        code = main(arguments)
+        code = main(["--model=other", *arguments])
     except SystemExit as ended:
         code = ended.code
     assert code == 2 and message in capsys.readouterr().err

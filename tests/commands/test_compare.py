@@ -1,6 +1,7 @@
 """`captioner compare`, and the tables of document frequencies that it takes."""
 
 import json
+import random
 
 import pytest
 
@@ -13,18 +14,12 @@ WORDS = "a the dog cat man runs sits on grass sofa red big in with ball".split()
 
 @pytest.fixture
 def files(tmp_path):
-    """References of 40 images, and two systems: of their words in another order, and of half."""
-    import random
-
+    """References of 40 images, and two systems: most of a reference, and its first word."""
     draw = random.Random(0)
     texts = [[" ".join(draw.choices(WORDS, k=8)) for _ in range(3)] for _ in range(40)]
     refs = {
         "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(40)],
-        "annotations": [
-            {"id": 3 * i + k, "image_id": i, "caption": text}
-            for i, several in enumerate(texts)
-            for k, text in enumerate(several)
-        ],
+        "annotations": [{"image_id": i, "caption": text} for i in range(40) for text in texts[i]],
     }
     good = [{"image_id": i, "caption": several[0][:-2]} for i, several in enumerate(texts)]
     bad = [{"image_id": i, "caption": several[0].split()[0]} for i, several in enumerate(texts)]
@@ -65,16 +60,16 @@ def test_document_frequencies_of_a_corpus(files, capsys):
     table = str(files / "table.npz")
     assert main(["frequencies", str(files / "refs.json"), table]) == 0
     assert "of 40 images" in capsys.readouterr().out
-    found = []
-    for corpus in ([], ["--corpus", table], ["--corpus", str(files / "refs.json")]):
-        assert run(files, "--metrics", "cider", "--json", *corpus) == 0
-        found.append(json.loads(capsys.readouterr().out)["CIDEr"]["a"])
-    assert found == pytest.approx([found[0]] * 3)  # the corpus is that of the references
     few = json.loads((files / "refs.json").read_text())
     few["images"], few["annotations"] = few["images"][:20], few["annotations"][:60]
     (files / "few.json").write_text(json.dumps(few))
-    assert run(files, "--metrics", "cider", "--json", "--corpus", str(files / "few.json")) == 0
-    assert json.loads(capsys.readouterr().out)["CIDEr"]["a"] != pytest.approx(found[0])
+    scores = []
+    for corpus in (None, table, str(files / "refs.json"), str(files / "few.json")):
+        more = ["--corpus", corpus] if corpus else []
+        assert run(files, "--metrics", "cider", "--json", *more) == 0
+        scores.append(json.loads(capsys.readouterr().out)["CIDEr"]["a"])
+    assert scores[:3] == pytest.approx([scores[0]] * 3)  # the corpus is that of the references
+    assert scores[3] != pytest.approx(scores[0])
 
 
 @pytest.mark.parametrize(
@@ -92,8 +87,8 @@ def test_errors_are_messages(files, capsys, more, message):
 
 
 def test_systems_must_be_of_the_same_images(files, capsys):
-    said = json.loads((files / "bad.json").read_text())
-    (files / "short.json").write_text(json.dumps(said[:-2]))
+    predictions = json.loads((files / "bad.json").read_text())
+    (files / "short.json").write_text(json.dumps(predictions[:-2]))
     assert run(files, b="short") == 2
     assert "2 images (38, 39) with references but without a caption" in capsys.readouterr().err
 
@@ -107,9 +102,10 @@ def test_tables_of_one_split(files, capsys):
     }
     path, table = files / "dataset_x.json", str(files / "t.npz")
     path.write_text(json.dumps(content))
-    assert main(["frequencies", str(path), table, "--split", "train"]) == 0
-    assert "3 n-grams of 2 images" in capsys.readouterr().out
-    assert main(["frequencies", str(path), table, "--split", "test"]) == 2
-    assert "no images of split 'test', only train, val" in capsys.readouterr().err
-    assert main(["frequencies", str(path), str(files / "t.txt")]) == 2
-    assert ".npz" in capsys.readouterr().err
+    for arguments, code, message in (
+        ([table, "--split", "train"], 0, "3 n-grams of 2 images"),
+        ([table, "--split", "test"], 2, "no images of split 'test', only train, val"),
+        ([str(files / "t.txt")], 2, ".npz"),
+    ):
+        assert main(["frequencies", str(path), *arguments]) == code
+        assert message in "".join(capsys.readouterr())

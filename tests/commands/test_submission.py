@@ -14,9 +14,13 @@ def files(tmp_path):
     for split, ids in {"val": [1, 2, 3], "test": [8, 9]}.items():
         images = {"images": [{"id": i, "file_name": f"{i}.jpg"} for i in ids]}
         (tmp_path / f"{split}_images.json").write_text(json.dumps(images))
-        predictions = [{"image_id": i, "caption": f"a {i}", "captions": ["x", "y"]} for i in ids]
-        (tmp_path / f"{split}.json").write_text(json.dumps(predictions))
+        write_predictions(tmp_path, split, *ids)
     return tmp_path
+
+
+def write_predictions(folder, split, *ids):
+    predictions = [{"image_id": i, "caption": f"a {i}", "captions": ["x", "y"]} for i in ids]
+    (folder / f"{split}.json").write_text(json.dumps(predictions))
 
 
 def run(files, *splits, name="net-1"):
@@ -43,37 +47,32 @@ def test_one_split_alone_is_noted(files, capsys):
 
 
 @pytest.mark.parametrize(
-    "predictions, message",
+    "ids, message",
     [
-        ([{"image_id": 1, "caption": "x"}], "val2014: 2 images (2, 3) without a prediction"),
-        (
-            [{"image_id": i, "caption": "x"} for i in (1, 2, 3, 7)],
-            "val2014: 1 image (7) predicted but not of this split",
-        ),
-        ([{"image_id": 1, "caption": "x"}] * 2, "image 1 has two predictions"),
-        (
-            [{"image_id": i, "caption": "x"} for i in ("1", 2, 3)],
-            "1 image (1) without a prediction",
-        ),
+        ([1], "val2014: 2 images (2, 3) without a prediction"),
+        ([1, 2, 3, 7], "val2014: 1 image (7) predicted but not of this split"),
+        ([1, 1], "image 1 has two predictions"),
+        (["1", 2, 3], "1 image (1) without a prediction"),
     ],
 )
-def test_gaps_and_duplicates_are_named(files, capsys, predictions, message):
-    (files / "val.json").write_text(json.dumps(predictions))
+def test_gaps_and_duplicates_are_named(files, capsys, ids, message):
+    write_predictions(files, "val", *ids)
     assert run(files, "val") == 2
     assert message in capsys.readouterr().err
     assert not (files / "out.zip").exists()
 
 
-@pytest.mark.parametrize("splits", [["val", "val"], ["banana"]])
-def test_only_the_two_splits_once_each(files, capsys, splits):
-    assert run(files, *splits) == 2
-    assert "give each of val2014, test2014 once" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "splits, name, message",
+    [
+        (["val", "val"], "net", "give each of val2014, test2014 once"),
+        (["banana"], "net", "give each of val2014, test2014 once"),
+        (["val"], "a b", "'a b': the server takes letters"),
+        (["test"], "net", "test_images.json: no list of images with ids"),
+    ],
+)
+def test_other_errors(files, capsys, splits, name, message):
+    (files / "test_images.json").write_text("{}")
+    assert run(files, *splits, name=name) == 2
+    assert message in capsys.readouterr().err
     assert not (files / "out.zip").exists()
-
-
-def test_other_errors(files, capsys):
-    assert run(files, "val", name="a b") == 2
-    assert "'a b': the server takes letters" in capsys.readouterr().err
-    (files / "val_images.json").write_text("{}")
-    assert run(files, "val") == 2
-    assert "val_images.json: no list of images with ids" in capsys.readouterr().err

@@ -63,26 +63,25 @@ def test_perplexity_is_that_of_the_unrolled_step(kind, batch_size, monkeypatch):
     letters = [11 + 1 + 8 + 1, 20, 12, 11]
     perplexity = math.exp(sum(nats) / sum(lengths))
     bits = sum(nats) / sum(letters) / math.log(2)
-    assert statistics.corpus() == pytest.approx(
-        {"perplexity": perplexity, "bits_per_character": bits}
-    )
+    expected = {"perplexity": perplexity, "bits_per_character": bits}
+    assert statistics.corpus() == pytest.approx(expected)
     np.testing.assert_allclose(statistics.per_image()[:, 0], np.exp(np.divide(nats, lengths)))
 
 
 def test_an_unknown_word_is_spelled():
     captioner = model(words("a dog runs", "a cat"))
-    some = [Record(0, Path("x"), ("a zebra runs",), "val")]
+    unknown = [Record(0, Path("x"), ("a zebra runs",), "val")]
     ids = captioner.tokenizer.encode("a zebra runs")
     assert ids[1] == UNK
     nats = -stepwise(captioner, 0, ids) + 6 * math.log(len(set("a zebra runs")) + 1)
-    found = likelihood.perplexity(captioner, some, source).corpus()
-    assert found["perplexity"] == pytest.approx(math.exp(nats / 4))
+    corpus = likelihood.perplexity(captioner, unknown, source).corpus()
+    assert corpus["perplexity"] == pytest.approx(math.exp(nats / 4))
 
 
 def test_every_word_counts_of_a_caption_longer_than_training_allows():
     tokenizer = Word.train((text for some in TEXTS for text in some), max_length=2)
-    found = likelihood.perplexity(model(tokenizer), RECORDS, source).corpus()
-    assert found == pytest.approx(likelihood.perplexity(model(words()), RECORDS, source).corpus())
+    corpus = likelihood.perplexity(model(tokenizer), RECORDS, source).corpus()
+    assert corpus == pytest.approx(likelihood.perplexity(model(words()), RECORDS, source).corpus())
 
 
 def test_retrieval_ranks_the_images_by_the_probability_of_the_caption(monkeypatch):
@@ -124,7 +123,7 @@ def test_ensembles_are_measured_as_one_model():
         return PerMember([source(index, draw)] * 2)
 
     alone = likelihood.perplexity(members[0], RECORDS, source).corpus()["perplexity"]
-    found = likelihood.perplexity(both, RECORDS, twice).corpus()["perplexity"]
-    assert found != pytest.approx(alone)
+    together = likelihood.perplexity(both, RECORDS, twice).corpus()["perplexity"]
+    assert together != pytest.approx(alone)
     sums, _ = likelihood.retrieval(both, RECORDS, twice)
     assert sums.corpus()["R@5"] == 1

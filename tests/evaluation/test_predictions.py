@@ -20,12 +20,9 @@ GOOD = [
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("[", "not readable as JSON"),
         ("{}", "not a list"),
-        ('[{"image_id": 1}]', "entry 0 has no caption"),
         ('[{"image_id": 1, "caption": "x"}, {"caption": "x"}]', "entry 1 has no image_id"),
         ('[{"image_id": 1, "caption": 2}]', "entry 0 has no caption"),
-        ('[{"image_id": 1, "caption": "x"}, {"image_id": 1, "caption": "x"}]', "entry 1: image 1"),
         ('[{"image_id": 1, "caption": "x", "captions": "x"}]', "entry 0: captions is 'x'"),
         ('[{"image_id": 1, "caption": "x", "captions": [2]}]', r"entry 0: captions is \[2\]"),
         ('[{"image_id": 1, "caption": "x", "captions": ["\\ud800"]}]', "entry 0: half a character"),
@@ -49,33 +46,32 @@ def test_written_and_read_again(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def said(model_dir, scenes_dir):
-    """predict(strategy, ..) of an untrained model that says END, or does not, as it is told."""
+def predict(model_dir, scenes_dir):
+    """predict(strategy, end) of an untrained model; end: the bias of END."""
     model = captioner.load(model_dir).double()
-    some = records.read_records(scenes_dir, "val")[:5]
-    source = PixelSource([record.image for record in some], model.encoder.preprocess)
+    val = records.read_records(scenes_dir, "val")[:5]
+    source = PixelSource([record.image for record in val], model.encoder.preprocess)
 
-    def predict(strategy, end=0.0, **options):
+    def predict(strategy, end):
         with torch.no_grad():
             model.decoder.W_hy.bias[EOS] = end
-        return some, predictions.predict(model, some, source, strategy, 2, **options)
+        return predictions.predict(model, val, source, strategy, 2)
 
     return predict
 
 
-def test_the_official_format_holds_one_caption_of_each_and_others_best_first(said):
-    some, single = said(search.Beam(3), end=5.0)
+def test_the_official_format_holds_one_caption_of_each_and_others_best_first(predict, scenes_dir):
+    single = predict(search.Beam(3), end=5.0)
     assert [list(entry) for entry in single] == [["image_id", "caption"]] * 5
-    assert [entry["image_id"] for entry in single] == [record.id for record in some]
-    _, several = said(search.Beam(3, n=2), end=5.0)
+    ids = [record.id for record in records.read_records(scenes_dir, "val")[:5]]
+    assert [entry["image_id"] for entry in single] == ids
+    several = predict(search.Beam(3, n=2), end=5.0)
     for entry, alone in zip(several, single, strict=True):
         assert entry["caption"] == alone["caption"] == entry["captions"][0]
         assert len(set(entry["captions"])) == 2
 
 
-def test_what_was_cut_off_is_marked(said):
+def test_what_was_cut_off_is_marked(predict):
     for strategy in (search.Greedy(4), search.Beam(3, max_length=4)):
-        _, found = said(strategy, end=-50.0)
-        assert all(entry["finished"] is False for entry in found)
-        _, found = said(strategy, end=50.0)
-        assert all("finished" not in entry for entry in found)
+        assert all(entry["finished"] is False for entry in predict(strategy, end=-50.0))
+        assert all("finished" not in entry for entry in predict(strategy, end=50.0))
