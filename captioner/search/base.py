@@ -29,16 +29,15 @@ class Inputs(NamedTuple):
     must_include: MustInclude | None
 
     @property
-    def device(self) -> torch.device:
-        """Where the tensors of the state are."""
-        return next(iter(self.state.values())).device
+    def row_N(self) -> Tensor:
+        """The numbers of the state's rows, on its device."""
+        entry = next(iter(self.state.values()))
+        return torch.arange(len(entry), device=entry.device)
 
     def first_rows(self, rows: int) -> "Inputs":
         """The same with only the first `rows` rows of each image."""
-        images = len(self.image_numbers)
-        N = len(next(iter(self.state.values())))
-        row_N = torch.arange(N, device=self.device).view(images, -1)[:, :rows].flatten()
-        return self._replace(state=select_rows(self.state, row_N))
+        row_BM = self.row_N.view(len(self.image_numbers), -1)
+        return self._replace(state=select_rows(self.state, row_BM[:, :rows].flatten()))
 
 
 class Captions(NamedTuple):

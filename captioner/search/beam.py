@@ -5,17 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captioner.search.base import (
-    Captions,
-    Inputs,
-    Strategy,
-    check_counts,
-    check_sampling,
-    check_score,
-    length_normalised,
-    top,
-    uniforms,
-)
+from captioner.search import base
+from captioner.search.base import Captions, Inputs, Strategy, check_counts
 from captioner.search.engine import Policy, beam_search
 from captioner.search.include import DynamicBeamAllocation
 from captioner.search.rules import check
@@ -56,7 +47,7 @@ class Beam(Strategy):
         check_counts(width=self.width, max_length=self.max_length, n=self.n, groups=self.groups)
         width = f"search.width={self.width}"
         check(self.n <= self.width, f"search.n={self.n}: give 1 to {width}")
-        check_score(self.score, self.length_penalty)
+        base.check_score(self.score, self.length_penalty)
         divides = self.width % self.groups == 0
         check(divides, f"search.groups={self.groups}: does not divide {width}")
         check(0 <= self.diversity <= 1e6, f"search.diversity={self.diversity}: give 0 to 1e6")
@@ -66,24 +57,25 @@ class Beam(Strategy):
         return self.width
 
     def search(self, inputs: Inputs) -> Captions:
-        policy: Policy = self
+        sizes = self.width, self.n, self.max_length
+        policy = Policy(
+            *sizes, self._candidates, self._score_of, groups=self.groups, diversity=self.diversity
+        )
         if inputs.must_include is not None:
             check(self.groups == 1, "words that captions must include need search.groups=1")
-            sizes = self.width, self.n, self.max_length
-            policy = DynamicBeamAllocation(inputs.must_include, *sizes, self.score_of)
+            allocation = DynamicBeamAllocation(inputs.must_include, self.width, self.max_length)
+            policy = policy._replace(candidates=allocation, values=2)
         return beam_search(policy, inputs).best(self.n)
 
-    values = 1
-
-    def candidates(self, log_prob_NV, live_NS, prefix_NT, image_number_N) -> tuple[Tensor, Tensor]:
+    def _candidates(self, log_prob_NV, live_NS, prefix_NT, image_number_N) -> tuple[Tensor, Tensor]:
         """The likeliest words: with at most width - width / groups of them less likely by
         `diversity`, the best 2 width / groups of a group are among them."""
-        best_NC, word_NC = top(log_prob_NV, self.width + self.width // self.groups)
+        best_NC, word_NC = base.top(log_prob_NV, self.width + self.width // self.groups)
         return live_NS[:, None] + best_NC[..., None], word_NC
 
-    def score_of(self, value_XS: Tensor, length: int) -> Tensor:
+    def _score_of(self, value_XS: Tensor, length: int) -> Tensor:
         """The score of hypotheses of that length; no live one can get more than at max_length."""
-        return length_normalised(value_XS[..., 0], length, self.score, self.length_penalty)
+        return base.length_normalised(value_XS[..., 0], length, self.score, self.length_penalty)
 
 
 @dataclass(frozen=True)
@@ -102,19 +94,20 @@ class StochasticBeam(Strategy):
 
     def __post_init__(self):
         check_counts(n=self.n, max_length=self.max_length)
-        check_sampling(self.temperature, self.seed)
+        base.check_sampling(self.temperature, self.seed)
 
     @property
     def rows(self) -> int:
         return self.n
 
     def search(self, inputs: Inputs) -> Captions:
-        captions = beam_search(self, inputs)
+        # Ranked by G: that of what a hypothesis may become is never greater.
+        perturbed = lambda value_XS, length: value_XS[..., 1]  # noqa: E731
+        policy = Policy(self.n, self.n, self.max_length, self._candidates, perturbed, values=3)
+        captions = beam_search(policy, inputs)
         return captions.ranked(captions.log_prob_BK)
 
-    groups, diversity, values = 1, 0.0, 3
-
-    def candidates(self, log_prob_NV, live_NS, prefix_NT, image_number_N) -> tuple[Tensor, Tensor]:
+    def _candidates(self, log_prob_NV, live_NS, prefix_NT, image_number_N) -> tuple[Tensor, Tensor]:
         """The words whose perturbed log-probability G is greatest (Kool's algorithm 1).
 
         Values: log-probability; G; log-probability of being drawn, which is another one if the
@@ -123,7 +116,7 @@ class StochasticBeam(Strategy):
         drawn_NV = live_NS[:, 2:] + (log_prob_NV / self.temperature).log_softmax(1)
         drawn_NV = drawn_NV.masked_fill(log_prob_NV == -torch.inf, -torch.inf)
         t, numbers = prefix_NT.shape[1], image_number_N[:: self.n].tolist()
-        uniform_NV = uniforms(self.n, log_prob_NV.shape[1], self.seed, numbers, t)
+        uniform_NV = base.uniforms(self.n, log_prob_NV.shape[1], self.seed, numbers, t)
         noise_NV = -(-uniform_NV.log()).log()  # in float32 a number could be rounded to 1
         gumbel_NV = drawn_NV + noise_NV.to(drawn_NV.dtype).to(drawn_NV.device)
         # Shifted so that the greatest of a row is its parent's G: -log(e^-G - e^-best + e^-gumbel).
@@ -131,10 +124,6 @@ class StochasticBeam(Strategy):
         v_NV = live_NS[:, 1:2] - gumbel_NV + torch.log1p(-below_NV.exp())
         key_NV = live_NS[:, 1:2] - v_NV.clamp(min=0) - torch.log1p((-v_NV.abs()).exp())
         key_NV = key_NV.masked_fill(drawn_NV == -torch.inf, -torch.inf)
-        key_NC, word_NC = top(key_NV, 2 * self.n)
+        key_NC, word_NC = base.top(key_NV, 2 * self.n)
         true_NC = live_NS[:, :1] + log_prob_NV.gather(1, word_NC)
         return torch.stack([true_NC, key_NC, drawn_NV.gather(1, word_NC)], dim=2), word_NC
-
-    def score_of(self, value_XS: Tensor, length: int) -> Tensor:
-        """G: that of what a hypothesis may become is never greater."""
-        return value_XS[..., 1]

@@ -5,7 +5,8 @@ rows are G groups of k; each row has C candidates, a group X = k C of them; Y ar
 hypothesis has S values.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,43 +17,34 @@ from captioner.search.frontier import Frontier
 from captioner.types import EOS, PAD
 
 
-class Policy(Protocol):
+class Policy(NamedTuple):
     """What a strategy tells the engine: sizes, candidates and scores.
 
-    rows: K, per image. groups, max_length, n, diversity: as for `Beam`. values: S. The first value
-    is the log-probability of the hypothesis; the second, if there is one, orders the beam instead.
+    rows: K, per image. n, max_length, groups, diversity: as for `Beam`.
+    candidates: (log_prob_NV, live_NS, prefix_NT, image_number_N) -> value_NCS, word_NC. Extends
+    each row by C words, the best 2k of each group among them; the values are those of the extended
+    hypotheses. The first is the log-probability; the second, if any, orders the beam instead.
+    score_of: (value_XS, length) -> score_X, by which finished hypotheses are ranked. For live ones,
+    with the greatest length, it is the best score that they can still reach.
+    values: S.
     """
 
-    @property
-    def rows(self) -> int: ...
-    @property
-    def groups(self) -> int: ...
-    @property
-    def max_length(self) -> int: ...
-    @property
-    def n(self) -> int: ...
-    @property
-    def diversity(self) -> float: ...
-    @property
-    def values(self) -> int: ...
-
-    def candidates(
-        self, log_prob_NV: Tensor, live_NS: Tensor, prefix_NT: Tensor, image_number_N: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Extend each row by C words: value_NCS, the values of the extended hypotheses, and
-        word_NC. The best 2k of each group must be among them."""
-
-    def score_of(self, value_XS: Tensor, length: int) -> Tensor:
-        """score_X, by which finished hypotheses are ranked. For live ones, with the greatest
-        length, it is the best score that they can still reach."""
+    rows: int
+    n: int
+    max_length: int
+    candidates: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    score_of: Callable[[Tensor, int], Tensor]
+    values: int = 1
+    groups: int = 1
+    diversity: float = 0.0
 
 
 def beam_search(policy: Policy, inputs: Inputs) -> Captions:
     """Captions of B images. `frontier` calls the decoder's `step`; an image's rows start equal."""
-    G, K, T, device = policy.groups, policy.rows, policy.max_length, inputs.device
+    G, K, T, device = policy.groups, policy.rows, policy.max_length, inputs.row_N.device
     k, B = K // G, len(inputs.image_numbers)
     # The rows of an image are still equal: the first step is that of one of them.
-    frontier = Frontier(inputs.first_rows(1), 1)
+    frontier = Frontier(inputs.first_rows(1))
     log_prob_NV = frontier.advance().repeat_interleave(K, 0)
     frontier.repeat_rows(K)
 

@@ -10,19 +10,22 @@ from captioner.types import BOS
 
 
 class Frontier:
-    """The images still in the batch, `rows` n of each, and their decoder's memory and state.
+    """The images still in the batch, `rows` rows of each, and their decoder's memory and state.
 
     prefix_nt: the tokens of each row so far, bos first. image_b: which of the B images are left.
     image_number_n: the number of each row's image. log_prob_nV: of the next token under the
     model, until the next `advance`, which writes over it. error_B: see `Captions`.
     """
 
-    def __init__(self, inputs: Inputs, rows: int):
+    def __init__(self, inputs: Inputs):
         self.step, self.memory, self.state, self.rules, image_numbers, _ = inputs
-        self.rows, device, images = rows, inputs.device, len(image_numbers)
+        N, images, device = len(inputs.row_N), len(image_numbers), inputs.row_N.device
+        self.rows = N // images
         self.image_b = torch.arange(images, device=device)
-        self.image_number_n = torch.tensor(image_numbers, device=device).repeat_interleave(rows)
-        self.prefix_nt = torch.full((images * rows, 1), BOS, device=device)
+        self.image_number_n = torch.tensor(image_numbers, device=device).repeat_interleave(
+            self.rows
+        )
+        self.prefix_nt = torch.full((N, 1), BOS, device=device)
         self.log_prob_nV = self.buffer_NV = torch.empty(0, 0, device=device)
         self.error_B: list[str | None] = [None] * images
 

@@ -1,6 +1,6 @@
 """Words and phrases that captions must include, and the beam search that sees to it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -57,22 +57,18 @@ class MustInclude:
 
 @dataclass
 class DynamicBeamAllocation:
-    """The engine's policy for captions that must include words (Post and Vilar 2018).
+    """The beam's candidates for captions that must include words (Post and Vilar 2018).
 
     Words that would include more are candidates too. Hypotheses that include equally many form a
     bank, and banks take turns in filling the beam. Until all words are included, END is forbidden,
-    and so is stopping at the length limit. rows, n, max_length, score_of: those of the beam.
+    and so is stopping at the length limit. rows, max_length: those of the beam.
     """
 
     must_include: MustInclude
     rows: int
-    n: int
     max_length: int
-    score_of: Callable[[Tensor, int], Tensor]
 
-    groups, diversity, values = 1, 0.0, 2
-
-    def candidates(self, log_prob_NV, live_NS, prefix_NT, image_number_N) -> tuple[Tensor, Tensor]:
+    def __call__(self, log_prob_NV, live_NS, prefix_NT, image_number_N) -> tuple[Tensor, Tensor]:
         """The likeliest words, and all that include more; values: log-probability, rank."""
         N, t = prefix_NT.shape
         _, next_NX = self.must_include(prefix_NT, image_number_N)

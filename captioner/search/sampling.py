@@ -6,18 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captioner.search.base import (
-    Captions,
-    Inputs,
-    Strategy,
-    check_counts,
-    check_sampling,
-    check_score,
-    float64_device,
-    length_normalised,
-    to_float64,
-    uniforms,
-)
+from captioner.search import base
+from captioner.search.base import Captions, Inputs, Strategy, check_counts, to_float64
 from captioner.search.frontier import Frontier
 from captioner.search.rules import check
 from captioner.types import EOS, PAD
@@ -35,12 +25,10 @@ class Greedy(Strategy):
     def __post_init__(self):
         check_counts(max_length=self.max_length)
 
-    @property
-    def rows(self) -> int:
-        return 1
+    rows = 1
 
     def search(self, inputs: Inputs) -> Captions:
-        return _generate(inputs, 1, self.max_length, lambda log_prob_nV, *_: log_prob_nV.argmax(1))
+        return _generate(inputs, self.max_length, lambda log_prob_nV, *_: log_prob_nV.argmax(1))
 
 
 @dataclass(frozen=True)
@@ -68,21 +56,22 @@ class Sample(Strategy):
     length_penalty: float = 0.0
 
     def __post_init__(self):
-        check_sampling(self.temperature, self.seed)
+        base.check_sampling(self.temperature, self.seed)
         check_counts(n=self.n, max_length=self.max_length)
         if self.top_k is not None:
             check_counts(top_k=self.top_k)
         for name, p in (("top_p", self.top_p), ("typical_p", self.typical_p)):
             check(p is None or 0 < p <= 1, f"search.{name}={p}: not in (0, 1]")
-        check_score(self.score, self.length_penalty)
+        base.check_score(self.score, self.length_penalty)
 
     @property
     def rows(self) -> int:
         return self.n
 
     def search(self, inputs: Inputs) -> Captions:
-        device = float64_device(inputs.device)
-        uniform_NT = uniforms(self.n, self.max_length, self.seed, inputs.image_numbers).to(device)
+        device = base.float64_device(inputs.row_N.device)
+        numbers = inputs.image_numbers
+        uniform_NT = base.uniforms(self.n, self.max_length, self.seed, numbers).to(device)
 
         def draw(log_prob_nV: Tensor, row_n: Tensor, t: int) -> Tensor:
             """The word in whose stretch of the cumulative distribution the uniform number falls."""
@@ -91,9 +80,9 @@ class Sample(Strategy):
             u_n1 = uniform_NT[row_n.to(device), t, None] * sum_nV[:, -1:]
             return torch.searchsorted(sum_nV, u_n1, right=True)[:, 0].to(row_n.device)
 
-        captions = _generate(inputs, self.n, self.max_length, draw)
+        captions = _generate(inputs, self.max_length, draw)
         totals = captions.log_prob_BK, captions.length_BK
-        return captions.ranked(length_normalised(*totals, self.score, self.length_penalty))
+        return captions.ranked(base.length_normalised(*totals, self.score, self.length_penalty))
 
     def _cut(self, logit_NV: Tensor) -> Tensor:
         if self.top_k is not None and self.top_k < logit_NV.shape[1]:
@@ -119,12 +108,12 @@ def _nucleus(logit_NV: Tensor, order_NV: Tensor, p: float) -> Tensor:
     return logit_NV.masked_fill(out_NV, -torch.inf)
 
 
-def _generate(inputs: Inputs, rows: int, max_length: int, choose: Choose) -> Captions:
+def _generate(inputs: Inputs, max_length: int, choose: Choose) -> Captions:
     """One word after the other, every row by itself. An image leaves the batch when all its rows
     have ended, or have no word possible."""
-    frontier = Frontier(inputs, rows)
-    N = len(frontier.prefix_nt)
-    row_n = torch.arange(N, device=inputs.device)
+    frontier = Frontier(inputs)
+    row_n = inputs.row_N
+    N, rows = len(row_n), frontier.rows
     token_NT = torch.full((N, max_length), PAD, device=row_n.device)
     live_n = torch.ones_like(row_n, dtype=torch.bool)
     log_prob_N = torch.zeros(N, device=row_n.device)
