@@ -38,7 +38,6 @@ class CNN(nn.Module):
     ):
         super().__init__()
         self.trunk, self.size, self.preprocess = trunk, size, preprocess
-        self.frozen = False
         self._fused: list[nn.Module] = []  # one or none; in a list, since it is no submodule
         if train != "none":
             used = self._used_parameters()

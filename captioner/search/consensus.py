@@ -9,7 +9,7 @@ from torch import Tensor
 
 from captioner.metrics.cider import Cider, Uniform
 from captioner.metrics.ngrams import References
-from captioner.search.base import Captions, Inputs, Strategy, check_counts
+from captioner.search.base import Captions, Inputs, Strategy
 from captioner.search.beam import Beam
 from captioner.search.sampling import Sample
 from captioner.types import EOS, PAD
@@ -37,25 +37,20 @@ class Consensus(Strategy):
     supports_must_include = True
 
     def __post_init__(self):
-        check_counts(samples=self.samples)
-        self._sample  # noqa: B018  # it checks its options, and this those of the beam:
-        Beam(self.width, self.length_penalty, self.n, self.max_length)
-
-    @property
-    def _beam(self) -> Beam:
-        return Beam(self.width, self.length_penalty, self.width, self.max_length)
-
-    @property
-    def _sample(self) -> Sample:
-        return Sample(self.temperature, n=self.samples, seed=self.seed, max_length=self.max_length)
+        super().__post_init__()
+        Beam(self.width, n=self.n)  # it checks that n is not above the width
 
     @property
     def rows(self) -> int:
         return max(self.width, self.samples)
 
     def search(self, inputs: Inputs) -> Captions:
-        hypotheses = self._beam.search(inputs.first_rows(self.width))
-        samples = self._sample.search(inputs.first_rows(self.samples))
+        beam = Beam(self.width, self.length_penalty, self.width, self.max_length)
+        sample = Sample(
+            self.temperature, n=self.samples, seed=self.seed, max_length=self.max_length
+        )
+        hypotheses = beam.search(inputs.first_rows(self.width))
+        samples = sample.search(inputs.first_rows(self.samples))
         return hypotheses.ranked(agreement(hypotheses, samples)).best(self.n)
 
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from captioner.search import base
-from captioner.search.base import Captions, Inputs, Strategy, check_counts, to_float64
+from captioner.search.base import Captions, Inputs, Strategy, to_float64
 from captioner.search.frontier import Frontier
-from captioner.search.rules import check
 from captioner.types import EOS, PAD
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
@@ -21,9 +20,6 @@ class Greedy(Strategy):
     """The likeliest word at each step, at most `max_length` tokens, END included."""
 
     max_length: int = 30
-
-    def __post_init__(self):
-        check_counts(max_length=self.max_length)
 
     rows = 1
 
@@ -54,15 +50,6 @@ class Sample(Strategy):
     max_length: int = 30
     score: str = "power"
     length_penalty: float = 0.0
-
-    def __post_init__(self):
-        base.check_sampling(self.temperature, self.seed)
-        check_counts(n=self.n, max_length=self.max_length)
-        if self.top_k is not None:
-            check_counts(top_k=self.top_k)
-        for name, p in (("top_p", self.top_p), ("typical_p", self.typical_p)):
-            check(p is None or 0 < p <= 1, f"search.{name}={p}: not in (0, 1]")
-        base.check_score(self.score, self.length_penalty)
 
     @property
     def rows(self) -> int:
