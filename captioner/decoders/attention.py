@@ -5,13 +5,12 @@ product of its own, added to the pre-activations: nothing is concatenated.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from captioner.decoders import cells
 from captioner.decoders.attention_base import Attention, Regions
 from captioner.decoders.base import check_sizes, linear, to_rows
 from captioner.errors import InputError
-from captioner.types import Features
 
 
 class SoftAttention(Attention):
@@ -82,9 +81,7 @@ class SoftAttention(Attention):
         h_PH, z_PD, alpha_PR = outputs
         return x_PE + self.L_h(h_PH) + self.L_z(z_PD), alpha_PR
 
-    def penalty(
-        self, features: Features | None, kept: dict[str, Tensor], length_N: Tensor
-    ) -> Tensor:
+    def penalty(self, features, kept, length_N):
         """lambda sum_r (1 - sum_t alpha_tr)^2, summed over the captions."""
         alpha_NTR = kept["alpha"]
         real_NR = (length_N > 0)[:, None]
@@ -195,10 +192,8 @@ class UpDown(Attention):
 
     def begin(self, features):
         memory = self.regions.memory(features.grid_BRD, features)
-        memory["image"] = nn.functional.pad(
-            self.W_ih(features.pooled_BD), (0, self.regions.size + self.G)
-        )
-        images = len(features.pooled_BD)
+        image_BG, images = self.W_ih(features.pooled_BD), len(features.pooled_BD)
+        memory["image"] = nn.functional.pad(image_BG, (0, self.regions.size + self.G))
         return memory, (*self.first.zeros(images), *self.second.zeros(images))
 
     def weights(self):

@@ -131,9 +131,7 @@ class Attention(PackedDecoder):
     ) -> tuple[Entries, Entries]: ...
 
     @abstractmethod
-    def output(
-        self, x_PE: Tensor, outputs: Sequence[Tensor], view: View
-    ) -> tuple[Tensor, Tensor]: ...
+    def output(self, x_PE: Tensor, outputs: Entries, view: View) -> tuple[Tensor, Tensor]: ...
 
     def start(self, features: Features | None, rows: int) -> tuple[Memory, State]:
         if features is None or features.grid_BRD is None:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ class WordDecoder(Decoder):
         self.register_buffer("never_V", never_V, persistent=False)
 
     def words(self, token: Tensor) -> Tensor:
-        """(..) -> (.., E)."""
+        """Token ids (..) -> (.., E)."""
         return self.drop(self.embed(token))
 
     def drop(self, x: Tensor) -> Tensor:
@@ -140,14 +140,14 @@ class _VocabularyProduct(torch.autograd.Function):
     """`_aligned_product` with its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, h_NH: Tensor, W_VH: Tensor, b_V: Tensor) -> Tensor:
+    def forward(ctx, h_NH, W_VH, b_V):
         ctx.save_for_backward(h_NH, W_VH)
         return _aligned_product(h_NH, W_VH, b_V)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (d_NV,), (h_NH, W_VH) = gradients, ctx.saved_tensors
+    def backward(ctx, d_NV):
+        h_NH, W_VH = ctx.saved_tensors
         return d_NV @ W_VH, d_NV.t() @ h_NH, d_NV.sum(0)
 
 

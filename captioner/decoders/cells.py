@@ -155,8 +155,7 @@ class GRU(Cell):
     def equation(self, pre_NG, state, W):
         W_hzr, W_hh = W
         (h,) = state
-        H = self.hidden_size
-        pre_zr, pre_n = pre_NG.split((2 * H, H), dim=1)
+        pre_zr, pre_n = pre_NG.split_with_sizes(self.sizes, dim=1)
         z, r = torch.sigmoid(W_hzr(pre_zr, h)).chunk(2, dim=1)
         n = torch.tanh(W_hh(pre_n, r * h))
         return (n + z * (h - n),), (z, r)
@@ -206,8 +205,7 @@ class MUT2(Cell):
     def equation(self, pre_NG, state, W):
         W_hzr, W_hh = W
         (h,) = state
-        H = self.hidden_size
-        pre_zr, pre_h = pre_NG.split((2 * H, H), dim=1)
+        pre_zr, pre_h = pre_NG.split_with_sizes(self.sizes, dim=1)
         z, r = torch.sigmoid(W_hzr(pre_zr, h)).chunk(2, dim=1)
         n = torch.tanh(W_hh(pre_h, r * h))
         return (h + z * (n - h),), (z, r)
@@ -242,6 +240,4 @@ def make_cell(name: str, input_size: int, hidden_size: int) -> Cell:
     return CELLS[name](input_size, hidden_size)
 
 
-CELLS: dict[str, type[Cell]] = {
-    Class.__name__: Class for Class in (RNN, ReLU, LSTM, GRU, MUT1, MUT2, MUT3)
-}
+CELLS: dict[str, type[Cell]] = {c.__name__: c for c in (RNN, ReLU, LSTM, GRU, MUT1, MUT2, MUT3)}

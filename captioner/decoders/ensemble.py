@@ -7,9 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from captioner.decoders.base import Decoder, Names
+from captioner.decoders.base import Decoder
 from captioner.errors import InputError
-from captioner.types import Memory, PerMember, State
 
 AVERAGES = ("log_prob", "prob")
 T = TypeVar("T")
@@ -36,23 +35,18 @@ class Ensemble(Decoder):
         self.average, self.vocab_size = average, members[0].vocab_size
         self.uses_grid = tuple(m.uses_grid for m in members)  # type: ignore[assignment]
 
-    def start(self, features: PerMember | None, rows: int) -> tuple[Memory, State]:  # type: ignore[override]
+    def start(self, features, rows):
         of_member = [None] * len(self.members) if features is None else features
         starts = [member.start(v, rows) for member, v in zip(self.members, of_member)]
         memories, states = zip(*starts)
         return _prefixed(memories), _prefixed(states)
 
-    def step(self, token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
-        steps = [
-            member.step(token_N, _of(k, memory), _of(k, state))
-            for k, member in enumerate(self.members)
-        ]
+    def step(self, token_N, memory, state):
+        steps = [m.step(token_N, _of(k, memory), _of(k, state)) for k, m in enumerate(self.members)]
         logits, states = zip(*steps)
         return self._mean(logits), _prefixed(states)
 
-    def forward(
-        self, token_NT: Tensor, length_N: Tensor, memory: Memory, state: State, keep: Names = ()
-    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+    def forward(self, token_NT, length_N, memory, state, keep=()):
         """`keep`: the members' names, prefixed like their state's."""
         names = dict.fromkeys(keep)
         forwards = [

@@ -4,8 +4,6 @@ For rows of equal length of which only h is needed, as in training language mode
 loop of scan.py runs.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -19,8 +17,8 @@ def fits(cell: Cell, packed: Pack) -> bool:
     return known and packed.even and cell.b.device.type == "cpu"
 
 
-def run(cell: Cell, x_PE: Tensor, state: Sequence[Tensor], packed: Pack) -> tuple[Tensor, Entries]:
-    """The packed trace of h, and the state after each row's last token."""
+def run(cell: Cell, x_PE: Tensor, state: Entries, packed: Pack) -> tuple[Entries, Entries]:
+    """As `scan_cell`: the packed trace of h, and the state after each row's last token."""
     x_TNE = x_PE.unflatten(0, (len(packed.sizes_T), -1))
     before = [entry[None] for entry in state]
     W = [cell.W_xh, cell.W_hh, cell.b, torch.zeros_like(cell.b)]
@@ -30,4 +28,4 @@ def run(cell: Cell, x_PE: Tensor, state: Sequence[Tensor], packed: Pack) -> tupl
     else:
         function = torch.rnn_relu if isinstance(cell, ReLU) else torch.rnn_tanh
         h_TNH, *after = function(x_TNE, before[0], W, True, 1, 0.0, cell.training, False, False)
-    return h_TNH.flatten(0, 1), tuple(entry[0] for entry in after)
+    return (h_TNH.flatten(0, 1),), tuple(entry[0] for entry in after)

@@ -73,12 +73,9 @@ class MindsEye(PackedDecoder):
         after = self._named("s", s_after) | self._named("u", u_after)
         return torch.cat([s_PH, u_PX], dim=1), after, {"s": s_PH, "u": u_PX}
 
-    def penalty(
-        self, features: Features | None, kept: dict[str, Tensor], length_N: Tensor
-    ) -> Tensor:
+    def penalty(self, features, kept, length_N):
         """lambda |v - W u_t|^2, summed over the real positions; v, the target, has no gradient."""
         u_NTH = kept["u"]
-        assert features is not None
         real_NT = real_positions(length_N, u_NTH.shape[1])
         v_BD = self.standard(features.pooled_BD.detach())
         row_P = real_NT.nonzero()[:, 0]

@@ -65,8 +65,7 @@ class Recurrent(PackedDecoder):
         init_std: float | None = None,
     ):
         check_sizes(embed_size=embed_size, hidden_size=hidden_size, layers=layers)
-        if one_hot:
-            embed_size = vocab_size
+        embed_size = vocab_size if one_hot else embed_size
         super().__init__(vocab_size, feature_size, embed_size, hidden_size, dropout)
         if one_hot:
             self.embed = nn.Embedding.from_pretrained(torch.eye(vocab_size))
@@ -79,13 +78,13 @@ class Recurrent(PackedDecoder):
         if inject not in INJECT:
             raise InputError(f"decoder.inject={inject}: give one of {', '.join(INJECT)}")
         image_layers, possible = list(image_layers), list(range(len(names)))
-        option = f"decoder.image_layers={image_layers}"
+        wrong = f"decoder.image_layers={image_layers}"
         if image_layers != [0] and inject not in ("par", "first"):
             raise InputError(
-                f"{option} with inject={inject}: only par and first choose their layers"
+                f"{wrong} with inject={inject}: only par and first choose their layers"
             )
         if not image_layers or not set(image_layers) <= set(possible):
-            raise InputError(f"{option}: give some of {possible}")
+            raise InputError(f"{wrong}: give some of {possible}")
         self.inject, self.image_layers = inject, sorted(set(image_layers))
         self.residual, self.hidden_size = residual, hidden_size
         sizes = [embed_size] + [hidden_size] * (len(names) - 1)
@@ -97,10 +96,8 @@ class Recurrent(PackedDecoder):
         ]
         rows = {"pre": embed_size, "init": len(self.entries) * hidden_size, "merge": hidden_size}
         self.image_sizes = [len(self.cells[layer].b) for layer in self.image_layers]
-        self.W_ih = None
-        if feature_size:
-            size = rows.get(inject, sum(self.image_sizes))
-            self.W_ih = linear(feature_size, size, bias=inject == "init")
+        size = rows.get(inject, sum(self.image_sizes))
+        self.W_ih = linear(feature_size, size, bias=inject == "init") if feature_size else None
         if init_std is None:
             return
         if not init_std > 0:
@@ -152,8 +149,7 @@ class Recurrent(PackedDecoder):
         for layer, (cell, entry) in enumerate(zip(self.cells, self._by_cell(state))):
             read_P = self.drop(x_P) if layer else x_P
             if not keep and layer not in images and fused.fits(cell, packed):
-                h_P, after = fused.run(cell, read_P, entry, packed)
-                traces = [h_P]
+                traces, after = fused.run(cell, read_P, entry, packed)
             else:
                 pre_P = cell.inputs(read_P)
                 if layer in images and self.inject == "par":

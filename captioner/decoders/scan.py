@@ -6,7 +6,7 @@ rows that are still alive at a time step are the first ones, and nothing is comp
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ def pack(length_N: Tensor, steps: int) -> Pack:
     alive_TN = real_positions(length_N[order_N], steps).t()
     time_P, sorted_P = alive_TN.nonzero(as_tuple=True)
     sizes_T = alive_TN.sum(1)
-    real_NT = real_positions(length_N, steps)
+    real_NT = alive_TN.t()[rank_N]
     row_P, step_P = real_NT.nonzero(as_tuple=True)
     in_row_order_P = (sizes_T.cumsum(0) - sizes_T)[step_P] + rank_N[row_P]
     sizes = [size for size in sizes_T.tolist() if size] or [0]
@@ -81,9 +81,7 @@ class PackedDecoder(WordDecoder):
         """Words -> what the vocabulary reads, the state after each row's last token, and tensors
         that `keep` may name, or all that it may; the first and the last are packed."""
 
-    def forward(
-        self, token_NT: Tensor, length_N: Tensor, memory: Memory, state: State, keep: Names = ()
-    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+    def forward(self, token_NT, length_N, memory, state, keep=()):
         packed = pack(length_N, token_NT.shape[1])
         x_PE = self.words(packed.take(token_NT))
         h_PX, after, kept = self.unroll(x_PE, packed, memory, state, keep)
@@ -94,7 +92,7 @@ class PackedDecoder(WordDecoder):
 
 def scan(
     step: Step, pre_PG: Tensor, state: Sequence[Tensor], packed: Pack
-) -> tuple[list[Tensor], Entries]:
+) -> tuple[Entries, Entries]:
     """Run `step` over the time steps, on the rows still alive.
 
     state: a tensor (N, ..) for each entry. Returns the packed (P, ..) trace of each of the step's
@@ -111,12 +109,12 @@ def scan(
         traces.append(trace)
     ended.append(state)
     after = (torch.cat(pieces).index_select(0, packed.rank_N) for pieces in zip(*reversed(ended)))
-    return [torch.cat(pieces) for pieces in zip(*traces)], tuple(after)
+    return tuple(torch.cat(pieces) for pieces in zip(*traces)), tuple(after)
 
 
 def scan_cell(
     cell: Cell, pre_PG: Tensor, state: Sequence[Tensor], packed: Pack, keep_all: bool = False
-) -> tuple[list[Tensor], Entries]:
+) -> tuple[Entries, Entries]:
     """`scan` of a cell, with the trace of h; with `keep_all`, of all entries, then of the gates."""
     pre_PG, W = defer_products(pre_PG, cell.recurrent_blocks())
 
@@ -163,16 +161,13 @@ class _DeferredGradients(torch.autograd.Function):
     """pre_PG unchanged; the weights' gradients out of that of pre_PG and of their operands."""
 
     @staticmethod
-    def forward(
-        ctx: Any, pre_PG: Tensor, products: list[DeferredProduct], *weights: Tensor
-    ) -> Tensor:
+    def forward(ctx, pre_PG, products, *weights):
         ctx.products = products
         return pre_PG.view_as(pre_PG)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (delta_PG,) = gradients
+    def backward(ctx, delta_PG):
         weight_gradients = []
         for product, needed in zip(ctx.products, ctx.needs_input_grad[2:]):
             x_P = torch.cat(product.operands).to(delta_PG.dtype)

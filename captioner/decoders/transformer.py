@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from captioner.decoders.base import Names, WordDecoder, check_sizes, linear, real_positions
+from captioner.decoders.base import WordDecoder, check_sizes, linear, real_positions
 from captioner.errors import InputError
 from captioner.types import Features, Memory, State
 
@@ -82,9 +82,7 @@ class Transformer(WordDecoder):
         logits_NV, state, _ = self(token_N[:, None], torch.ones_like(token_N), memory, state)
         return logits_NV, state
 
-    def forward(
-        self, token_NT: Tensor, length_N: Tensor, memory: Memory, state: State, keep: Names = ()
-    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+    def forward(self, token_NT, length_N, memory, state, keep=()):
         """As in `Decoder`. All layers but the attention itself process the real positions only."""
         self.check_keep(keep, ("alpha",) if memory else ())
         real_NT = real_positions(length_N, token_NT.shape[1])
