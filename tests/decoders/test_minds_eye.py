@@ -1,53 +1,30 @@
-"""Mind's Eye is its paper's equations, and obeys the laws."""
+"""Mind's Eye is its paper's equations."""
 
 import numpy as np
 import pytest
 import torch
 
-from captioner.decoders.cells import CELLS
-from captioner.decoders.minds_eye import MindsEye
-from captioner.errors import InputError
-from captioner.types import BOS
 from tests.helpers import laws
+from tests.helpers.decoders import SIZE, minds_eye
 from tests.helpers.equations import equation
-from tests.helpers.laws import LENGTH_N, B, C, D, N, V, features, tokens
-
-every_cell = pytest.mark.parametrize("cell", CELLS)
+from tests.helpers.laws import LENGTH_N, C, N, features, tokens
 
 
-def make(cell, vocabulary=V, size=(6, 6, 6), **options):
-    return MindsEye(vocabulary, D, cell, *size, dropout=0.0, **options).double()
-
-
-@every_cell
-@laws.every_law(*laws.LAWS)
-def test_law(law, cell):
-    law(lambda vocabulary: laws.randomised(make(cell, vocabulary)))
-
-
-@every_cell
-@laws.every_law(*laws.FIRST)
-def test_law_of_the_first_weights(law, cell):
-    law(lambda vocabulary: make(cell, vocabulary, (32, 32, 32)))
+def transcribed(decoder, W, v, a):
+    s = u = [np.zeros((len(v), SIZE))]
+    while True:
+        x = yield
+        s = equation(decoder.s, x, s, v @ W["W_ih.weight"].T)
+        u = equation(decoder.u, x, u, np.zeros(1))
+        yield np.concatenate([*s, *u], 1), {"s_h": s[0], "u_h": u[0]}
 
 
 def test_step_is_the_equation():
-    decoder, inputs = laws.randomised(make("GRU")), features()
-    W = {name: p.detach().numpy() for name, p in decoder.named_parameters()}
-    memory, state = decoder.start(inputs, B)
-    v = laws.standardised(decoder, inputs.pooled_BD)
-    s, u = [np.zeros((B, 6))], [np.zeros((B, 6))]
-    for token in (BOS, 5, 7):
-        x = W["embed.weight"][[token] * B]
-        s = equation(decoder.s, x, s, v @ W["W_ih.weight"].T)
-        u = equation(decoder.u, x, u, np.zeros(1))
-        y = np.concatenate([*s, *u], 1) @ W["W_hy.weight"].T + W["W_hy.bias"]
-        logits, state = decoder.step(torch.full((B,), token), memory, state)
-        np.testing.assert_allclose(logits[:, BOS + 1 :].detach(), y[:, BOS + 1 :], atol=1e-12)
+    laws.step_is_the_equation(laws.randomised(minds_eye("GRU")), transcribed)
 
 
 def test_the_visual_memory_never_sees_the_image_but_must_give_it_back():
-    decoder = laws.randomised(make("RNN", reconstruction=0.7))
+    decoder = laws.randomised(minds_eye("RNN", reconstruction=0.7))
     inputs, token_NT = features(), tokens()
 
     def kept(pooled_BD):
@@ -63,10 +40,3 @@ def test_the_visual_memory_never_sees_the_image_but_must_give_it_back():
             expected += 0.7 * wrong_D.square().sum().item()
     penalty = decoder.penalty(inputs, one, LENGTH_N)
     assert penalty.item() == pytest.approx(expected, abs=1e-9)
-
-
-def test_a_wrong_option_is_named():
-    for options in ({"reconstruction": -1.0}, {"memory_size": 0}, {"cell": "XXX"}):
-        (name,) = options
-        with pytest.raises(InputError, match=name):
-            MindsEye(V, D, **options)

@@ -1,6 +1,6 @@
-"""The laws of every decoder, for every cell, all five injections, one and two layers."""
+"""The recurrent decoder is its equations, for every cell, all injections, one and two layers."""
 
-import math
+import itertools
 
 import numpy as np
 import pytest
@@ -9,85 +9,22 @@ import torch
 from captioner.decoders.base import real_positions
 from captioner.decoders.cells import CELLS
 from captioner.decoders.recurrent import INJECT, Recurrent
-from captioner.errors import InputError
-from captioner.types import BOS, PAD, Features
+from captioner.types import Features
 from tests.helpers import laws
+from tests.helpers.decoders import RECURRENT, SIZE, recurrent
 from tests.helpers.equations import equation
 from tests.helpers.laws import LENGTH_N, B, D, N, T, V, features, randomised, tokens, unrolled
 
-H = 6
-E = {"MUT1": H, "MUT2": H}  # they take their input as it is; the others: 4
 
-every_form = pytest.mark.parametrize(
-    "form",
-    [dict(cell=c, inject=i, layers=n) for c in CELLS for i in INJECT for n in (1, 2)],
-    ids=lambda form: "-".join(map(str, form.values())),
-)
-
-
-def decoder_of(form, vocabulary=V, **options):
-    cell = form["cell"] if isinstance(form["cell"], str) else form["cell"][0]
-    options = dict(embed_size=E.get(cell, 4), hidden_size=H, dropout=0.0) | form | options
-    return randomised(Recurrent(vocabulary, D, **options))
-
-
-@every_form
-@laws.every_law(*laws.LAWS)
-def test_law(law, form):
-    law(lambda vocabulary: decoder_of(form, vocabulary))
-
-
-@every_form
-@laws.every_law(*laws.FIRST)
-def test_law_of_the_first_weights(law, form):
-    options = dict(embed_size=32, hidden_size=32, dropout=0.0) | form
-    law(lambda vocabulary: Recurrent(vocabulary, D, **options).double())
-
-
-@every_form
-def test_states_and_traces_are_those_of_the_unrolled_step(form):
-    decoder, inputs, token_NT = decoder_of(form), features(), tokens()
-    _, states = unrolled(decoder, inputs, token_NT)
-    memory, state = decoder.start(inputs, N)
-    names = [f"h{layer}" for layer in range(len(decoder.cells))]
-    _, after, kept = decoder(token_NT, LENGTH_N, memory, state, keep=names)
-    for n, length in enumerate(LENGTH_N.tolist()):
-        for name, entry in after.items():
-            torch.testing.assert_close(entry[n], states[length][name][n], atol=1e-12, rtol=0)
-        for name in names:
-            assert kept[name].shape == (N, T, H) and (kept[name][n, length:] == 0).all()
-            for t in range(length):
-                got, want = kept[name][n, t], states[t + 1][name][n]
-                torch.testing.assert_close(got, want, atol=1e-12, rtol=0)
-
-
-@every_form
-def test_step_is_the_equation(form):
-    """A transcription in NumPy of layers and injection: three steps from START on."""
-    check_equation(decoder_of(form))
-
-
-@pytest.mark.parametrize("inject", ["par", "first"])
-@pytest.mark.parametrize("image_layers", [[1], [0, 2]])
-def test_the_image_enters_the_layers_that_are_named(inject, image_layers):
-    """And layers may differ, and be residual."""
-    form = dict(cell=["GRU", "LSTM", "MUT1"], inject=inject, image_layers=image_layers)
-    check_equation(decoder_of(form, residual=True))
-
-
-def check_equation(decoder):
-    inputs = features()
-    W = {name: p.detach().numpy() for name, p in decoder.named_parameters()}
-    inject, layers = decoder.inject, range(len(decoder.cells))
-
+def transcribed(decoder, W, v, a):
     def stack(x, states, image):
         for n, cell in enumerate(decoder.cells):
             states[n] = equation(cell, x, states[n], image.get(n, np.zeros(1)))
             x = states[n][0] + (x if n and decoder.residual else 0)
         return x, states
 
-    Wv = laws.standardised(decoder, inputs.pooled_BD) @ W["W_ih.weight"].T
-    states = [tuple(np.zeros((B, H)) for _ in cell.entries) for cell in decoder.cells]
+    inject, Wv = decoder.inject, v @ W["W_ih.weight"].T
+    states = [tuple(np.zeros((B, SIZE)) for _ in cell.entries) for cell in decoder.cells]
     if inject == "pre":
         _, states = stack(Wv, states, {})
     if inject == "init":
@@ -95,33 +32,50 @@ def check_equation(decoder):
         states = [tuple(next(blocks) for _ in cell.entries) for cell in decoder.cells]
     ends = np.cumsum([len(decoder.cells[n].b) for n in decoder.image_layers])[:-1]
     images = dict(zip(decoder.image_layers, np.split(Wv, ends, axis=1)))
-
-    memory, state = decoder.start(inputs, B)
-    for t, token in enumerate([BOS, 5, 7]):
+    for t in itertools.count():
         now = images if inject == "par" or (inject == "first" and t == 0) else {}
-        h, states = stack(W["embed.weight"][[token] * B], states, now)
+        h, states = stack((yield), states, now)
         if inject == "merge":
             h = 1.7159 * np.tanh(2 / 3 * (h + Wv))
-        y = h @ W["W_hy.weight"].T + W["W_hy.bias"]
-        logits, state = decoder.step(torch.full((B,), token), memory, state)
-        np.testing.assert_allclose(logits[:, BOS + 1 :].detach(), y[:, BOS + 1 :], atol=1e-12)
-        assert (logits[:, [PAD, BOS]] == -math.inf).all()
-        for n in layers:
-            np.testing.assert_allclose(state[f"h{n}"].detach(), states[n][0], atol=1e-12)
+        yield h, {f"h{n}": entry[0] for n, entry in enumerate(states)}
+
+
+every_recurrent = pytest.mark.parametrize("make", RECURRENT.values(), ids=RECURRENT)
+
+
+@every_recurrent
+def test_step_is_the_equation(make):
+    laws.step_is_the_equation(randomised(make()), transcribed)
 
 
 @pytest.mark.parametrize("inject", ["par", "first"])
-@laws.every_law(*laws.LAWS, *laws.FIRST)
-def test_law_for_layers_that_differ(law, inject):
-    form = dict(cell=["RNN", "LSTM", "GRU"], image_layers=[1, 2], residual=True, inject=inject)
-    options = dict(hidden_size=32, dropout=0.0) | form
-    first = lambda vocabulary: Recurrent(vocabulary, D, **options).double()  # noqa: E731
-    law(first if law in laws.FIRST else lambda vocabulary: decoder_of(form, vocabulary))
+@pytest.mark.parametrize("image_layers", [[1], [0, 2]])
+def test_the_image_enters_the_layers_that_are_named(inject, image_layers):
+    """And layers may differ, and be residual."""
+    options = dict(cell=["GRU", "LSTM", "MUT1"], image_layers=image_layers, residual=True)
+    laws.step_is_the_equation(randomised(recurrent(inject=inject, **options)), transcribed)
+
+
+@every_recurrent
+def test_states_and_traces_are_those_of_the_unrolled_step(make):
+    decoder, inputs, token_NT = randomised(make()), features(), tokens()
+    _, states = unrolled(decoder, inputs, token_NT)
+    memory, state = decoder.start(inputs, N)
+    names = [f"h{layer}" for layer in range(len(decoder.cells))]
+    _, after, kept = decoder(token_NT, LENGTH_N, memory, state, keep=names)
+    for n, length in enumerate(LENGTH_N.tolist()):
+        for entry, after_N in after.items():
+            torch.testing.assert_close(after_N[n], states[length][entry][n], atol=1e-12, rtol=0)
+        for name in names:
+            assert kept[name].shape == (N, T, SIZE) and (kept[name][n, length:] == 0).all()
+            for t in range(length):
+                got, want = kept[name][n, t], states[t + 1][name][n]
+                torch.testing.assert_close(got, want, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_gates_are_kept_on_request(cell):
-    decoder = decoder_of(dict(cell=cell, layers=2))
+    decoder = randomised(recurrent(cell=cell, layers=2))
     inputs, token_NT = features(), tokens()
     memory, state = decoder.start(inputs, N)
     if not CELLS[cell].gates:
@@ -130,7 +84,7 @@ def test_gates_are_kept_on_request(cell):
         return
     _, _, kept = decoder(token_NT, LENGTH_N, memory, state, keep=["h1", "gates1"])
     gates, real_NT = kept["gates1"], real_positions(LENGTH_N, T)
-    assert gates.shape == (N, T, len(CELLS[cell].gates), H)
+    assert gates.shape == (N, T, len(CELLS[cell].gates), SIZE)
     assert ((gates[real_NT] > 0) & (gates[real_NT] < 1)).all() and (gates[~real_NT] == 0).all()
     if cell != "LSTM":  # an update gate says how much of the state is new
         z, h = gates[:, :, 0], kept["h1"]
@@ -141,7 +95,7 @@ def test_gates_are_kept_on_request(cell):
 
 def test_the_deferred_gradient_is_right_however_often_it_is_asked_for():
     """Through one graph twice, and once for something else in between."""
-    decoder, inputs, token_NT = decoder_of(dict(cell="GRU", layers=2)), features(), tokens()
+    decoder, inputs, token_NT = randomised(recurrent(cell="GRU", layers=2)), features(), tokens()
     logits_PV, _, _ = decoder(token_NT, LENGTH_N, *decoder.start(inputs, N))
     loss = logits_PV[:, 2:].square().sum()
     W = decoder.cells[0].W_hh
@@ -152,9 +106,11 @@ def test_the_deferred_gradient_is_right_however_often_it_is_asked_for():
 
 
 def test_lstm_layers_equal_torch():
-    decoder = decoder_of(dict(cell="LSTM", inject="par", layers=2))
-    theirs = torch.nn.LSTM(4, H, 2, batch_first=True, dtype=torch.float64)
-    rows = torch.arange(4 * H).view(4, H)[[0, 1, 3, 2]].flatten()  # torch's order is i, f, g, o
+    decoder = randomised(recurrent(cell="LSTM", inject="par", layers=2))
+    theirs = torch.nn.LSTM(SIZE - 2, SIZE, 2, batch_first=True, dtype=torch.float64)
+    rows = (
+        torch.arange(4 * SIZE).view(4, SIZE)[[0, 1, 3, 2]].flatten()
+    )  # torch's order is i, f, g, o
     for number, cell in enumerate(decoder.cells):
         getattr(theirs, f"weight_ih_l{number}").data = cell.W_xh.data[rows]
         getattr(theirs, f"weight_hh_l{number}").data = cell.W_hh.data[rows]
@@ -168,7 +124,7 @@ def test_lstm_layers_equal_torch():
 
 @pytest.mark.parametrize("inject", INJECT)
 def test_the_image_is_projected_once_per_image(inject):
-    decoder = decoder_of(dict(cell="LSTM", inject=inject, layers=1))
+    decoder = randomised(recurrent(cell="LSTM", inject=inject))
     calls = []
     decoder.W_ih.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     inputs, token_NT = features(), tokens()
@@ -177,7 +133,7 @@ def test_the_image_is_projected_once_per_image(inject):
 
 
 def test_dropout_acts_in_training_only():
-    decoder = decoder_of(dict(cell="LSTM", inject="par", layers=2), dropout=0.5)
+    decoder = randomised(recurrent(cell="LSTM", inject="par", layers=2, dropout=0.5))
     inputs, token_NT = features(), tokens()
 
     def run():
@@ -186,30 +142,6 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(run(), run())
     decoder.eval()
     assert torch.equal(run(), run())
-
-
-@pytest.mark.parametrize(
-    "option, message",
-    [
-        (dict(cell="GRUU"), "decoder.cell=GRUU"),
-        (dict(inject="here"), "decoder.inject=here"),
-        (dict(layers=0), "layers=0"),
-        (dict(hidden_size=-1), "hidden_size=-1"),
-        (dict(embed_size=0), "embed_size=0"),
-        (dict(cell=[]), "one for each layer"),
-        (dict(cell=["RNN", "GRU"], layers=3), r"layers=3 with cell=\['RNN', 'GRU'\]"),
-        (dict(cell="MUT1", embed_size=8), "give the decoder one size for both"),
-        (dict(image_layers=[1]), r"image_layers=\[1\]: give some of \[0\]"),
-        (dict(image_layers=[]), "image_layers"),
-        (dict(layers=2, inject="pre", image_layers=[1]), "only par and first"),
-        (dict(dropout=1.0), "decoder.dropout=1.0"),
-        (dict(image_dropout=-0.1), "decoder.image_dropout=-0.1"),
-        (dict(image_dropout=1.0), "decoder.image_dropout=1.0"),
-    ],
-)
-def test_a_wrong_option_is_named(option, message):
-    with pytest.raises(InputError, match=message):
-        Recurrent(V, D, **option)
 
 
 def test_dropout_of_the_image_is_one_mask_for_all_rows_and_steps_of_it():

@@ -1,43 +1,22 @@
-"""The transformer obeys the laws, and equals torch's own layers with copied weights."""
+"""The transformer equals torch's own layers with copied weights."""
 
 import pytest
 import torch
 from torch import nn
 
 from captioner.decoders.base import real_positions
-from captioner.decoders.transformer import Transformer, _sinusoids
-from captioner.errors import InputError
-from captioner.types import Features
+from captioner.decoders.transformer import _sinusoids
 from tests.helpers import laws
-from tests.helpers.laws import LENGTH_N, B, D, N, T, V, features, tokens
-
-
-def make(vocabulary=V, size=8, **options):
-    options = dict(layers=2, heads=2, feed_forward=12, dropout=0.0) | options
-    return Transformer(vocabulary, D, size, **options).double()
-
-
-@laws.every_law(
-    *laws.LAWS,
-    laws.regions_that_do_not_exist_change_nothing,
-    laws.alpha_is_a_share_of_the_regions_that_exist,
-)
-def test_law(law):
-    law(lambda vocabulary: laws.randomised(make(vocabulary)))
-
-
-@laws.every_law(*laws.FIRST)
-def test_law_of_the_first_weights(law):
-    options = {"rate": 0.003} if law is laws.two_pictures_are_learned_by_heart else {}
-    law(lambda vocabulary: make(vocabulary, 32, feed_forward=64), **options)
+from tests.helpers.decoders import transformer
+from tests.helpers.laws import LENGTH_N, N, T, features, tokens
 
 
 def test_it_equals_torchs_decoder_with_copied_weights():
-    decoder, inputs, token_NT = laws.randomised(make()), features(N), tokens()
+    decoder, inputs, token_NT = laws.randomised(transformer()), features(N), tokens()
     logits_PV, _, _ = decoder(token_NT, LENGTH_N, *decoder.start(inputs, N))
 
     a_BRD = torch.from_numpy(laws.standardised(decoder, inputs.grid_BRD))
-    theirs = nn.TransformerDecoderLayer(8, 2, 12, 0.0, batch_first=True, norm_first=True).double()
+    theirs = nn.TransformerDecoderLayer(8, 2, 16, 0.0, batch_first=True, norm_first=True).double()
     x = decoder.embed(token_NT) * 8**0.5
     x = x + _sinusoids(torch.arange(T), x[0])
     causal_TT = nn.Transformer.generate_square_subsequent_mask(T, dtype=torch.float64)
@@ -70,19 +49,10 @@ def test_it_equals_torchs_decoder_with_copied_weights():
 
 
 def test_without_an_image_it_is_a_language_model():
-    decoder, token_NT = laws.randomised(make()), tokens()
+    decoder, token_NT = laws.randomised(transformer()), tokens()
     memory, state = decoder.start(None, N)
     logits_PV, after, _ = decoder(token_NT, LENGTH_N, memory, state)
     logits_NTV, _ = laws.unrolled(decoder, None, token_NT)
     torch.testing.assert_close(logits_PV, logits_NTV[real_positions(LENGTH_N, T)])
     with pytest.raises(ValueError, match="alpha"):
         decoder(token_NT, LENGTH_N, memory, state, keep=("alpha",))
-
-
-def test_a_wrong_option_is_named():
-    zeros = [(name, 0) for name in ("layers", "heads", "feed_forward", "hidden_size")]
-    for name, size in (*zeros, ("hidden_size", 513)):
-        with pytest.raises(InputError, match=name):
-            Transformer(V, D, **{name: size})
-    with pytest.raises(InputError, match="needs the regions"):
-        make().start(Features(torch.rand(B, D).double()), N)

@@ -5,12 +5,14 @@ A law takes `make(vocabulary) -> decoder` in float64, with random biases (`rando
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from captioner.decoders.base import real_positions
 from captioner.decoders.ensemble import Ensemble
+from captioner.decoders.transformer import Transformer
 from captioner.types import BOS, EOS, PAD, Features, PerMember
 
 B, C, V, D, R, T = 3, 2, 11, 7, 4, 5
@@ -63,6 +65,31 @@ def unrolled(decoder, inputs, token_NT):
         logits.append(logits_NV)
         states.append(state)
     return torch.stack(logits, dim=1), states
+
+
+def step_is_the_equation(decoder, transcribed):
+    """Three steps from START on equal those of a transcription in NumPy.
+
+    transcribed(decoder, W, v, a) is a generator: it is sent words, and gives what the vocabulary
+    reads, and entries of the state or traces by their names.
+    """
+    inputs = features()._replace(mask_BR=None)
+    W = {name: p.detach().numpy() for name, p in decoder.named_parameters()}
+    expected = transcribed(decoder, W, *(standardised(decoder, x) for x in inputs[:2]))
+    memory, state = decoder.start(inputs, B)
+    token_BT = torch.tensor([[BOS, 5, 7]] * B)
+    keep = ("alpha",) if decoder.uses_grid else ()
+    _, _, kept = decoder(token_BT, torch.full((B,), 3), memory, state, keep)
+    for t, token_B in enumerate(token_BT.unbind(1)):
+        next(expected)
+        seen, traces = expected.send(W["embed.weight"][token_B])
+        y = seen @ W["W_hy.weight"].T + W["W_hy.bias"]
+        logits, state = decoder.step(token_B, memory, state)
+        assert (logits[:, [PAD, BOS]] == -math.inf).all()
+        np.testing.assert_allclose(logits[:, BOS + 1 :].detach(), y[:, BOS + 1 :], atol=1e-12)
+        for name, trace in traces.items():
+            actual = state[name] if name in state else kept[name][:, t]
+            np.testing.assert_allclose(actual.detach(), trace, atol=1e-12)
 
 
 def forward_is_the_unrolled_step(make):
@@ -121,7 +148,7 @@ def analytic_gradients_are_numeric_ones(make):
 
     leaves = [inputs.pooled_BD, inputs.grid_BRD, *decoder.parameters()]
     leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
-    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
+    assert torch.autograd.gradcheck(run, leaves, fast_mode=True, check_undefined_grad=False)
 
     weights_NTV = torch.randn(N, T, V - 2).double()
     weights_NTV[~real_positions(LENGTH_N, T)] = 0
@@ -190,11 +217,12 @@ def first_loss_is_log_of_the_vocabulary(make):
     assert abs(loss.item() - math.log(vocabulary - 2)) < 0.1
 
 
-def two_pictures_are_learned_by_heart(make, rate=0.03, steps=60):
+def two_pictures_are_learned_by_heart(make, steps=60):
     decoder, inputs = make(V), features(2)
+    rate = 0.003 if isinstance(decoder, Transformer) else 0.05
     token_NT = torch.tensor([[BOS, 4, 5, 6, EOS], [BOS, 7, 5, 8, EOS]])
     length_N = torch.tensor([4, 4])
-    optimizer = torch.optim.Adam(decoder.parameters(), rate)
+    optimizer = torch.optim.Adam(decoder.parameters(), rate, fused=True)
     for _ in range(steps):
         logits_PV, _, _ = decoder(token_NT[:, :-1], length_N, *decoder.start(inputs, 2))
         loss = F.cross_entropy(logits_PV, token_NT[:, 1:].flatten())
@@ -207,7 +235,7 @@ def two_pictures_are_learned_by_heart(make, rate=0.03, steps=60):
 
 
 def half_precision_gives_nearly_the_same_gradients(make, device="cpu", dtype=torch.bfloat16):
-    """In most of five draws: where rounding takes a ReLU over its edge, they differ."""
+    """In three of five draws: where rounding takes a ReLU over its edge, they differ."""
 
     def gradients(decoder, inputs, token_NT, length_N, enabled):
         decoder.zero_grad()
@@ -230,8 +258,12 @@ def half_precision_gives_nearly_the_same_gradients(make, device="cpu", dtype=tor
             if (half[name] - full[name]).norm() >= 0.05 * full[name].norm() + 2e-3 * largest
         }
 
-    wrong = [names for _ in range(5) if (names := far())]
-    assert len(wrong) <= 2, wrong
+    wrong = []
+    for draw in range(5):
+        wrong += [names] if (names := far()) else []
+        if draw + 1 - len(wrong) == 3:
+            return
+    raise AssertionError(wrong)
 
 
 def alpha_is_a_share_of_the_regions_that_exist(make, columns=R):

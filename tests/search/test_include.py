@@ -102,15 +102,14 @@ def test_phrases_that_begin_alike_give_no_hypothesis_twice():
 
 def test_banks_take_turns():
     """One step by hand: a row that has said one word of two, and one that has said none."""
-    beam = Beam(2)
-    including = DynamicBeamAllocation(MustInclude((7, 8)), 2, 1, 30, beam.score_of)
+    including = DynamicBeamAllocation(MustInclude((7, 8)), 2, 30)
     prefix_NT = torch.tensor([[BOS, 7], [BOS, 9]])
     log_prob_NV = torch.full((2, 12), -9.0)
     log_prob_NV[:, [0, 1]] = -torch.inf
     log_prob_NV[0, [9, 10]] = torch.tensor([-1.0, -2.0])
     log_prob_NV[1, [9, 7]] = torch.tensor([-0.5, -3.0])
     image_N = torch.zeros(2, dtype=torch.long)
-    value_NCS, word_NC = including.candidates(log_prob_NV, torch.zeros(2, 2), prefix_NT, image_N)
+    value_NCS, word_NC = including(log_prob_NV, torch.zeros(2, 2), prefix_NT, image_N)
     order = value_NCS[..., 1].flatten().argsort(descending=True).tolist()
     words = list(zip([0] * word_NC.shape[1] + [1] * word_NC.shape[1], word_NC.flatten().tolist()))
     # The best of each bank, the fullest first: both words, one (begun anew), none; then the second.
