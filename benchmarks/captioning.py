@@ -11,12 +11,12 @@ equal.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from timing import ratio, timed
 
 import captioner
 from captioner import tokenizers
@@ -41,12 +41,6 @@ def random_model() -> caption_model.CaptionModel:
     model.decoder.W_hy.weight.data *= 8
     model.decoder.W_hy.bias.data[EOS] = 10.0
     return model
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    begun = time.perf_counter()
-    result = work()
-    return time.perf_counter() - begun, result
 
 
 def main() -> None:
@@ -103,18 +97,14 @@ def main() -> None:
 
     middle = {name: statistics.median(times) / len(paths) for name, times in seconds.items()}
     print(f"CNN: {1000 * middle['CNN']:.1f} ms a picture", end=", ")
-    ratios = [a / b for a, b in zip(seconds["eager timm"], seconds["CNN"])]
-    print(f"{statistics.median(ratios):.2f} x eager timm ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"{ratio(seconds['eager timm'], seconds['CNN'])} x eager timm")
     for name in strategies:
         names = ("open", "CNN", f"search, {name}")
-        ratios = [
-            seconds[f"whole, {name}"][i] / sum(seconds[part][i] for part in names)
-            for i in range(options.rounds)
-        ]
+        sums = [sum(parts) for parts in zip(*(seconds[part] for part in names))]
         split = ", ".join(f"{part} {1000 * middle[part]:.1f} ms" for part in names)
         print(
             f"{name}: {1 / middle[f'whole, {name}']:.1f} pictures/s ({split}); the whole takes "
-            f"{statistics.median(ratios):.2f} of the sum ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"{ratio(seconds[f'whole, {name}'], sums)} of the sum"
         )
 
 

@@ -10,11 +10,10 @@ that reads the whole text again for each character. All three write the same tex
 
 import argparse
 import statistics
-import time
 
 import torch
+from timing import peak, ratio, timed
 from torch import Tensor, nn
-from training import peak
 
 from captioner import tokenizers
 from captioner.models import language_model
@@ -97,22 +96,18 @@ def training(model: language_model.LanguageModel, rounds: int, steps: int) -> No
     print(f"equal losses after {steps} steps: {one:.6f}, {two:.6f}")
     for _ in range(rounds):
         for side in sides:
-            begun = time.perf_counter()
-            for batch in data:
-                side.step(batch)
-            side.seconds.append((time.perf_counter() - begun) / steps)
+            seconds, _ = timed(lambda side=side: [side.step(batch) for batch in data])
+            side.seconds.append(seconds / steps)
         peaks.append(peak())
     ours, theirs = sides
     weights = sum(
         p.numel() for n, p in model.decoder.named_parameters() if p.ndim > 1 and "embed" not in n
     )
     rate = N * T / statistics.median(ours.seconds)
-    ratios = sorted(b / a for a, b in zip(ours.seconds, theirs.seconds))
     top = statistics.median(peaks)
     print(
         f"training: {rate:,.0f} characters/s, {6 * weights * rate / top:.0%} of the peak "
-        f"({top / 1e9:.0f} Gflop/s); {statistics.median(ratios):.2f} ({ratios[0]:.2f} to "
-        f"{ratios[-1]:.2f}) x torch.nn.LSTM"
+        f"({top / 1e9:.0f} Gflop/s); {ratio(theirs.seconds, ours.seconds)} x torch.nn.LSTM"
     )
 
 
@@ -177,15 +172,11 @@ def sampling(model: language_model.LanguageModel, rounds: int, length: int) -> N
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            begun = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - begun)
+            seconds[name].append(timed(way)[0])
     ours = seconds.pop("captioner.search")
     print(f"sampling {length}: {length / statistics.median(ours):,.0f} characters/s")
     for name, theirs in seconds.items():
-        ratios = sorted(b / a for a, b in zip(ours, theirs))
-        low, high = ratios[0], ratios[-1]
-        print(f"  {statistics.median(ratios):.2f} ({low:.2f} to {high:.2f}) x {name}")
+        print(f"  {ratio(theirs, ours)} x {name}")
 
 
 def main() -> None:

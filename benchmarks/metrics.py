@@ -21,7 +21,6 @@ import contextlib
 import io
 import random
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from pycocoevalcap.cider.cider import Cider as OfficialCider
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+from timing import ratio, timed
 
 from captioner import scenes
 from captioner.data import records
@@ -57,12 +57,6 @@ class Counted(list):
 
     def __len__(self) -> int:
         return self.images
-
-
-def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
-    begun = time.perf_counter()
-    results = function()
-    return time.perf_counter() - begun, results
 
 
 def official(references: Texts, captions: Texts) -> dict[str, float]:
@@ -95,16 +89,14 @@ def turns(sides: dict[str, Callable[[], Any]], times: int) -> dict[str, Any]:
     results = {}
     for _ in range(times):
         for name, side in sides.items():
-            elapsed, results[name] = seconds(side)
+            elapsed, results[name] = timed(side)
             took[name].append(elapsed)
     return {"found": results, **took}
 
 
 def show(title: str, took: dict[str, Any], than: str) -> None:
-    ratios = [theirs / our_time for theirs, our_time in zip(took[than], took["ours"])]
-    low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
     times = f"{statistics.median(took[than]):.4g} and {statistics.median(took['ours']):.4g} s"
-    print(f"{title}: {middle:.2f} x ({low:.2f} to {high:.2f}); {times}", flush=True)
+    print(f"{title}: x {ratio(took[than], took['ours'])}; {times}", flush=True)
 
 
 def main() -> None:
@@ -144,7 +136,6 @@ def main() -> None:
     image_N = np.repeat(np.arange(50), 5)
     candidates = [texts.references[50 + i % 45][i % 5] for i in range(250)]
     references_of = [texts.references[i] for i in image_N]
-    frequency: dict[tuple[str, ...], float] = defaultdict(float)
     scorer = CiderScorer()
     for image in texts.references:
         scorer += (None, image)

@@ -10,11 +10,11 @@ in turn, an epoch each, starting their workers included.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from timing import spread, timed
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -52,11 +52,15 @@ def small_cnn(batch: Batch) -> None:
 
 def epoch(loader: Loader | DataLoader, work: Callable[[Batch], None]) -> tuple[float, float]:
     """Seconds, and the sum of all pixels."""
-    begun, total = time.perf_counter(), 0.0
-    for batch in loader:
-        total += batch.images.sum(dtype=torch.float64).item()
-        work(batch)
-    return time.perf_counter() - begun, total
+
+    def read() -> float:
+        total = 0.0
+        for batch in loader:
+            total += batch.images.sum(dtype=torch.float64).item()
+            work(batch)
+        return total
+
+    return timed(read)
 
 
 def main() -> None:
@@ -83,7 +87,7 @@ def main() -> None:
                 speeds.append(len(paths) / ours)
         print(
             f"beside {work.__name__:17} {statistics.median(speeds):5.0f} pictures/s, ratio "
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"{spread(ratios)}"
         )
 
 

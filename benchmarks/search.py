@@ -21,11 +21,11 @@ in turn.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from timing import spread, timed
 from torch import Tensor
 from usual import D, H, R, UsualAttention, UsualNIC, V
 
@@ -209,9 +209,8 @@ def compare(
     for _ in range(rounds):
         seconds = []
         for side in (ours, other):
-            begun = time.perf_counter()
-            captions = side()
-            seconds.append((time.perf_counter() - begun) / len(captions))
+            elapsed, captions = timed(side)
+            seconds.append(elapsed / len(captions))
             if side is ours:
                 mine = captions
         same = sum(a == b for a, b in zip(mine, captions))
@@ -219,8 +218,7 @@ def compare(
         speeds.append(1 / seconds[0])
     print(
         f"{title}: {statistics.median(speeds):.0f} images/s, "
-        f"{statistics.median(ratios):.2f} {unit} "
-        f"({min(ratios):.2f} to {max(ratios):.2f}); {same} of {min(len(mine), len(captions))} "
+        f"{spread(ratios)} {unit}; {same} of {min(len(mine), len(captions))} "
         f"images alike, {statistics.mean(map(len, mine)):.1f} tokens",
         flush=True,
     )

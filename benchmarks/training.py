@@ -21,12 +21,12 @@ The flops are those of the matrix products that ours computes, real positions on
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from timing import peak, ratio, timed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from usual import (
@@ -120,17 +120,14 @@ class Side:
     def step(self, batch: Batch) -> float:
         """Returns the seconds of forward and backward."""
         self.optimizer.zero_grad()
-        begun = time.perf_counter()
-        self.loss_of(batch).backward()
-        inside = time.perf_counter() - begun
+        inside, _ = timed(lambda: self.loss_of(batch).backward())
         nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         self.optimizer.step()
         return inside
 
     def epoch(self, data: list[Batch]) -> None:
-        begun = time.perf_counter()
-        inside = sum(self.step(batch) for batch in data)
-        self.seconds.append((time.perf_counter() - begun) / len(data))
+        seconds, inside = timed(lambda: sum(self.step(batch) for batch in data))
+        self.seconds.append(seconds / len(data))
         self.inside.append(inside / len(data))
 
 
@@ -148,19 +145,6 @@ def equal(ours: Side, usual: Side, batch: Batch) -> str:
         cell.W_hh.grad[: 2 * H], usual.model.cell.weight_hh.grad[: 2 * H], atol=1e-6, rtol=1e-3
     )
     return f"equal losses ({losses[0].item():.6f}, {losses[1].item():.6f}) and gradients"
-
-
-def peak() -> float:
-    """Flops per second of a float32 product of 2048 x 2048 matrices."""
-    A = torch.rand(2048, 2048)
-    begun = time.perf_counter()
-    for _ in range(3):
-        A @ A
-    return 3 * 2 * 2048**3 / (time.perf_counter() - begun)
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def main() -> None:
@@ -216,8 +200,7 @@ def main() -> None:
             lstm = statistics.median(sides["lstm"][0].seconds) / flops["lstm"]
             line += f", {seconds / flops[name] / lstm:.2f} x the LSTM's time a flop"
         for other in usual:
-            ratios = [b / a for a, b in zip(ours.seconds, other.seconds)]
-            line += f"; {spread(ratios)} x the usual way"
+            line += f"; {ratio(other.seconds, ours.seconds)} x the usual way"
         print(line)
 
 
