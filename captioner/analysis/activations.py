@@ -81,11 +81,7 @@ def read_texts(
     """
     if model.tokenizer.kind != "char":
         raise InputError("properties of texts are of characters, and this model reads words")
-    pieces = [
-        (document, begin)
-        for document in documents
-        for begin in range(0, document.end - document.begin, LENGTH)
-    ]
+    pieces = [(d, begin) for d in documents for begin in range(0, d.end - d.begin, LENGTH)]
     chosen = np.linspace(0, len(pieces) - 1, min(limit, len(pieces))).astype(int)
     cut = list(_cut([pieces[i] for i in chosen]))
     readings = []
@@ -157,9 +153,8 @@ def _states(model: LanguageModel, contents: Sequence[str]) -> list[np.ndarray]:
     device = next(model.parameters()).device
     with torch.inference_mode():
         memory, state = model.decoder.start(None, len(token_NT))
-        _, _, kept = model.decoder(
-            token_NT.to(device), length_N.to(device), memory, state, keep=names
-        )
+        tokens = token_NT.to(device), length_N.to(device)
+        _, _, kept = model.decoder(*tokens, memory, state, keep=names)
     state_NTU = torch.cat([kept[name] for name in names], dim=-1).cpu().numpy()
     return [rows[1:length] for rows, length in zip(state_NTU, length_N.tolist())]
 

@@ -45,18 +45,15 @@ def flow(
         loss = loss + nll_N[last_N == t].sum()
     mean_norms: dict[str, list[float]] = {}
     for name in states[0]:
-        tensors = [entries[name] for entries in states]
-        gradients = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
-        norms = [
-            torch.zeros_like(entry[:, 0]) if gradient is None else gradient.norm(dim=1)
-            for gradient, entry in zip(gradients, tensors)
-        ]
-        norm_TN = torch.stack(norms)
+        entries = [state[name] for state in states]
+        gradients = torch.autograd.grad(
+            loss, entries, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        norm_TN = torch.stack([gradient.norm(dim=1) for gradient in gradients])
         distance_TN = last_N - torch.arange(len(norm_TN), device=last_N.device)[:, None]
         if norm_TN.any():
-            mean_norms[name] = [
-                norm_TN[distance_TN == d].mean().item() for d in range(int(length_N.max()))
-            ]
+            distances = range(len(states))
+            mean_norms[name] = [norm_TN[distance_TN == d].mean().item() for d in distances]
     return mean_norms
 
 
@@ -128,12 +125,8 @@ def inspect(
         "jacobian": jacobian_norms(decoder, first, token_NT[0, : length_N[0]]),
         "gates": {},
     }
-    gated = {
-        f"gates{layer}": cell.gates
-        for layer, cell in enumerate(getattr(decoder, "cells", ()))
-        if cell.gates
-    }
-    if gated:
+    layers = enumerate(getattr(decoder, "cells", ()))
+    if gated := {f"gates{layer}": cell.gates for layer, cell in layers if cell.gates}:
         with torch.no_grad():
             memory, state = decoder.start(features, len(token_NT))
             _, _, kept = decoder(token_NT[:, :-1], length_N, memory, state, keep=tuple(gated))

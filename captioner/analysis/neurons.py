@@ -125,15 +125,13 @@ def _scores(state_PU: np.ndarray, value_P: np.ndarray, numeric: bool) -> np.ndar
     0 for a unit that never changes; NaN if all places have one value, as a control may.
     """
     rank_PU = stats.rankdata(state_PU, axis=0)
+    if len(np.unique(value_P)) < 2:
+        return np.full(state_PU.shape[1], np.nan)
     if not numeric:
         ones_P = value_P == 1
-        if ones_P.all() or not ones_P.any():
-            return np.full(state_PU.shape[1], np.nan)
         return (rank_PU[ones_P].mean(0) - rank_PU[~ones_P].mean(0)) / len(value_P)
     rho_U = np.zeros(state_PU.shape[1])
     varies_U = np.ptp(rank_PU, axis=0) > 0
     rank_P = stats.rankdata(value_P)
-    if np.ptp(rank_P) == 0:
-        return np.full(state_PU.shape[1], np.nan)
     rho_U[varies_U] = stats.pearsonr(rank_PU[:, varies_U], rank_P[:, None], axis=0).statistic
     return rho_U

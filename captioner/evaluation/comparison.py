@@ -37,6 +37,6 @@ def differences_table(differences: Mapping[str, Difference], title: str) -> Tabl
     table = left_table(title, "metric", "A", "B", "A - B", "95 % interval", "p")
     for metric, (*values, p) in differences.items():
         a, b, difference, low, high = (as_text(metric, value) for value in values)
-        p_text = "-" if math.isnan(p) else f"{p:.4f}"
-        table.add_row(metric, a, b, difference, f"{low} to {high}", p_text)
+        interval = f"{low} to {high}"
+        table.add_row(metric, a, b, difference, interval, "-" if math.isnan(p) else f"{p:.4f}")
     return table

@@ -95,19 +95,16 @@ def retrieval(
     ties_N = (log_prob_NB == right_N1).sum(1) - 1
     rank_N = 1 + (log_prob_NB > right_N1).sum(1) + ties_N / 2
     hit_NK = rank_N[:, None] <= np.array(RANKS)
-    return (
-        shares([f"R@{k}" for k in RANKS], hit_NK, np.ones_like(hit_NK)),
-        {"median_rank": float(np.median(rank_N))},
-    )
+    recall = shares([f"R@{k}" for k in RANKS], hit_NK, np.ones_like(hit_NK))
+    return recall, {"median_rank": float(np.median(rank_N))}
 
 
 def _log_prob(
     model: CaptionModel, images: Tensor | Features | PerMember, token_NT: Tensor, length_N: Tensor
 ) -> Tensor:
     """The log-probability (N,) of captions with END, N / B per image; on the CPU, in float64."""
+    device = next(model.decoder.parameters()).device
+    tokens = token_NT.to(device), length_N.to(device)
     with torch.inference_mode():
-        device = next(model.decoder.parameters()).device
-        scored = token_log_probs(
-            model.decoder, model.encode(images), token_NT.to(device), length_N.to(device)
-        )
+        scored = token_log_probs(model.decoder, model.encode(images), *tokens)
         return scored.log_prob_NT.sum(1).cpu().double()

