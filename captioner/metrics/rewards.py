@@ -28,13 +28,12 @@ class Rewards:
 
     def __init__(self, references: Sequence[Sequence[str]], reward: Reward, end: bool = True):
         if isinstance(reward, Mapping):
+            option = f"objective.reward={dict(reward)}"
             if unknown := set(reward) - set(METRICS):
-                raise InputError(
-                    f"objective.reward={dict(reward)}: {', '.join(map(str, unknown))} is none of "
-                    f"{', '.join(METRICS)}"
-                )
+                names = ", ".join(map(str, unknown))
+                raise InputError(f"{option}: {names} is none of {', '.join(METRICS)}")
             if not any(reward.values()):
-                raise InputError(f"objective.reward={dict(reward)}: every weight is 0")
+                raise InputError(f"{option}: every weight is 0")
         self.reward, self.end = reward, end
         self.texts = [[self._ended(text) for text in texts] for texts in references]
         self.references = References(self.texts)

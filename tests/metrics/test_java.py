@@ -196,7 +196,9 @@ def test_spice_with_and_without_its_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "Häuschen"))
     references = [["a red dog runs", "\n"], ["two cats"], ["a horse\u2028runs", "a man"]]
     captions = ["", "two cats ||| \U0001f600", "a " + "x" * 600 + " man on a horse"]
-    plain = spice.spice(references, captions, cache=False)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(spice.platform, "machine", lambda: "without the cache's library")
+        plain = spice.spice(references, captions)
     assert plain.corpus()["SPICE"] == plain.per_image()[:, 0].mean() > 0
     assert plain.per_image()[0, :2].tolist() == [0, 0]
     assert np.isnan(plain.per_image()[1, plain.names.index("SPICE_Color")])
@@ -268,11 +270,14 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no
 
 @needs_proc
 @METEOR_AND_SPICE
-def test_java_that_hangs_is_ended_with_what_it_started(stand_in, tmp_path, metric):
+def test_java_that_hangs_is_ended_with_what_it_started(stand_in, tmp_path, monkeypatch, metric):
     path = stand_in(HANGS.format(tmp_path / "pids"))
     begin = time.monotonic()
-    with pytest.raises(Unavailable, match=rf"(?s){path} is stopped after 0\.5 s.*the reason"):
-        metric([["a"]] * 50000, ["a"] * 50000, timeout=0.5)  # more than a pipe holds
+    module = sys.modules[metric.__module__]
+    monkeypatch.setattr(module, "START", 0.3)
+    monkeypatch.setattr(module, "EACH", 0)
+    with pytest.raises(Unavailable, match=rf"(?s){path} is stopped after 0\.3 s.*the reason"):
+        metric([["a"]] * 20000, ["a"] * 20000)  # more than a pipe holds
     assert time.monotonic() - begin < 10
     assert_all_end(tmp_path / "pids")
 
@@ -288,7 +293,7 @@ def test_an_interrupt_ends_java(stand_in, tmp_path):
     signal.setitimer(signal.ITIMER_REAL, 1)
     try:
         with pytest.raises(KeyboardInterrupt):
-            meteor.meteor([["a"]], ["a"], timeout=60)
+            meteor.meteor([["a"]], ["a"])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -349,22 +354,24 @@ def test_one_run_at_a_time_has_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(spice.platform, "machine", lambda: "x86_64")
     without = [], []
-    with spice._cache(True) as (option, keep):
+    with spice._cache() as (option, keep):
         assert option == ["-cache", str(tmp_path / "captioner/spice")]
-        with spice._cache(True) as other:
+        with spice._cache() as other:
             assert other == without
         child = subprocess.Popen(["sleep", "60"], pass_fds=keep)
-    with spice._cache(True) as other:  # a run was killed, but its Java still writes
+    with spice._cache() as other:  # a run was killed, but its Java still writes
         assert other == without
     child.kill()
     child.wait()
-    with spice._cache(True) as (option, _):
+    with spice._cache() as (option, _):
         assert option
-    with spice._cache(False) as other:
+    monkeypatch.setattr(spice.platform, "machine", lambda: "aarch64")
+    with spice._cache() as other:  # the jars have no library for it
         assert other == without
+    monkeypatch.setattr(spice.platform, "machine", lambda: "x86_64")
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with spice._cache(True) as other:  # nothing can be written there
+    with spice._cache() as other:  # nothing can be written there
         assert other == without
 
 
