@@ -63,6 +63,12 @@ def complete_lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Return the files in a folder and in its subfolders, sorted."""
+    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    return sorted(path for path in paths if path.is_file())
+
+
 def open_for_writing(path: Path) -> IO[str]:
     """Open an empty text file. Raises InputError."""
     with _writing(path):

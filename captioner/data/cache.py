@@ -1,9 +1,9 @@
 """Features of a frozen encoder, computed once and kept on disk as float16.
 
-A cache cannot be stale: its folder is named by a digest of the encoder's weights and preprocessing,
-its rows by a digest of the picture's bytes and by the view. Rows are only ever appended, the data
-before their names, so that an interrupted run continues where it stopped. All processes of a run
-compute features, and the first one writes them.
+A cache cannot be stale: a digest of the encoder's weights and preprocessing names its folder, a
+digest of the picture's bytes and the view name a row. Rows are only appended, the data before their
+names, so that an interrupted run continues where it stopped. All processes compute features, and
+the first one writes them.
 
     FOLDER/hashes.jsonl              path, size, modification time -> digest of a picture's bytes
     FOLDER/DIGEST/encoder.json       the recipe that DIGEST is the digest of
@@ -36,9 +36,9 @@ from captioner.types import Features
 class FeatureCache:
     """The features of any pictures by one frozen encoder: `compute` them, then look them up by row.
 
-    grid: keep grid_BRD too. views: number of versions of each picture; view 0 is the picture
-    itself, view k > 0 is `augment` of it, seeded by the picture's bytes and k. Raises InputError if
-    the encoder trains, or if views and augment contradict each other.
+    grid: whether to keep grid_BRD too. views: the number of versions of each picture; view 0 is the
+    picture itself, view k > 0 is `augment` of it, seeded by the picture's bytes and k. Raises
+    InputError if the encoder trains, or if views and augment contradict each other.
     """
 
     def __init__(
@@ -84,11 +84,10 @@ class FeatureCache:
         return Features(*(torch.from_numpy(d[rows].astype(np.float32)) for d in self.data.values()))
 
     def compute(self, paths: Sequence[Path], batch_size: int = 32, workers: int = 1) -> np.ndarray:
-        """Compute the features of these pictures that are not in the cache; return all their rows.
+        """Compute the features that the cache lacks; return the rows of all, (len(paths), views).
 
-        The result is (len(paths), views), for `cache[rows]`. workers: threads that read pictures.
-        Raises BadPictures with all that cannot be read; the others are kept. Raises InputError if
-        the disk is full.
+        workers: threads that read pictures. Raises BadPictures with all that cannot be read; the
+        others are kept. Raises InputError if the disk is full.
         """
         self._load()
         digests, missing = self._missing(paths)
@@ -106,13 +105,12 @@ class FeatureCache:
         try:
             return np.array([[self.index[f"{d} {view}"] for view in self.views] for d in digests])
         except KeyError as error:
-            raise InputError(
-                f"{self.folder}: rows that another process wrote are missing; data.cache must be a "
-                "folder that all of them see"
-            ) from error
+            fault = f"{self.folder}: rows that another process wrote are missing"
+            remedy = "data.cache must be a folder that all of them see"
+            raise InputError(f"{fault}; {remedy}") from error
 
     def _missing(self, paths: Sequence[Path]) -> tuple[list[str | None], list[int]]:
-        """Return the digests, None if unknown, and the indices of pictures that lack a row."""
+        """Return the digests (None if unknown), and the indices of pictures that lack a row."""
         digests = [self.digests.lookup(path) for path in paths]
         missing = [
             i

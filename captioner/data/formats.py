@@ -34,8 +34,8 @@ class Entry(NamedTuple):
 def format_of(path: Path) -> str | None:
     """Return the format of a file, or None if it holds no captions.
 
-    Its two ends tell, since COCO's folder has 450 MB files of other annotations; else its name, so
-    that a broken caption file is reported and not skipped.
+    Only its two ends are read, since COCO's other annotations are files of 450 MB. If they do not
+    tell, its name does, so that a broken caption file is reported and not skipped.
     """
     with path.open("rb") as file:
         head = file.read(_END).removeprefix(codecs.BOM_UTF8)
@@ -74,9 +74,8 @@ def _coco(path: Path) -> list[Entry]:
         where = f"{path}: annotations[{i}]"
         key = json_field(annotation, "image_id", (int, str), where)
         if key not in entries:
-            raise InputError(
-                f"{where}: image_id {key!r} is not in images; add it there or take this out"
-            )
+            fault = f"image_id {key!r} is not in images"
+            raise InputError(f"{where}: {fault}; add it there or take this out")
         entries[key].captions.append(_caption(annotation, "caption", where))
     return list(entries.values())
 
@@ -121,10 +120,8 @@ def _csv(path: Path) -> list[Entry]:
         for row in filter(None, reader):
             where = f"{path}: line {reader.line_num}"
             if len(row) != len(header):
-                raise InputError(
-                    f"{where}: {len(row)} fields, but {len(header)} columns; put captions with "
-                    "commas in double quotes"
-                )
+                fault = f"{len(row)} fields, but {len(header)} columns"
+                raise InputError(f"{where}: {fault}; put captions with commas in double quotes")
             yield where, dict(zip(header, row, strict=True))
 
     try:

@@ -30,10 +30,8 @@ def locate(entries: Sequence[Entry], base: Path) -> list[Path]:
     paths, missing = [], []
     for entry in entries:
         if _OUTSIDE.search(entry.name):
-            raise InputError(
-                f"{entry.where}: {entry.name!r} is not a path inside the image folder; "
-                "put the picture there"
-            )
+            fault = f"{entry.name!r} is not a path inside the image folder"
+            raise InputError(f"{entry.where}: {fault}; put the picture there")
         parent, _, name = entry.name.rpartition("/")
         if parent not in listings:
             listings[parent] = _list(folders, parent, roots, entry)
@@ -42,18 +40,16 @@ def locate(entries: Sequence[Entry], base: Path) -> list[Path]:
             missing.append(entry)
             continue
         if len(matches) > 1:
-            several = first_five(folder for folder, _ in matches)
-            raise InputError(
-                f"{entry.where}: {entry.name!r} is in {several}; choose by data.images="
-            )
+            fault = f"{entry.name!r} is in {first_five(folder for folder, _ in matches)}"
+            raise InputError(f"{entry.where}: {fault}; choose by data.images=")
         ((folder, is_link),) = matches
         if is_link:
             _check_inside(folder / name, roots, entry)
         paths.append(folder / name)
     if missing:
+        names = first_five(repr(entry.name) for entry in missing)
         raise InputError(
-            f"{missing[0].where}: {len(missing)} of {len(entries)} images are missing: "
-            f"{first_five(repr(entry.name) for entry in missing)}; "
+            f"{missing[0].where}: {len(missing)} of {len(entries)} images are missing: {names}; "
             f"looked in {first_five(folders)}; name the folder by data.images="
         )
     return paths
@@ -80,7 +76,5 @@ def _check_inside(path: Path, roots: list[str], entry: Entry) -> None:
     """Raise InputError if a symlink leads out of the folders."""
     real = os.path.realpath(path)
     if not any(real == root or real.startswith(os.path.join(root, "")) for root in roots):
-        raise InputError(
-            f"{entry.where}: {entry.name!r} leads out of the image folder, to {real}; put a copy "
-            "there"
-        )
+        fault = f"{entry.name!r} leads out of the image folder, to {real}"
+        raise InputError(f"{entry.where}: {fault}; put a copy there")

@@ -26,11 +26,10 @@ _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(?i:train|validation|valid|val|dev|test)
 
 
 class Record(NamedTuple):
-    """A picture and its captions.
+    """A picture and its captions, as in the file.
 
-    id: COCO's image id, Karpathy's cocoid or imgid, as in the file; in other formats the image's
-        name. predictions.json uses it as the key.
-    captions: one or more, as in the file.
+    id: COCO's image id, Karpathy's cocoid or imgid; in other formats the image's name. It is the
+        key in predictions.json.
     split: train, val, test, or another name in the file; "all" if nothing gives it.
     """
 
@@ -113,11 +112,9 @@ def _read_entries(
         raise InputError(f"{first_five(files)}: no images of split {split or 'any'!r}, only {only}")
     bare_entries = [entry for entry in entries if not entry.captions]
     if bare_entries and not bare:
-        raise InputError(
-            f"{bare_entries[0].where}: {len(bare_entries)} of {len(entries)} images have no "
-            f"caption: {first_five(repr(entry.name) for entry in bare_entries)}; caption them or "
-            "take them out"
-        )
+        names = first_five(repr(entry.name) for entry in bare_entries)
+        fault = f"{len(bare_entries)} of {len(entries)} images have no caption: {names}"
+        raise InputError(f"{bare_entries[0].where}: {fault}; caption them or take them out")
     return entries
 
 
@@ -148,10 +145,9 @@ def _choose(root: Path, split: str | None, captions: Path | str | None) -> tuple
         of_split.pop(None, None)  # beside captions_val.json, what is captions.json?
     if split is not None and None not in of_split:
         if split not in of_split:
-            raise InputError(
-                f"{place}: no caption file of split {split!r}, only {first_five(of_kind[kind])}; "
-                "other files are read if data.annotations= names them"
-            )
+            fault = f"no caption file of split {split!r}, only {first_five(of_kind[kind])}"
+            remedy = "other files are read if data.annotations= names them"
+            raise InputError(f"{place}: {fault}; {remedy}")
         of_split = {split: of_split[split]}
     for name, same in of_split.items():
         if len(same) > 1:

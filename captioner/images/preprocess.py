@@ -101,11 +101,8 @@ class Augment:
         _require(0 <= self.flip <= 1, self, "flip", "a probability")
 
     def __call__(self, image: Image.Image, preprocess: Preprocess, seed: int) -> Image.Image:
-        """Return the square view of an RGB picture that `seed` determines.
-
-        The numbers come from a generator of this call. torchvision's transform classes draw from
-        the global one, which threads would share; so only its functions are used.
-        """
+        """Return the square view of an RGB picture that `seed` determines."""
+        # torchvision's functions only: its classes draw from a generator that threads would share.
         # Imported here because it is slow, and captioning does not need it.
         from torchvision.transforms.v2 import functional
 

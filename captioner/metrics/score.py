@@ -57,20 +57,17 @@ def score(
     references: Mapping[Id, Sequence[str]],
     captions: Mapping[Id, str],
     metrics: Sequence[str] = USUAL,
-    tokenized: bool = False,
 ) -> dict[str, dict[Any, Any]]:
     """Scores of one caption per image: Bleu_1..4 and ROUGE_L in 0..1, CIDEr (CIDEr-D) in 0..10.
 
-    references, captions: by image id, the same ids in both; raw text, or token strings as the
-        official tokenizer writes them if `tokenized`. An empty caption is legal and scores 0.
+    references, captions: raw text by image id, the same ids in both. An empty caption is legal and
+    scores 0.
     Returns {"corpus": {metric: value}, "per_image": {id: {metric: value}}}.
     Raises InputError if ids do not match, references are missing, or there is nothing to score.
     """
     check_names(metrics)
     check_matching(references, captions)
-    texts = Texts([references[image] for image in captions], list(captions.values()))
-    if not tokenized:
-        texts = tokens(texts.references, texts.captions)
+    texts = tokens([references[image] for image in captions], list(captions.values()))
     scores = [METRICS[name](texts) for name in metrics]
     return {
         "corpus": {name: value for metric in scores for name, value in metric.corpus().items()},
@@ -89,13 +86,9 @@ def tokens(
     official: as the official tokenizer, which looks at the next caption if one ends with an
         abbreviation: scores then depend a little on the order of images and references.
     """
-    flat = [text for texts in references for text in texts]
-    strings = iter(token_strings(flat, official))
-    return Texts(
-        [[next(strings) for _ in texts] for texts in references],
-        token_strings(captions, official),
-        frequencies,
-    )
+    strings = iter(token_strings([text for texts in references for text in texts], official))
+    split = [[next(strings) for _ in texts] for texts in references]
+    return Texts(split, token_strings(captions, official), frequencies)
 
 
 def per_image(images: Sequence[Id], scores: Sequence[Statistics]) -> dict[Id, dict[str, float]]:
@@ -136,9 +129,7 @@ def check_matching(references: Mapping[Id, Sequence[str]], captions: Mapping[Id,
     if empty := [image for image in captions if len(references[image]) == 0]:
         raise InputError(f"{list_images(empty)} with an empty list of references: leave them out")
     if bare := [image for image in captions if isinstance(references[image], str)]:
-        raise InputError(
-            f"{list_images(bare)} with one string as references: give a list of strings"
-        )
+        raise InputError(f"{list_images(bare)} with one string as references: give a list")
     if not captions:
         raise InputError("no captions to score")
 

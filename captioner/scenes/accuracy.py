@@ -26,8 +26,8 @@ def truth(captions: Sequence[str], scenes: Sequence[Scene]) -> Statistics:
     scene_background: the background is right.
 
     Each is a share of the captions that mention the attribute ("a" gives no number) or cannot be
-    parsed, which are wrong in all. A true caption is right in all attributes it mentions; a false
-    one may be too, if the colours of its things are exchanged.
+    parsed, which are wrong in all. A false caption may be right in every attribute, if the colours
+    of its things are exchanged.
     """
     names = ("accuracy", *ATTRIBUTES)
     right_BM, mentioned_BM = np.zeros((2, len(captions), len(names)))
@@ -36,11 +36,6 @@ def truth(captions: Sequence[str], scenes: Sequence[Scene]) -> Statistics:
         right_BM[b] = [right.get(name, False) for name in names]
         mentioned_BM[b] = [name in right for name in names]
     return shares([f"scene_{name}" for name in names], right_BM, mentioned_BM)
-
-
-def true_of(caption: str, scene: Scene) -> bool:
-    """Return whether a caption is true of a scene; False if it cannot be parsed."""
-    return _right(parse(caption), scene)["accuracy"]
 
 
 def _right(meaning: Meaning | None, scene: Scene) -> dict[str, bool]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
+from captioner import files
 from captioner.errors import InputError, os_reason, read_json
 from captioner.scenes.drawing import SIDE, SPLITS, Scene, Thing, render, scene
 from captioner.scenes.grammar import captions
@@ -23,10 +24,10 @@ def write_scenes(
 ) -> None:
     """Write images/train_000000.png .. and captions_{train,val,test}.json (COCO captions).
 
-    The bytes are a pure function of the arguments. A split's JSON is written last, so it marks a
-    complete split: after an interruption, a second call writes the missing splits only.
-    `progress(done, total)` is called after each picture. Raises InputError for a negative size, and
-    for a folder that holds other files or cannot be written.
+    The bytes are a pure function of the arguments. A split's JSON is written last and marks a
+    complete split: a second call writes the missing splits only. `progress(done, total)` is called
+    after each picture. Raises InputError for a negative size, and for a folder that holds other
+    files or cannot be written.
     """
     folder, sizes = Path(folder), {"train": train, "val": val, "test": test}
     if min(sizes.values()) < 0:
@@ -34,12 +35,12 @@ def write_scenes(
     info = {"description": "captioner scenes", "version": "1", "seed": seed, **sizes}
     paths = {split: folder / f"captions_{split}.json" for split in SPLITS}
     missing = [split for split, path in paths.items() if not path.exists()]
-    for path in (paths[split] for split in SPLITS if split not in missing):
+    for path in (path for split, path in paths.items() if split not in missing):
         content = read_json(path)
         old = content.get("info") if isinstance(content, dict) else None
         if old != info:
             raise InputError(f"{path}: has other options ({old}): delete it or take a new folder")
-    ours = re.compile(r"images|captions_[a-z]+\.json\.part|(train|val|test)_\d{6}\.png(\.part)?")
+    ours = re.compile(r"images|captions_[a-z]+\.json\..+|(train|val|test)_\d{6}\.png(\.part)?")
     if len(missing) == len(SPLITS):
         for path in [*folder.glob("*"), *folder.glob("images/*")]:
             if not ours.fullmatch(path.name):
@@ -63,10 +64,8 @@ def write_scenes(
                 done += 1
                 if progress:
                     progress(done, total)
-            coco = {"info": info, "licenses": [], "type": "captions"}
-            partial = folder / f"captions_{split}.json.part"
-            partial.write_text(json.dumps({**coco, "images": images, "annotations": annotations}))
-            os.replace(partial, paths[split])
+            coco = {"info": info, "licenses": [], "type": "captions", "images": images}
+            files.write_atomic(paths[split], json.dumps({**coco, "annotations": annotations}))
     except OSError as error:
         raise InputError(f"{folder}: cannot write scenes: {os_reason(error)}") from error
 

@@ -21,6 +21,8 @@ from itertools import permutations, product
 from random import Random
 from typing import NamedTuple
 
+import numpy as np
+
 from captioner.scenes.drawing import COLOURS, SHAPES, SIZES, Scene, Thing
 
 NUMBERS = {"a": 1, "two": 2, "three": 3, "four": 4}
@@ -123,10 +125,9 @@ def captions(scene: Scene, rng: Random) -> list[str]:
     or two different ones, the background if it has a pattern, else the place or the relation of the
     two; of other scenes, all things and their number.
     """
-    groups: dict[tuple[str, str, str], tuple[Thing, ...]] = {}
+    groups: dict[tuple[str, str, str], list[Thing]] = defaultdict(list)
     for thing in scene.things:
-        kind = thing.size, thing.colour, thing.shape
-        groups[kind] = (*groups.get(kind, ()), thing)
+        groups[thing.size, thing.colour, thing.shape].append(thing)
     if len(groups) == len(scene.things) <= 2:
         about = "place" if len(groups) == 1 else "relation"
         about = "background" if scene.texture in BACKGROUNDS else about
@@ -163,7 +164,7 @@ def parse(caption: str) -> Meaning | None:
     return Meaning(claim, tuple(phrases)) if claim else None
 
 
-def holds(claim: tuple[str, str], groups: Sequence[tuple[Thing, ...]], scene: Scene) -> bool:
+def holds(claim: tuple[str, str], groups: Sequence[Sequence[Thing]], scene: Scene) -> bool:
     """Return whether a claim is true of these things, a group per phrase (see the file's head)."""
     kind, value = claim
     first, last = groups[0][0], groups[-1][0]
@@ -178,9 +179,7 @@ def holds(claim: tuple[str, str], groups: Sequence[tuple[Thing, ...]], scene: Sc
         ahead = {"left": -right, "right": right, "above": -down, "below": down}[value]
         return ahead >= 0.25 and ahead >= 2 * min(abs(right), abs(down))
     if kind == "arrangement":
-        wide, high = (
-            max(along) - min(along) for along in zip(*((t.x, t.y) for t in groups[0]), strict=True)
-        )
+        wide, high = np.ptp([(thing.x, thing.y) for thing in groups[0]], axis=0)
         shape = "row" if wide >= 2 * high else "column" if high >= 2 * wide else "grid"
         return value == shape and (len(groups[0]) == 4 if value == "grid" else len(groups[0]) > 1)
     if kind == "background":

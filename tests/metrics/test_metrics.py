@@ -13,7 +13,7 @@ from captioner.metrics import bleu as bleu_module
 from captioner.metrics import rouge as rouge_module
 from captioner.metrics.cider import Cider, DocumentFrequencies
 from captioner.metrics.ngrams import NOTHING, References
-from captioner.metrics.score import score, tokens
+from captioner.metrics.score import METRICS, USUAL, Texts, per_image, score, tokens
 from tests.helpers.golden import needs_golden, read_golden
 
 SETS = {
@@ -31,13 +31,13 @@ SETS = {
 def test_official_tokens_give_the_official_scores(name):
     official, tokens = read_golden(f"{name}_official"), read_golden(f"{name}_tokenized")
     captions = {image: texts[0] for image, texts in tokens["cands"].items()}
-    ours = score(tokens["refs"], captions, tokenized=True)
-    for metric, value in ours["corpus"].items():
-        assert value == pytest.approx(official["corpus"][metric], abs=1e-12), metric
-        per_image = [ours["per_image"][str(image)][metric] for image in official["images"]]
-        np.testing.assert_allclose(
-            per_image, official["per_image"][metric], rtol=0, atol=1e-12, err_msg=metric
-        )
+    texts = Texts([tokens["refs"][image] for image in captions], list(captions.values()))
+    for statistics in (METRICS[metric](texts) for metric in USUAL):
+        ours = per_image(list(captions), [statistics])
+        for metric, value in statistics.corpus().items():
+            assert value == pytest.approx(official["corpus"][metric], abs=1e-12), metric
+            values = [ours[str(image)][metric] for image in official["images"]]
+            np.testing.assert_allclose(values, official["per_image"][metric], rtol=0, atol=1e-12)
 
 
 @needs_golden

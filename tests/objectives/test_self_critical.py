@@ -181,7 +181,7 @@ def test_rewards_are_the_metrics_own():
         for n, image in enumerate(image_N):
             texts = {i: [text + tail for text in row] for i, row in enumerate(references)}
             others = {i: "x" for i in texts} | {image: ended[n]}
-            values = score(texts, others, tokenized=True)["per_image"][image]
+            values = score(texts, others)["per_image"][image]
             wanted = values["CIDEr"] + 0.5 * values["Bleu_4"] + 2 * values["ROUGE_L"]
             assert reward_N[n] == pytest.approx(wanted)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from captioner.scenes import truth
-from captioner.scenes.accuracy import ATTRIBUTES, true_of
+from captioner.scenes.accuracy import ATTRIBUTES
 from captioner.scenes.drawing import COLOURS, SHAPES
 from captioner.scenes.grammar import NUMBERS, parse
-from tests.helpers.scenes import CAPTIONED, a_scene, thing
+from tests.helpers.scenes import CAPTIONED, a_scene, thing, true_of
 
 BLUE_STAR = thing("blue", "star", 0.5, 0.8)
 

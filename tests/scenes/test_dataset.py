@@ -11,8 +11,8 @@ from pycocotools.coco import COCO
 
 from captioner.errors import InputError
 from captioner.scenes import read_scenes, scene, write_scenes
-from captioner.scenes.accuracy import true_of
 from tests.helpers.forks import python
+from tests.helpers.scenes import true_of
 
 COMMAND = Path(__file__).parents[2] / "data_prep" / "scenes.py"
 

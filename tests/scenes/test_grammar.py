@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from captioner.scenes import captions
-from captioner.scenes.accuracy import true_of
 from captioner.scenes.grammar import CLAIMS, FRAMES, parse
-from tests.helpers.scenes import CAPTIONED, DRAWN, a_scene, thing
+from tests.helpers.scenes import CAPTIONED, DRAWN, a_scene, thing, true_of
 
 
 def test_captions_are_true_distinct_and_of_natural_length():
