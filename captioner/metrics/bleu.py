@@ -10,13 +10,12 @@ NAMES = tuple(f"Bleu_{n}" for n in range(1, ORDERS + 1))
 
 
 def bleu(matches: Matches) -> Statistics:
-    """The statistics of BLEU-1..4 (0 to 1) of one caption for each image.
+    """The statistics of BLEU-1..4 (0 to 1) of one caption for each image, not smoothed.
 
     BLEU-n = exp(min(0, 1 - r / c)) (p_1 ... p_n)^(1/n) with p_k the share of the caption's k-grams
     that occur in a reference, each counted at most as often as in the reference that has most of
     it; c the words of the caption; r those of the reference closest in length (of two, the
-    shorter). Counts and lengths are summed over a corpus first. Nothing is smoothed: an image
-    without a common 4-gram has a BLEU-4 near 0 whatever else is right.
+    shorter). Counts and lengths are summed over a corpus first.
     """
     references, rows = matches.references, matches.rows
     clipped_M = np.minimum(rows.count_M[matches.row_M], references.most_E[matches.entry_M])

@@ -50,8 +50,8 @@ def compare(
 
     The interval is that of a paired bootstrap: both systems see the images drawn. The p-value is
     that of approximate randomisation (Noreen 1989; Riezler and Maxwell 2005): for each image a coin
-    decides which system's caption is whose, and p is (1 + how often the difference is then as
-    great, either way) / (1 + resamples).
+    decides whether the systems exchange their captions, and p is (1 + how often the difference is
+    then as great, either way) / (1 + resamples).
     """
     check_options(resamples, seed)
     images = len(a[0].image_BS)
@@ -76,11 +76,12 @@ def compare(
 def _resampled(statistics: Sequence[Statistics], resamples: int, seed: int) -> list[np.ndarray]:
     """The sums of R resampled corpora, (R, S) of each metric."""
     images = len(statistics[0].image_BS)
-
-    def times_drawn(rng: np.random.Generator) -> np.ndarray:
-        return np.bincount(rng.integers(0, images, images), minlength=images)
-
-    return _weighted_sums([m.image_BS for m in statistics], times_drawn, resamples, seed)
+    return _weighted_sums(
+        [metric.image_BS for metric in statistics],
+        lambda rng: np.bincount(rng.integers(0, images, images), minlength=images),
+        resamples,
+        seed,
+    )
 
 
 def _weighted_sums(

@@ -3,10 +3,8 @@
 CHAIR_i is the share of the objects mentioned in captions that are not in the picture, CHAIR_s the
 share of the captions that mention such an object: lower is better. A picture contains the objects
 that COCO's instances list for it or its reference captions mention. An object that a caption
-mentions twice counts twice, as in the paper.
-
-The words for COCO's 80 categories are a table of our own (chair_names.py), not the paper's: scores
-compare with others by this table, and with published ones only roughly.
+mentions twice counts twice, as in the paper. The words for COCO's 80 categories are a table of our
+own (chair_names.py), not the paper's: published scores compare only roughly.
 """
 
 import re
@@ -30,8 +28,8 @@ def chair(
     """The statistics of CHAIR_i and CHAIR_s (0 to 1, lower is better) of B images.
 
     references, captions: token strings, several and one per image. objects_B: the categories that
-    each picture shows, apart from those that references mention. A caption without a mention adds
-    nothing to CHAIR_i (nan for that image) and has a CHAIR_s of 0.
+    each picture shows, apart from those that references mention. A caption without a mention has no
+    CHAIR_i (nan) and a CHAIR_s of 0.
     """
     wrong_BM, total_BM = np.zeros((len(captions), 2)), np.ones((len(captions), 2))
     for b, (texts, caption, seen) in enumerate(zip(references, captions, objects_B, strict=True)):
@@ -57,9 +55,7 @@ def mentions(caption: str) -> list[str]:
         for rest, category in _table().get(words[start], ()):
             if words[stop : stop + len(rest)] == rest:
                 stop += len(rest)
-                if category and not (
-                    category in chair_names.DEPICTED and _depicted(words, start, stop)
-                ):
+                if category and not _depicted(category, words, start, stop):
                     if (category, start) != (last, last_stop):
                         categories.append(category)
                     last, last_stop = category, stop
@@ -68,10 +64,10 @@ def mentions(caption: str) -> list[str]:
     return categories
 
 
-def _depicted(words: list[str], start: int, stop: int) -> bool:
+def _depicted(category: str, words: list[str], start: int, stop: int) -> bool:
     """Whether words[start:stop] mean only an image of the object they name."""
     around = " ".join([*words[max(0, start - 3) : start], "_", words[stop]])
-    return chair_names.DEPICTION.search(around) is not None
+    return category in chair_names.DEPICTED and bool(chair_names.DEPICTION.search(around))
 
 
 def phrases() -> Iterator[tuple[str, str]]:
@@ -115,9 +111,8 @@ def _table() -> dict[str, list[tuple[list[str], str]]]:
 
 
 def read_objects(path: Path | str) -> dict[int | str, frozenset[str]]:
-    """The categories of each image of a COCO instances file: {image id: names}.
+    """The categories of each image of a COCO instances file, crowds included: {image id: names}.
 
-    An image without annotations has none; crowds count as their category.
     Raises InputError naming the file and the key if it is broken or has other categories.
     """
     path = Path(path)

@@ -22,8 +22,8 @@ BROKEN = (ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib
 class DocumentFrequencies:
     """The number of images in whose references each n-gram occurs.
 
-    Officially they come from the evaluated references. With those of a larger corpus, the scores of
-    few images and the rewards of batches become meaningful.
+    Officially, of the evaluated references; those of a larger corpus make scores of few images mean
+    something.
     """
 
     def __init__(self, images: int, numbers: Numbers, frequency_G: np.ndarray):
@@ -110,10 +110,9 @@ class Cider:
     10 / 4 sum_n mean_j exp(-(l - l_j)^2 / (2 sigma^2)) min(g, g_j) . g_j / (|g| |g_j|) over the
     references j, where g is the vector of count times idf of a text's n-grams and l its length.
 
-    frequencies: by default those of `references`, as in the official evaluation. `references` must
-        have been counted with their numbers.
-    plain: the first CIDEr of the paper, without min() and length penalty: a caption gains by
-        repeating heavy words. Without stemming, as in the official code.
+    frequencies: by default those of `references`, else `references` must have been counted with
+        their numbers.
+    plain: the first CIDEr of the paper, without min(), length penalty and (as officially) stemming.
     """
 
     def __init__(
@@ -128,12 +127,9 @@ class Cider:
             raise ValueError("count the references with the numbers of these frequencies")
         self.plain = plain
         if self.frequencies.images == 1:
-            warnings.warn(
-                "CIDEr weighs n-grams by how few of the images use them: of one image it is 0, "
-                "whatever the caption. Score more images together, or give the document "
-                "frequencies of a corpus.",
-                stacklevel=2,
-            )
+            reason = "CIDEr weighs n-grams by how few of the images use them: of one image it is 0"
+            remedy = "Score more images together, or give the document frequencies of a corpus."
+            warnings.warn(f"{reason}, whatever the caption. {remedy}", stacklevel=2)
         rows, order_E = references.rows, references.gram_E & 3
         idf_M = self.frequencies.idf(rows.gram_M)
         norm_R4 = np.sqrt(rows.per_order((rows.count_M * idf_M) ** 2))

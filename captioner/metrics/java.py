@@ -49,12 +49,11 @@ def run(
     result: str = "stdout",
     keep: Sequence[int] = (),
 ) -> str:
-    """Run Java to its end in a temporary folder and return what it wrote.
+    """Run Java to its end in a temporary folder and return what it wrote into the file `result`.
 
-    Input and output are files (`stdin`, `stdout`, `stderr` in that folder): no pipe that fills up,
-    no read that waits. timeout: seconds. result: the file to return. keep: descriptors that Java
-    holds open. Raises Unavailable with the last lines of stderr; nothing is left running then, nor
-    after an interrupt.
+    stdin, stdout and stderr are files in that folder: no pipe fills up, no read waits. timeout:
+    seconds. keep: descriptors that Java holds open. Raises Unavailable with the last lines of
+    stderr; nothing is left running then, nor after an interrupt.
     """
     command = [str(find_java(metric)), *LOCALE, *arguments]
     try:

@@ -75,10 +75,9 @@ def variety(captions: Sequence[str]) -> dict[str, float]:
 def sameness(captions: Sequence[Sequence[str]]) -> list[Statistics]:
     """The statistics of mBLEU, div_1 and div_2 of several captions (token strings) per image.
 
-    mBLEU: BLEU-4 of every caption against the others of its image (Shetty et al. 2017), with counts
-    summed over all of them. div_1, div_2: the different words and bigrams of an image's captions,
-    as a share of all their words and bigrams, averaged over images. The more
-    captions per image, the more they must resemble each other: compare equal numbers only.
+    mBLEU: BLEU-4 of every caption against the others of its image (Shetty et al. 2017), counts
+    summed. div_1, div_2: the different words and bigrams of an image's captions, as a share of all
+    of them, averaged over images. Compare equal numbers of captions per image only.
     """
     group_N = np.repeat(np.arange(len(captions)), [len(several) for several in captions])
     flat = [caption for several in captions for caption in several]
@@ -99,9 +98,8 @@ def sameness(captions: Sequence[Sequence[str]]) -> list[Statistics]:
 def _others(captions: Sequence[str], group_N: np.ndarray) -> tuple[np.ndarray, Rows]:
     """BLEU's statistics (N, S) of each caption against all others of its group, and the n-grams.
 
-    They are 0 if there are no others. An n-gram counts at most as often as in the other caption
-    with most of it: that is the greatest count in the group or, for the caption that has this
-    count, the second greatest.
+    They are 0 if there are no others. An n-gram counts at most as often as in any other caption:
+    the greatest count in the group or, for the caption that has it, the second greatest.
     """
     rows, _ = count(captions, NOTHING)
     key_M = sort_keys(group_N[rows.text_M], rows.gram_M)

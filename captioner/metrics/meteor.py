@@ -25,8 +25,7 @@ def meteor(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Stat
     With P and R the weighted shares of matched words in caption and reference, ch the chunks and m
     the matched words: METEOR = (1 - gamma (ch / m)^beta) / ((1 - alpha) / P + alpha / R). Words
     match by form, stem, synonym or paraphrase; a function word weighs 1 - delta, another delta.
-    Each image gives the counts of its best reference, and the corpus sums them first, as the
-    official tool does: it is not the mean. A caption without a match scores 0.
+    Each image gives the counts of its best reference; a corpus sums them first, as officially.
 
     references, captions: token strings, one caption and at least one reference per image.
     Raises Unavailable without Java or the jar, or if they fail; InputError for missing texts.
@@ -36,10 +35,8 @@ def meteor(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Stat
     answers = _ask_jar([_question(*image) for image in zip(references, captions)], timeout)
     counts = [answer.split() for answer in answers]
     if [len(row) for row in counts] != [STATISTICS] * len(captions):
-        wrong = [answer for answer, row in zip(answers, counts) if len(row) != STATISTICS]
-        raise Unavailable(
-            f"METEOR: {len(answers)} answers for {len(captions)} captions: {wrong[:3]}"
-        )
+        wrong = [answer for answer, row in zip(answers, counts) if len(row) != STATISTICS][:3]
+        raise Unavailable(f"METEOR: {len(answers)} answers for {len(captions)} captions: {wrong}")
     return Statistics(("METEOR",), _weighted(np.array(counts, float)), _meteor)
 
 
@@ -71,14 +68,9 @@ def _weighted(count_BX: np.ndarray) -> np.ndarray:
     # The same words in the same order are not fragmented, and add no chunk to those of a corpus.
     identical_B = (match_B422.sum((1, 2)) == length_B2).all(1) & (chunks_B == 1)
     weight_42 = STAGE_WEIGHTS[:, None] * [DELTA, 1 - DELTA]
-    return np.column_stack(
-        [
-            (match_B422 * weight_42[..., None]).sum((1, 2)),
-            DELTA * (length_B2 - function_B2) + (1 - DELTA) * function_B2,
-            np.where(identical_B, 0, chunks_B),
-            words_B,
-        ]
-    )
+    match_B2 = (match_B422 * weight_42[..., None]).sum((1, 2))
+    weighted_B2 = DELTA * (length_B2 - function_B2) + (1 - DELTA) * function_B2
+    return np.column_stack([match_B2, weighted_B2, np.where(identical_B, 0, chunks_B), words_B])
 
 
 def _meteor(sums_X6: np.ndarray) -> np.ndarray:

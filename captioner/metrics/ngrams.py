@@ -23,8 +23,8 @@ MOST = 1 << 63 - LOW  # texts: 8 million
 class Numbers(NamedTuple):
     """The numbers of words and longer n-grams, 0 to size - 1, in order of first occurrence.
 
-    keys, numbers: of orders 2 to 4; the sorted keys `number of the first n-1 words << 32 | number
-        of the last word`, and the number of each.
+    keys: of each order from 2 to 4, sorted: number of the first n-1 words << 32 | that of the last.
+    numbers: that of each key.
     """
 
     size: int
@@ -139,9 +139,8 @@ class References:
     def __init__(self, references: Sequence[Sequence[str]], known: Numbers = NOTHING):
         self.per_image_I = np.fromiter(map(len, references), np.int64, len(references))
         if not self.per_image_I.all():
-            raise InputError(
-                f"image at index {self.per_image_I.argmin()} has no reference: leave it out"
-            )
+            image = self.per_image_I.argmin()
+            raise InputError(f"image at index {image} has no reference: leave it out")
         image_R = np.repeat(np.arange(len(references)), self.per_image_I)
         self.first_I = self.per_image_I.cumsum() - self.per_image_I  # reference of each image
         self.known = known

@@ -20,10 +20,10 @@ Reward = Mapping[str, float] | Callable[[Sequence[str], np.ndarray], np.ndarray]
 class Rewards:
     """Computes the reward of any captions of I images, whose references are counted once.
 
-    references: token strings, one or more for each image. reward: weights of `cider` (CIDEr-D, 0 to
-    10), `bleu` (BLEU-4) and `rouge` (ROUGE-L); or a function (token strings, image of each) ->
-    rewards (N,). end: whether END counts as a word of references and of finished captions.
-    CIDEr's document frequencies are those of these references, whatever the batch.
+    references: token strings, one or more for each image; CIDEr's document frequencies are theirs.
+    reward: weights of `cider` (CIDEr-D, 0 to 10), `bleu` (BLEU-4) and `rouge` (ROUGE-L); or a
+    function (token strings, image of each) -> rewards (N,). end: whether END counts as a word of
+    references and of finished captions.
     """
 
     def __init__(self, references: Sequence[Sequence[str]], reward: Reward, end: bool = True):

@@ -13,12 +13,10 @@ def rouge_l(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Sta
     """The statistics of ROUGE-L (0 to 1), the mean over images.
 
     references, captions: token strings, several and one per image. They are split at spaces alone:
-    a token with a no-break space inside is one word here, and an empty string is one empty word (so
-    an empty caption scores 0, unless a reference is empty as well).
+    a token with a no-break space inside is one word here, and an empty string is one empty word.
 
     F = (1 + beta^2) P R / (R + beta^2 P) with P = LCS / words of the caption and
-    R = LCS / words of the reference. The best P and the best R are taken over the references
-    separately: they need not belong to the same one.
+    R = LCS / words of the reference, each the best over the references, not always of the same one.
     """
     score_B = np.zeros(len(captions))
     for b, (caption, image_references) in enumerate(zip(captions, references, strict=True)):

@@ -4,17 +4,15 @@ The official code runs the Stanford PTBTokenizer (Penn Treebank conventions) ove
 one file, lower-cases, and removes a list of punctuation marks. This is a tokenizer of our own,
 written from the observed behaviour of the official one. It differs in two things on purpose: a line
 separator inside a caption is a space (officially it moves all later captions to the wrong image),
-and each caption is read alone, so that its words never depend on its neighbours. The official one
-looks at the next caption: `token_strings(captions, official=True)` does so too.
-
-Rewards, scores and vocabularies all use this tokenizer; a model's tokenizer.json holds its VERSION.
+and each caption is read alone. The official one looks at the next caption, and so does
+`token_strings(captions, official=True)`.
 """
 
 import re
 from collections.abc import Sequence
 
 VERSION = "2"
-"""Goes up when the tokens of any caption change."""
+"""Goes up when the tokens of any caption change; a model's tokenizer.json holds it."""
 
 # Words that keep their period; that keep it with a capital only ("Miss." but not "miss."); and that
 # keep it before a number only ("no. 5").
@@ -123,11 +121,8 @@ def tokenize(caption: str) -> list[str]:
 
     Joined by spaces they are the official token string. A token may hold a no-break space
     ("22\\xa03/4"), where BLEU and CIDEr officially see two words and ROUGE-L one: give scorers the
-    joined string.
-
-    At its end an abbreviation ("Main St.") and a lone letter ("the letter K.") keep their period
-    and "no." loses it, as officially before a next caption that starts with neither a word like
-    "A" or "The" nor a number.
+    joined string. At a caption's end, "St." and the letter "K." keep their period and "no." loses
+    it, as officially before a caption that starts with neither "A", "The" and the like nor a digit.
     """
     return _words(caption, "\n")
 
@@ -135,12 +130,11 @@ def tokenize(caption: str) -> list[str]:
 def token_strings(captions: Sequence[str], official: bool = False) -> list[str]:
     """The words of each caption, joined by spaces, as scorers take them.
 
-    official: tokenize as if the captions were lines of one file, in order. Only then does the next
-    caption that is not blank decide two things: a lone letter at a caption's end loses its period
-    before "A", "The", "It", some 40 more words or a <tag>; and "no.", "fig." and a few others keep
-    theirs before a digit in the very next line. Nothing follows the last caption, not even a line's
-    end: a smile or '05 at its end is no token. pycocoevalcap makes one file of all references,
-    image by image, and one of all candidates.
+    official: tokenize as if the captions were lines of one file (as pycocoevalcap does, all
+    references image by image, and all candidates). Then the next caption that is not blank decides
+    two things: a lone letter at a caption's end loses its period before "A", "The", "It", some 40
+    more words or a <tag>; and "no.", "fig." and a few others keep theirs before a digit in the very
+    next line. Nothing follows the last caption: a smile or '05 at its end is no token.
     """
     if not official:
         return [" ".join(tokenize(caption)) for caption in captions]
