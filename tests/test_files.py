@@ -10,9 +10,12 @@ from captioner.errors import InputError
 
 
 def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
+    def fail(file):
+        raise OSError(5, "I/O error")
+
     path = tmp_path / "a.json"
     files.write_atomic(path, "one")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(5, "I/O error")))
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(InputError, match="a.json: I/O error"):
         files.write_atomic(path, "two")
     assert path.read_text() == "one"

@@ -6,20 +6,15 @@ import pytest
 import torch
 
 from captioner.data import cache, records
-from captioner.decoders.attention import AdaptiveAttention, SoftAttention, UpDown
 from captioner.decoders.cells import CELLS
-from captioner.decoders.minds_eye import MindsEye
-from captioner.decoders.mrnn import MRNN
-from captioner.decoders.recurrent import Recurrent
-from captioner.decoders.transformer import Transformer
 from captioner.encoders import Timm
-from captioner.search import Beam, Consensus, Greedy, Sample, StochasticBeam
+from captioner.search import Beam
 from captioner.search.include import MustInclude
-from tests.helpers.brute import pictures, random_decoder, run
+from tests.helpers.brute import STRATEGIES, every_strategy, pictures, random_decoder, run
+from tests.helpers.decoders import DECODERS
 from tests.helpers.laws import (
     LENGTH_N,
     B,
-    D,
     N,
     V,
     features,
@@ -112,21 +107,19 @@ def test_one_process_of_a_group_is_one_process(options, tmp_path):
     """NCCL with a single member."""
     extra = [*options, "trainer.max_epochs=2", "+trainer.deterministic=true"]
     assert in_processes(tmp_path, *extra, f"run_dir={tmp_path / 'alone'}")[0] == 0
-    code, said = in_processes(
-        tmp_path, *extra, "trainer.strategy=ddp", f"run_dir={tmp_path / 'group'}",
-        start=[*TORCHRUN, "1"],
-    )  # fmt: skip
-    assert code == 0, said
+    group = [*extra, "trainer.strategy=ddp", f"run_dir={tmp_path / 'group'}"]
+    code, stderr = in_processes(tmp_path, *group, start=[*TORCHRUN, "1"])
+    assert code == 0, stderr
     assert torch.equal(losses(tmp_path / "alone"), losses(tmp_path / "group"))
 
 
 def test_features_of_the_gpu_are_those_of_the_cpu(scenes_dir, tmp_path):
     paths = [record.image for record in records.read_records(scenes_dir, "train")]
-    encoder, found = Timm("resnet10t", image_size=64), {}
+    encoder, pooled = Timm("resnet10t", image_size=64), []
     for device in ("cpu", "cuda"):
         features = cache.FeatureCache(tmp_path / device, encoder.to(device))
-        found[device] = features[features.compute(paths)[:, 0]].pooled_BD
-    torch.testing.assert_close(found["cuda"], found["cpu"], atol=5e-3, rtol=5e-3)
+        pooled.append(features[features.compute(paths)[:, 0]].pooled_BD)
+    torch.testing.assert_close(*pooled, atol=5e-3, rtol=5e-3)
 
 
 def test_evaluation_on_the_gpu(options, scenes_dir, tmp_path):
@@ -134,27 +127,20 @@ def test_evaluation_on_the_gpu(options, scenes_dir, tmp_path):
     assert in_process(*options, *extra) == 0
     command = [f"model={tmp_path / 'run/model'}", f"data.root={scenes_dir}"]
     command += [f"data.cache={tmp_path / 'cache'}", "search=greedy", f"run_dir={tmp_path / 'eval'}"]
-    code, said = in_processes(tmp_path, *command, script=ROOT / "eval.py")
-    assert code == 0, said
-    said = [json.loads((tmp_path / x / "predictions.json").read_text()) for x in ("run", "eval")]
-    assert said[0] == said[1]
+    code, stderr = in_processes(tmp_path, *command, script=ROOT / "eval.py")
+    assert code == 0, stderr
+    one, two = (tmp_path / name / "predictions.json" for name in ("run", "eval"))
+    assert json.loads(one.read_text()) == json.loads(two.read_text())
 
 
-DECODERS = {
-    **{cell: lambda cell=cell: Recurrent(V, D, cell, 8, 8, dropout=0.0) for cell in CELLS},
-    "mrnn": lambda: MRNN(V, D, 4, 8, 8, dropout=0.0),
-    "minds_eye": lambda: MindsEye(V, D, "GRU", 8, 8, 8, dropout=0.0),
-    "soft": lambda: SoftAttention(V, D, "LSTM", 8, 8, 8, dropout=0.0),
-    "adaptive": lambda: AdaptiveAttention(V, D, "LSTM", 8, 8, 8, "dot", dropout=0.0),
-    "up_down": lambda: UpDown(V, D, "GRU", 8, 8, 8, dropout=0.0),
-    "transformer": lambda: Transformer(V, D, 8, 2, 2, 16, dropout=0.0),
-}
+NAMES = [f"{cell}-par-1" for cell in CELLS] + ["mrnn", "MindsEye-GRU", "transformer"]
+NAMES += ["SoftAttention-LSTM-additive", "AdaptiveAttention-LSTM-dot", "UpDown-GRU-additive"]
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_decoder_computes_there_what_it_computes_here(name):
     """Logits, gradients and captions, in float64; and nearly the same gradients in float16."""
-    decoder, token_NT = randomised(DECODERS[name]()), tokens()
+    decoder, token_NT = randomised(DECODERS[name](V)), tokens()
 
     def run(device):
         decoder.to(device).zero_grad()
@@ -176,27 +162,15 @@ def test_every_decoder_computes_there_what_it_computes_here(name):
     )
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        Greedy(6),
-        Beam(4, n=4, max_length=6),
-        Beam(4, n=4, max_length=6, groups=2),
-        Sample(n=3, top_k=5, typical_p=0.9, max_length=6),
-        StochasticBeam(3, max_length=6),
-        Consensus(4, n=4, samples=9, max_length=6),
-    ],
-)
-def test_every_strategy_says_there_what_it_says_here(strategy):
-    decoder, some = random_decoder(0, V), pictures(5)
+@every_strategy
+def test_every_strategy_says_there_what_it_says_here(name):
+    strategy, decoder, some = STRATEGIES[name], random_decoder(0, V), pictures(5)
     chosen = [rule for rule, _ in RULES.values()]
-    for rules in [[rule] for rule in chosen] + [[]]:
-        here = run(strategy, decoder.cpu(), some, rules=rules)[1]
-        there = run(strategy, decoder.cuda(), some.to("cuda"), rules=rules)[1]
+    searches = [{"rules": [rule]} for rule in chosen] + [{}]
+    if name == "sum":
+        searches += [{"must_include": MustInclude(4, in_image={1: [(5, 4)]})}]
+    for options in searches:
+        here = run(strategy, decoder.cpu(), some, **options)[1]
+        there = run(strategy, decoder.cuda(), some.to("cuda"), **options)[1]
         assert torch.equal(there.token_BKT.cpu(), here.token_BKT)
         assert there.error_B == here.error_B
-    if strategy == Beam(4, n=4, max_length=6):
-        progress = MustInclude(4, in_image={1: [(5, 4)]})
-        here = run(strategy, decoder.cpu(), some, must_include=progress)[1]
-        there = run(strategy, decoder.cuda(), some.to("cuda"), must_include=progress)[1]
-        assert torch.equal(there.token_BKT.cpu(), here.token_BKT)

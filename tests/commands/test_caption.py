@@ -32,15 +32,22 @@ def pictures(scenes_dir, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_files_folders_and_globs(pictures, model_dir, capsys):
-    command = ["--model", str(model_dir)]
-    assert main([*command, "album"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    paths, captions = zip(*(line.split(": ") for line in lines))
+@pytest.fixture
+def lines(pictures, model_dir, capsys):
+    """Captions with these arguments -> the lines that are printed."""
+
+    def run(*arguments, model=model_dir):
+        assert main([*(["--model", str(model)] if model else []), *arguments]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_files_folders_and_globs(lines):
+    album = lines("album")
+    paths, captions = zip(*(line.split(": ") for line in album))
     assert paths == ("album/a b.png", "album/inner/c.png", "album/ü[1].PNG") and all(captions)
-    assert main([*command, "album/ü[1].PNG", "album/**/*.png"]) == 0
-    again = capsys.readouterr().out.splitlines()
-    assert set(again) == set(lines) and len(again) == 3
+    assert sorted(lines("album/ü[1].PNG", "album/**/*.png")) == album
 
 
 def test_json_lines_with_scores_and_errors(pictures, model_dir, capsys):
@@ -55,47 +62,34 @@ def test_json_lines_with_scores_and_errors(pictures, model_dir, capsys):
     assert "broken.jpg" in printed.err and "none.png" in printed.err
 
 
-def test_captions_that_agree_with_samples(pictures, model_dir, capsys):
-    options = ["--json", "--consensus", "20", "--best", "5"]
-    assert main([*options, "--model", str(model_dir), "album"]) == 0
-    for line in capsys.readouterr().out.splitlines():
+def test_captions_that_agree_with_samples(lines):
+    for line in lines("--json", "--consensus", "20", "--best", "5", "album"):
         scores = [caption["score"] for caption in json.loads(line)["best"]]
         assert 10 >= scores[0] > 0 and scores == sorted(scores, reverse=True)
 
 
-def test_the_model_is_that_of_the_environment_or_of_the_installation(
-    pictures, model_dir, capsys, monkeypatch
-):
+def test_the_model_is_that_of_the_environment_or_of_the_installation(lines, model_dir, monkeypatch):
+    installed = lines("album/a b.png", model=None)
+    assert installed == lines("album/a b.png", model=PRETRAINED)
     monkeypatch.setenv("CAPTIONER_MODEL", str(model_dir))
-    picture = "album/a b.png"
-    assert main([picture]) == 0
-    named = capsys.readouterr().out
-    assert main(["--model", str(model_dir), picture]) == 0 and capsys.readouterr().out == named
-    monkeypatch.delenv("CAPTIONER_MODEL")
-    assert main([picture]) == 0
-    installed = capsys.readouterr().out
-    assert main(["--model", str(PRETRAINED), picture]) == 0
-    assert capsys.readouterr().out == installed != named
+    assert installed != lines("album/a b.png", model=None) == lines("album/a b.png")
 
 
-def test_the_search_saved_with_the_model_is_used(pictures, model_dir, capsys):
+def test_the_search_saved_with_the_model_is_used(lines, model_dir):
     model = load(model_dir, device="cpu")
     model.strategy = Beam(2, n=2)
     model.save("two")
-    command = ["--model", "two", "--device", "cpu", "album/a b.png"]
-    assert main(command) == 0
-    (first,) = capsys.readouterr().out.splitlines()
-    assert main([*command, "--best", "2"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == first
-    assert main([*command, "--best", "3"]) == 2  # of a beam of 2
+    command = "--device", "cpu", "album/a b.png"
+    (first,) = lines(*command, model="two")
+    assert lines(*command, "--best", "2", model="two")[0] == first
+    assert main(["--model", "two", *command, "--best", "3"]) == 2  # of a beam of 2
 
 
 def test_a_file_name_need_not_be_text(pictures, model_dir):
     """Bytes that are no UTF-8 are printed as such; the others are captioned."""
     os.rename(b"album/a b.png", b"album/\xff.png")
     command = [python(), "-m", "captioner", "--model", str(model_dir), "--json", "album"]
-    env = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
-    done = subprocess.run(command, capture_output=True, env=env, timeout=60)
+    done = subprocess.run(command, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert len([json.loads(line) for line in done.stdout.splitlines()]) == 3
 
@@ -107,20 +101,21 @@ def test_wheel_captions_outside_the_checkout(model_dir, scenes_dir, tmp_path):
     shutil.copytree(
         ROOT, source, ignore=shutil.ignore_patterns(".*", "demo", "build", "runs", "*.egg-info")
     )
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path)]
-    subprocess.run([*build, str(source)], check=True, capture_output=True, timeout=120)
-    (wheel,) = tmp_path.glob("captioner-*.whl")
-    site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(site)]
-    subprocess.run([*install, str(wheel)], check=True, capture_output=True, timeout=120)
-    picture = min((scenes_dir / "images").iterdir())
+    site, picture = tmp_path / "site", min((scenes_dir / "images").iterdir())
     env = os.environ | {"PYTHONPATH": str(site)}
-    where = "import captioner; print(captioner.__file__)"
-    run = dict(cwd=tmp_path, env=env, check=True, capture_output=True, text=True, timeout=120)
-    assert str(site) in subprocess.run([sys.executable, "-c", where], **run).stdout
-    for command in ([str(site / "bin" / "caption")], [sys.executable, "-m", "captioner"]):
-        done = subprocess.run([*command, "--model", str(model_dir), str(picture)], **run)
-        assert done.stdout.startswith(f"{picture}: ") and len(done.stdout.splitlines()) == 1
+
+    def output(*command):
+        options = dict(cwd=tmp_path, env=env, check=True, capture_output=True, text=True)
+        return subprocess.run(command, **options, timeout=120).stdout
+
+    python = [sys.executable, "-m"]
+    output(*python, "build", "--wheel", "--no-isolation", "-o", tmp_path, source)
+    (wheel,) = tmp_path.glob("captioner-*.whl")
+    output(*python, "pip", "install", "--no-deps", "--target", site, wheel)
+    assert str(site) in output(sys.executable, "-c", "import captioner; print(captioner.__file__)")
+    for command in ([site / "bin" / "caption"], [*python, "captioner"]):
+        (line,) = output(*command, "--model", model_dir, picture).splitlines()
+        assert line.startswith(f"{picture}: ")
 
 
 def test_results_stream_as_they_are_made(pictures, model_dir):
@@ -135,15 +130,11 @@ def test_results_stream_as_they_are_made(pictures, model_dir):
     assert run.returncode == 0
 
 
-def test_models_are_given_one_by_one(model_dir, pictures, capsys):
-    model, other = ["--model", str(model_dir)], str(pictures / "other")
-    shutil.copytree(model_dir, other)
-    assert main([*model, "album"]) == 0
-    alone = capsys.readouterr().out
-    assert main([*model, "--model", other, "album"]) == 0
-    assert capsys.readouterr().out == alone  # an ensemble of twins
-    assert main([*model, "album/inner", "--batch", "2", "album/a b.png"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2  # options may stand among paths
+def test_models_are_given_one_by_one(lines, model_dir):
+    shutil.copytree(model_dir, "other")
+    assert lines("--model", "other", "album") == lines("album")  # an ensemble of twins
+    # options may stand among paths
+    assert len(lines("album/inner", "--batch", "2", "album/a b.png")) == 2
 
 
 @pytest.mark.parametrize(

@@ -67,13 +67,10 @@ def start_server() -> subprocess.Popen[bytes] | None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(16)
-        code = f"from tests.helpers import forks; forks.serve({listener.fileno()})"
+        number = listener.fileno()
+        command = [sys.executable, "-c", f"from tests.helpers import forks; forks.serve({number})"]
         return subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            pass_fds=[listener.fileno()],
+            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, pass_fds=[number]
         )
 
 
@@ -187,21 +184,21 @@ def _become(arguments, environment, folder, group, files) -> None:
 def _run(arguments: list[str]) -> int:
     while arguments[0] == "-u":
         del arguments[0]
+    first, *rest = arguments
     try:
-        if arguments[0] == "-c":
-            sys.argv = ["-c", *arguments[2:]]
+        if first == "-c":
+            sys.argv = ["-c", *rest[1:]]
             sys.path.insert(0, "")
-            main = type(sys)("__main__")
-            sys.modules["__main__"] = main
-            exec(arguments[1], main.__dict__)
-        elif arguments[0] == "-m":
-            sys.argv = arguments[1:]
+            main = sys.modules["__main__"] = type(sys)("__main__")
+            exec(rest[0], main.__dict__)
+        elif first == "-m":
+            sys.argv = rest
             sys.path.insert(0, os.getcwd())
-            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
         else:
             sys.argv = arguments
-            sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
-            runpy.run_path(arguments[0], run_name="__main__")
+            sys.path.insert(0, str(Path(first).resolve().parent))
+            runpy.run_path(first, run_name="__main__")
     except SystemExit as stop:
         if stop.code is None or isinstance(stop.code, int):
             return (stop.code or 0) & 255
