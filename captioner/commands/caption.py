@@ -55,14 +55,9 @@ def add_options(parser: ArgumentParser) -> None:
         "better ones, in more time",
     )  # fmt: skip
     parser.add_argument("--best", type=int, metavar="N", help="the N best captions of each picture")
-    parser.add_argument(
-        "--include", action="append", default=[], metavar="WORDS",
-        help="a word or phrase that every caption must contain (as often as you like)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--forbid", action="append", default=[], metavar="WORDS",
-        help="a word or phrase that no caption may contain (as often as you like)",
-    )  # fmt: skip
+    for option, captions in (("--include", "every caption must"), ("--forbid", "no caption may")):
+        text = f"a word or phrase that {captions} contain (as often as you like)"
+        parser.add_argument(option, action="append", default=[], metavar="WORDS", help=text)
     parser.add_argument(
         "--tokens", action="store_true", help="with --json: the log-probability of each token"
     )
@@ -79,12 +74,11 @@ def run(options: Namespace) -> None:
     from captioner.search.constraints import Constraints
 
     for path in map(Path, filter(None, options.paths)):
+        name = printable(path)
         if is_model(path):
-            raise InputError(
-                f"{printable(path)}: a model, not a picture: write --model before each"
-            )
+            raise InputError(f"{name}: a model, not a picture: write --model before each")
         if is_model(path / "model"):
-            raise InputError(f"{printable(path)} holds a run: give --model {path / 'model'}")
+            raise InputError(f"{name} holds a run: give --model {path / 'model'}")
     paths: Iterable[str] = chain.from_iterable([_expand(path) for path in options.paths])
     if "-" not in options.paths:
         paths = list(paths)  # all there, so that every batch is complete
@@ -148,14 +142,11 @@ def _expand(path: str) -> Iterable[str]:
     if path == "-":
         return (line.rstrip("\n") for line in sys.stdin if line.strip())
     if os.path.isdir(path):
-        unreadable: list[OSError] = []
-        files = [
-            Path(folder, name)
-            for folder, _, names in os.walk(path, onerror=unreadable.append)
-            for name in names
-        ]
+        errors: list[OSError] = []  # of folders, which Path.rglob would skip
+        folders = os.walk(path, onerror=errors.append)
+        files = [Path(folder, name) for folder, _, names in folders for name in names]
         pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
-        pictures += [Path(error.filename) for error in unreadable]  # Path.rglob would skip them
+        pictures += [Path(error.filename) for error in errors]
         if not pictures:
             suffixes = " ".join(sorted(SUFFIXES))
             raise InputError(f"{printable(path)}: no picture in this folder ({suffixes})")

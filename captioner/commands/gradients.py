@@ -18,9 +18,7 @@ def add_options(parser: ArgumentParser) -> None:
         "data", metavar="DATA", type=Path, help="a folder as data.root; for a language model, text"
     )
     parser.add_argument("--split", default="val", help="of the captions (default val)")
-    parser.add_argument(
-        "--limit", type=int, default=64, help="pictures, or chunks of text (default 64)"
-    )
+    parser.add_argument("--limit", type=int, default=64, help="pictures, or chunks of text (64)")
     parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="default: here")
 
 

@@ -36,13 +36,12 @@ def predict(
     records for which `constraints` leave no caption.
     """
     model.eval()
-    share = distributed.rank(), distributed.world()
-    batches = EvalBatches(source, [[]] * len(records), batch_size, 1, *share)
+    rank, world = distributed.rank(), distributed.world()
+    batches = EvalBatches(source, [[]] * len(records), batch_size, 1, rank, world)
     loader = Loader(batches, workers=workers)
     predictions: dict[int, Prediction] = {}
     errors: dict[int, str] = {}
-    first = distributed.rank() == 0
-    for batch in with_progress(loader, "captions", len(loader), "batches", show=first):
+    for batch in with_progress(loader, "captions", len(loader), "batches", rank == 0):
         numbers = batch.index_B.tolist()
         captions = model.generate(batch.images, strategy, numbers, constraints)
         ended_B = captions.ended_BK[:, 0].tolist()
