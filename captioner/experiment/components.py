@@ -1,7 +1,6 @@
 """What a run is put together from: parts that conf/ names by `_target_`, and folders.
 
-Hydra's `instantiate` would call anything, so it is not used: parts are made by
-`captioner.instantiate`, of the classes of one package.
+Hydra's `instantiate` would call anything; `captioner.instantiate` calls classes of one package.
 """
 
 import os
@@ -58,16 +57,15 @@ def build_model(
     directory to start from; decoder.init_from is its older name.
     """
     tokenizer = tokenizers.train_tokenizer(texts, **plain(config.tokenizer))
-    decoder = plain(config.decoder)
+    options["decoder"] = decoder = plain(config.decoder)
     older = decoder.pop("init_from", None)
     if older and config.model.init_from:
         raise InputError("model.init_from and decoder.init_from: give one of them")
-    folder = config.model.init_from or older
-    old = loading.read_model(folder) if folder else None
-    options["decoder"] = decoder
-    model = build(options, old.tokenizer.grown(tokenizer) if old else tokenizer)
-    if folder and old:
-        warm_start(model, old, folder)
+    if not (folder := config.model.init_from or older):
+        return build(options, tokenizer), None
+    old = loading.read_model(folder)
+    model = build(options, old.tokenizer.grown(tokenizer))
+    warm_start(model, old, folder)
     return model, old
 
 

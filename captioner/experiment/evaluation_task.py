@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from captioner import files
 from captioner.data import records
@@ -101,9 +101,8 @@ def _read_needs(config: DictConfig, scored: list[Record]) -> dict[str, Any]:
         needs["frequencies"] = frequencies.read_frequencies(Path(config.corpus), "train")
     if config.objects is not None:
         needs["objects"] = chair.read_objects(Path(config.objects))
-    if config.clip.name is not None:
-        clip = config.clip.name, config.clip.weights, loading.choose_device()
-        needs["embedder"] = partial(OpenClip, *clip)
+    if (clip := config.clip).name is not None:
+        needs["embedder"] = partial(OpenClip, clip.name, clip.weights, loading.choose_device())
     if config.training is not None:
         training = records.read_references(Path(config.training), "train")
         needs["training"] = [text for record in training for text in record.captions]
@@ -116,5 +115,5 @@ def _read_needs(config: DictConfig, scored: list[Record]) -> dict[str, Any]:
 
 
 def _folders(config: DictConfig) -> list[str]:
-    several = isinstance(config.model, ListConfig)
-    return [str(folder) for folder in (config.model if several else [config.model])]
+    folders = plain(config.model)
+    return list(map(str, folders if isinstance(folders, list) else [folders]))

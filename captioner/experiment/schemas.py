@@ -214,11 +214,11 @@ def check_ranges(config: DictConfig) -> None:
         raise InputError(
             f"trainer.val_check_interval={interval}: give a share of the epoch, or how many batches"
         )
-    if config.loss not in ("mean", "sum"):
-        raise InputError(f"loss={config.loss}: give mean or sum")
-    if config.timeout <= 0:
-        raise InputError(f"timeout={config.timeout}: give more than 0 seconds")
-    if not 0 <= config.ema < 1:
-        raise InputError(f"ema={config.ema}: give 0 <= ema < 1, such as 0.999")
-    if not 0 <= config.warmup < 1:
-        raise InputError(f"warmup={config.warmup}: give 0 <= warmup < 1, a share of all steps")
+    for name, fits, advice in (
+        ("loss", config.loss in ("mean", "sum"), "mean or sum"),
+        ("timeout", config.timeout > 0, "more than 0 seconds"),
+        ("ema", 0 <= config.ema < 1, "0 <= ema < 1, such as 0.999"),
+        ("warmup", 0 <= config.warmup < 1, "0 <= warmup < 1, a share of all steps"),
+    ):
+        if not fits:
+            raise InputError(f"{name}={config[name]}: give {advice}")

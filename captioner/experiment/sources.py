@@ -40,9 +40,8 @@ def training_captions(config: DictConfig, evaluated: Sequence[Record]) -> list[s
     Raises InputError if there are none, or if they are those of the evaluated images.
     """
     split = config.train_split
-    captions_of = read_captions(
-        Path(config.root), split, config.annotations and Path(config.annotations)
-    )
+    annotations = config.annotations and Path(config.annotations)
+    captions_of = read_captions(Path(config.root), split, annotations)
     if both := captions_of.keys() & {record.id for record in evaluated}:
         raise InputError(
             f"{config.root}: {len(both)} of the evaluated images are in {split} too: give "
@@ -62,9 +61,9 @@ def make_source(
 ) -> tuple[list[Record], batches.Source, list[str]]:
     """Where the pictures of these records come from: the cache of a frozen encoder, or files.
 
-    Computes the features that the cache lacks, and opens every picture that was not opened before;
-    of a large data set this takes minutes. Returns the records whose pictures are whole, their
-    source (for `skip_bad` to allow), and what is wrong with the others.
+    Computes the features that the cache lacks, and opens every picture that was not opened before.
+    Returns the records whose pictures are whole, their source (for `skip_bad` to allow), and what
+    is wrong with the others.
     """
     try:
         return list(records), _source(config, captioner, records, train), []
@@ -95,12 +94,10 @@ def _source(
 ) -> batches.Source:
     encoder, uses_grid = captioner.encoder, captioner.decoder.uses_grid
     paths = [record.image for record in records]
-    if isinstance(encoder, Encoders):
-        members = zip(encoder.members, uses_grid)  # type: ignore[call-overload]
-        return batches.EnsembleSource(
-            [_of_one(config, e, grid, paths, train) for e, grid in members]
-        )
-    return _of_one(config, encoder, uses_grid, paths, train)
+    if not isinstance(encoder, Encoders):
+        return _of_one(config, encoder, uses_grid, paths, train)
+    members = zip(encoder.members, uses_grid)  # type: ignore[call-overload]
+    return batches.EnsembleSource([_of_one(config, e, grid, paths, train) for e, grid in members])
 
 
 def _of_one(

@@ -50,9 +50,8 @@ class Caption(NamedTuple):
 class CaptionModel(Model):
     """encoder -> decoder.start -> decoder.step -> decoder.step -> ... -> END.
 
-    config: what `build_captioner` got; saved with the model. strategy: the search that captions are
-    made with unless told otherwise; saved too. An ensemble has an empty config, and takes and gives
-    PerMember in place of pixels and Features.
+    config: what `build_captioner` got. strategy: the search to use by default. Both are saved with
+    the model. An ensemble has no config, and takes and gives PerMember for pixels and Features.
     """
 
     def __init__(
@@ -74,10 +73,8 @@ class CaptionModel(Model):
         return features, *self.decoder.start(features, rows=len(batch.token_NT))
 
     def encode(self, images: Tensor | Features | PerMember) -> Features:
-        """Pixels (B, 3, S, S) -> Features; features from a cache are handed on.
-
-        Either is brought to the model's device and floating point type first.
-        """
+        """Pixels (B, 3, S, S) -> Features; features from a cache are handed on. Both are brought to
+        the model's device and floating point type."""
         weight = next(self.decoder.parameters())
         images = images.to(weight.device, weight.dtype)
         if isinstance(images, Features):
@@ -93,8 +90,8 @@ class CaptionModel(Model):
     ) -> search.Captions:
         """Captions of B images as ids; by default without the unknown word, of one word at least.
 
-        strategy: by default the model's own. image_numbers: in their data set, so that
-        sampling does not depend on the batch, and for constraints on single images.
+        image_numbers: in their data set, so that sampling does not depend on the batch, and for
+        constraints on single images.
         """
         strategy = strategy or self.strategy
         with torch.inference_mode():
@@ -114,14 +111,13 @@ class CaptionModel(Model):
         """log_prob_BKT of the tokens of captions of these images, 0 after their end, and what the
         decoder keeps, by name ("alpha", "h0" ..), (B, K, T, ...): one `forward` over all of them.
         """
-        B, K, T = captions.token_BKT.shape
         with torch.inference_mode():
             log_prob_NT, _, kept = token_log_probs(
                 self.decoder, self.encode(images), *captions.framed(), keep
             )
-        return log_prob_NT.view(B, K, T), {
-            name: tensor.unflatten(0, (B, K)) for name, tensor in kept.items()
-        }
+        B, K, _ = captions.token_BKT.shape
+        kept = {name: tensor.unflatten(0, (B, K)) for name, tensor in kept.items()}
+        return log_prob_NT.view_as(captions.token_BKT), kept
 
     def texts(
         self, captions: search.Captions, log_prob_BKT: Tensor | None = None
@@ -168,8 +164,7 @@ class CaptionModel(Model):
 
         The next pictures are read while a batch is captioned. If `paths` is an iterator that gives
         none for a while, such as the lines of a terminal, a batch does not wait to be complete.
-        strategy: by default the model's own. tokens: whether each hypothesis lists its tokens with
-        their log-probabilities.
+        tokens: whether each hypothesis lists its tokens with their log-probabilities.
         """
         self.eval()
         if batch_size < 1:
@@ -213,8 +208,7 @@ class CaptionModel(Model):
         """Write the model directory, with the options of its search.
 
         encoder: whether to write the CNN's weights; if not, the config must say where they come
-        from, and a digest of them is kept. Raises InputError for an ensemble, and for a strategy
-        that is not one of captioner.search.
+        from, and a digest is kept. Raises InputError for an ensemble or a foreign strategy.
         """
         if isinstance(self.encoder, Encoders):
             raise InputError("an ensemble is not saved as one: save its members")
@@ -228,8 +222,7 @@ class CaptionModel(Model):
 def build_captioner(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> CaptionModel:
     """{"encoder": {"_target_": .., ..}, "decoder": {..}} -> a model with fresh decoder weights.
 
-    Raises InputError for a class outside captioner.encoders and captioner.decoders, and for an
-    option that the class does not have.
+    Raises InputError for a foreign class or option.
     """
     encoder = instantiate(config["encoder"], "captioner.encoders", CNN)
     sizes = {"vocab_size": len(tokenizer), "feature_size": encoder.size}

@@ -130,20 +130,19 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(saved, dict):
         raise InputError(f"{path}: not an object with format, encoder, decoder and preprocess")
     is_language_model = saved.get("encoder", 0) is None
-    required = ["format", "encoder", "decoder", *(() if is_language_model else ("preprocess",))]
-    for key in required:
-        if key not in saved:
-            raise InputError(f"{path}: the key {key!r} is missing: copy it again")
+    required = ["format", "encoder", "decoder", *([] if is_language_model else ["preprocess"])]
+    if missing := [key for key in required if key not in saved]:
+        raise InputError(f"{path}: the key {missing[0]!r} is missing: copy it again")
     if saved["format"] != FORMAT:
         raise InputError(
             f"{path}: format {saved['format']!r:.60}, this version reads {FORMAT}: use the version "
             "of captioner that wrote it"
         )
-    keys = [*required[1:], *(["search"] if "search" in saved else [])]
-    for key in keys:
-        if not isinstance(saved[key], dict) and not (key == "encoder" and is_language_model):
-            raise InputError(f"{path}: {key} is {saved[key]!r:.60}; it must be an object")
-    return {key: saved[key] for key in keys}
+    config = {key: saved[key] for key in (*required[1:], "search") if key in saved}
+    for key, value in config.items():
+        if not isinstance(value, dict) and not (key == "encoder" and is_language_model):
+            raise InputError(f"{path}: {key} is {value!r:.60}; it must be an object")
+    return config
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -154,6 +153,5 @@ def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             metadata = file.metadata() or {}
         return metadata, safetensors.torch.load_file(path)
     except SafetensorError as error:
-        raise InputError(
-            f"{path}: not a whole safetensors file ({error}): copy it again"
-        ) from error
+        message = f"{path}: not a whole safetensors file ({error}): copy it again"
+        raise InputError(message) from error

@@ -35,10 +35,10 @@ class LanguageModel(Model):
         """The state that a chunk begins with: a fresh one for streams that begin a document, for
         the others `state`, that after the chunk before."""
         memory, fresh = self.decoder.start(None, len(batch.token_NT))
-        if state is None:
-            return None, memory, fresh
-        fresh_N1 = batch.fresh_N[:, None]
-        return None, memory, {k: entry.where(fresh_N1, state[k]) for k, entry in fresh.items()}
+        if state is not None:
+            fresh_N1 = batch.fresh_N[:, None]
+            fresh = {name: entry.where(fresh_N1, state[name]) for name, entry in fresh.items()}
+        return None, memory, fresh
 
     def save(self, folder: str | Path) -> None:
         """Write the model directory."""
@@ -51,10 +51,7 @@ class LanguageModel(Model):
         return self.tokenizer.encode(prompt)
 
     def continue_prompt(self, prompt: str, strategy: Strategy) -> list[str]:
-        """The prompt with the strategy's n continuations, best first.
-
-        Raises InputError for a unit of the prompt that the model does not know.
-        """
+        """The prompt with the strategy's n continuations, best first. Raises as `encode_prompt`."""
         ids = [BOS, *self.encode_prompt(prompt)]
         device = next(self.decoder.parameters()).device
         with torch.inference_mode():
@@ -63,9 +60,8 @@ class LanguageModel(Model):
                 read_1T = torch.tensor([ids[:-1]], device=device)
                 length_1 = torch.tensor([len(ids) - 1], device=device)
                 _, state, _ = self.decoder(read_1T, length_1, memory, state)
-            state = {
-                name: entry.expand(strategy.rows, *entry.shape[1:]) for name, entry in state.items()
-            }
+            rows = strategy.rows
+            state = {name: entry.expand(rows, *entry.shape[1:]) for name, entry in state.items()}
             last, decoder = ids[-1], _sampling_copy(self.decoder)
 
             def step(token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
@@ -99,7 +95,7 @@ def _sampling_copy(decoder: Recurrent) -> Recurrent:
 def build_language_model(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> LanguageModel:
     """{"decoder": {"_target_": .., ..}} -> a language model with fresh weights.
 
-    Raises InputError for a decoder that is no Recurrent, and for an option that it does not have.
+    Raises InputError for a decoder that is no Recurrent, and for a foreign option.
     """
     target = str(config["decoder"].get("_target_"))
     if target.startswith("captioner.decoders.") and not target.endswith(".Recurrent"):

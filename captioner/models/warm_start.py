@@ -16,8 +16,7 @@ def warm_start(model: Model, old: Model, folder: str | Path) -> None:
 
     A model starts from one of its own kind, and a captioner from a language model too, which fills
     its decoder; what belongs to the image stays fresh. Words that are new keep their fresh rows.
-    folder: where `old` comes from, for messages. Raises InputError, naming tensors, if they do not
-    fit.
+    folder: of `old`, for messages. Raises InputError, naming tensors, if they do not fit.
     """
     if isinstance(old, CaptionModel) and not isinstance(model, CaptionModel):
         raise InputError(

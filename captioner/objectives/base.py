@@ -40,6 +40,4 @@ class Objective(ABC):
 
 def detached(model: Model, state: State) -> State | None:
     """The state for the next batch, cut off from the graph; None for a model that keeps none."""
-    if not model.carries_state:
-        return None
-    return {name: entry.detach() for name, entry in state.items()}
+    return {k: entry.detach() for k, entry in state.items()} if model.carries_state else None

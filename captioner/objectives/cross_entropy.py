@@ -24,8 +24,7 @@ class CrossEntropy(Objective):
     """
 
     def __init__(self, smoothing: float = 0.0, unlikelihood: float = 0.0):
-        if not 0 <= smoothing < 1:
-            raise InputError(f"objective.smoothing={smoothing}: give 0 <= smoothing < 1")
+        _check_smoothing(smoothing)
         if unlikelihood < 0:
             raise InputError(f"objective.unlikelihood={unlikelihood}: give 0 or more")
         self.smoothing, self.unlikelihood = smoothing, unlikelihood
@@ -73,12 +72,14 @@ class ScheduledSampling(Objective):
         if decay not in fits:
             raise InputError(f"objective.decay={decay}: give one of {', '.join(fits)}")
         if not fits[decay]:
-            limits = "1 or more for inverse_sigmoid, 1 or less for others"
-            raise InputError(f"objective.k={k}: {limits}")
+            raise InputError(
+                f"objective.k={k}: 1 or more for inverse_sigmoid, 1 or less for others"
+            )
         if not 0 <= least <= 1 or slope < 0:
             raise InputError(f"objective.least={least} slope={slope}: 0 to 1, and 0 or more")
+        _check_smoothing(smoothing)
         self.decay, self.k, self.slope, self.least = decay, k, slope, least
-        self.cross_entropy = CrossEntropy(smoothing)
+        self.smoothing = smoothing
 
     def true_share(self, step: int) -> float:
         """e, the probability of the true word."""
@@ -107,13 +108,17 @@ class ScheduledSampling(Objective):
             with torch.no_grad():
                 sampled_N = at_least_float32(logits_NV).softmax(1).multinomial(1)[:, 0]
             read_N = torch.where(true_N, batch.token_NT[:, t + 1], sampled_N)
-        logits_PV = at_least_float32(torch.cat(logits))
-        smoothing = self.cross_entropy.smoothing
-        loss, nll = _NegativeLogLikelihood.apply(logits_PV, torch.cat(targets), smoothing)
-        true_share = torch.tensor(share, device=nll.device) * batch.length_N.sum()
-        logs = {"count": batch.length_N.sum(), "nll": nll, "true_share": true_share}
+        logits_PV, count = at_least_float32(torch.cat(logits)), batch.length_N.sum()
+        loss, nll = _NegativeLogLikelihood.apply(logits_PV, torch.cat(targets), self.smoothing)
+        true_share = torch.tensor(share, device=nll.device) * count
+        logs = {"count": count, "nll": nll, "true_share": true_share}
         # The state of rows that have ended is meaningless, but a document begins after it.
         return loss, logs, detached(model, state)
+
+
+def _check_smoothing(smoothing: float) -> None:
+    if not 0 <= smoothing < 1:
+        raise InputError(f"objective.smoothing={smoothing}: give 0 <= smoothing < 1")
 
 
 def _unlikelihood(logits_PV: Tensor, token_NT: Tensor, real_NT: Tensor) -> Tensor:

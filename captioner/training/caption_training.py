@@ -37,11 +37,7 @@ class CaptionTraining(Loop):
         # Of this validation: record number -> caption, and whether it ended by itself.
         self.captions: dict[int, tuple[str, bool]] = {}
 
-    def identify(self, batch: Batch) -> torch.Tensor:
-        return batch.index_B
-
     def sources_of(self, batch_ids: list[torch.Tensor]) -> list[str]:
-        """The pictures."""
         return [str(self.train_records[i].image) for i in torch.cat(batch_ids).tolist()]
 
     def on_validation_epoch_start(self) -> None:

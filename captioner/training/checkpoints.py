@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +120,8 @@ class Checkpoints(pl.callbacks.Checkpoint):
     monitor, mode: what is logged of a validation, and whether the best is its max or min.
     The state is saved every `minutes`, before each validation, and after each epoch; always after
     an optimiser's step. On SIGTERM, SIGINT (a second one interrupts at once), SIGUSR1 or SIGUSR2
-    received by any process, all save at the same step and raise Stopped. Whoever handled SIGUSR1 or
-    SIGUSR2 before (Lightning's SLURM plugin, submitit) is called after the save, to requeue the
-    job.
+    received by any process, all save at the same step and raise Stopped. Earlier handlers of the
+    last two (Lightning's SLURM plugin, submitit) are called after the save, to requeue the job.
     """
 
     def __init__(
@@ -186,8 +184,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self.agreed = signum
 
     def on_train_batch_start(self, *args: Any) -> None:
-        if self.agreed:  # only now is the last step in metrics.csv
-            self._stop(self.agreed)
+        self._stop(self.agreed)  # only now is the last step in metrics.csv
 
     def before_validation(self, trainer: pl.Trainer) -> None:
         """Called from inside the first validation step: Lightning repeats a validation that was cut
@@ -196,10 +193,8 @@ class Checkpoints(pl.callbacks.Checkpoint):
             self.save(trainer, "validation")
 
     def on_validation_batch_end(self, trainer, pl_module, *args: Any) -> None:
-        if lightning.is_between_micro_batches(trainer):
-            return  # the step's end will save
-        if signum := self._agreed(pl_module)[0]:
-            self._stop(signum)
+        if not lightning.is_between_micro_batches(trainer):  # else the step's end will save
+            self._stop(self._agreed(pl_module)[0])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         score = self.sign * float(trainer.callback_metrics[self.monitor])
@@ -211,8 +206,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.early = trainer.should_stop
         self.save(trainer, "epoch")
-        if signum := self._agreed(pl_module)[0]:
-            self._stop(signum)
+        self._stop(self._agreed(pl_module)[0])
 
     def save(self, trainer: pl.Trainer, moment: str) -> None:
         """The state now, written by rank 0 while the others wait. moment: after a "step", before
@@ -222,7 +216,10 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self.saved = time.monotonic()
 
     def _stop(self, signum: int) -> None:
-        handler: Callable[..., Any] | int | None = self.handlers.get(signum)
+        """Raise Stopped if there was a signal."""
+        if not signum:
+            return
+        handler = self.handlers.get(signum)
         if signum in (signal.SIGUSR1, signal.SIGUSR2) and callable(handler):
             handler(signum, None)
         raise Stopped(signum)

@@ -19,8 +19,7 @@ from captioner.types import EOS
 class EpochData(pl.LightningDataModule):
     """Loaders of a training split, whose batches `epoch` gives, and of a validation split.
 
-    sizes: the size of the training split, by its name ("pictures"); it must be the same when the
-    run is resumed.
+    sizes: the size of the training split, by its unit ("pictures"); a resumed run needs the same.
     """
 
     trainer: pl.Trainer  # type: ignore[assignment]  # None only before any method is called
@@ -77,9 +76,8 @@ class EpochData(pl.LightningDataModule):
 class CaptionData(EpochData):
     """Train and validation loaders over records that are already read.
 
-    batch_size: pictures a step in each process. captions: C, rows per picture. Warns with the
-    number of training captions that are cut to the tokenizer's max_length. `words`: about how many
-    a training batch holds, END included.
+    batch_size: pictures a step in each process. captions: C, rows per picture. `words`: about how
+    many a training batch holds, END included. Warns of training captions that are cut.
     """
 
     def __init__(

@@ -40,11 +40,8 @@ def silence() -> None:
 
 
 def starts_scripts(trainer: pl.Trainer) -> bool:
-    """Whether the trainer itself starts further processes by calling the script again.
-
-    That is trainer.strategy=ddp on several devices; not ddp_spawn, and not where SLURM or torchrun
-    start the processes.
-    """
+    """Whether the trainer itself starts further processes by calling the script again: with
+    trainer.strategy=ddp on several devices, unless SLURM or torchrun start the processes."""
     launcher = trainer.strategy.launcher
     return (
         isinstance(launcher, _SubprocessScriptLauncher)
@@ -107,19 +104,15 @@ def _start(launcher: _SubprocessScriptLauncher, command: Sequence[str]) -> None:
 
 
 def set_timeout(trainer: pl.Trainer, seconds: float) -> None:
-    """Set how long a process waits for the others before it gives up.
-
-    Only the strategy's constructor takes this, and trainer.strategy is a name in a configuration.
-    """
+    """Set how long a process waits for the others. (Only the strategy's constructor takes this, and
+    trainer.strategy is a name in a configuration.)"""
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._timeout = timedelta(seconds=seconds)
 
 
 def replace_sigterm_handler(trainer: pl.Trainer, handler: Callable[[int, Any], None]) -> None:
-    """Have `handler` called on SIGTERM in place of Lightning's own handler.
-
-    Lightning's broadcasts from inside the signal handler, and ends the run with exit code 0.
-    """
+    """Have `handler` called on SIGTERM in place of Lightning's own, which broadcasts from inside a
+    signal handler and ends the run with exit code 0."""
     trainer._signal_connector._sigterm_notifier_fn = handler  # type: ignore
 
 
@@ -152,10 +145,8 @@ def is_slurm_checkpoint(path: Path) -> bool:
 
 
 def csv_logger(folder: Path, rows: list[dict[str, Any]], write: bool) -> CSVLogger:
-    """A logger into folder/metrics.csv that goes on after `rows`. write: whether to write them now.
-
-    Lightning's own begins every file anew.
-    """
+    """A logger into folder/metrics.csv that goes on after `rows` (Lightning's own begins every file
+    anew). write: whether to write them now."""
     logger = CSVLogger(folder, name="", version="")
     if write:
         logger.experiment.metrics = rows

@@ -19,7 +19,7 @@ from captioner.objectives.base import Objective
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.training import lightning
 from captioner.training.checkpoints import Checkpoints
-from captioner.types import State
+from captioner.types import Batch, State
 
 SCHEDULES = ("cosine", "constant")
 CLIPPING = (None, "norm", "value")
@@ -61,15 +61,12 @@ class Loop(pl.LightningModule):
         self.warmup, self.schedule, self.seed = warmup, schedule, seed
         self.expected_count, self.summed = 1.0 if summed else expected_count, summed
         self.sums: list[dict[str, Tensor]] = []  # loss and logs of this step's micro-batches
-        self.batch_ids: list[Any] = []  # of the same micro-batches, by `identify`
+        self.batch_ids: list[Tensor] = []  # of the same micro-batches, if they are of pictures
         self.state: State | None = None  # of a language model's streams, after the last batch
         self.val_state: State | None = None  # the same in validation
         self.val_sums = (0.0, 0.0)  # of a validation's batches: nll, and the count it is divided by
 
-    def identify(self, batch: Any) -> Any:
-        """A small tensor by which `sources_of` can name the contents of the batch."""
-
-    def sources_of(self, batch_ids: list[Any]) -> list[str]:
+    def sources_of(self, batch_ids: list[Tensor]) -> list[str]:
         """The files that batches came from, for the message about a loss that is not finite."""
         return []
 
@@ -130,7 +127,8 @@ class Loop(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss, logs, self.state = self.objective(self.model, batch, self.global_step, self.state)
         self.sums.append({"loss": loss.detach(), **logs})
-        self.batch_ids.append(self.identify(batch))
+        if isinstance(batch, Batch):
+            self.batch_ids.append(batch.index_B)
         return loss / self.expected_count
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -39,16 +39,13 @@ class ProgressLines(pl.callbacks.ProgressBar):
         self.steps = int(trainer.estimated_stepping_batches)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        step, total = trainer.global_step, self.steps
+        step, first = trainer.global_step, self.first_step
         loss = trainer.progress_bar_metrics.get("train/loss")
-        seconds = time.monotonic() - self.start
-        left = time_left(seconds, step - self.first_step, total - self.first_step)
+        left = time_left(time.monotonic() - self.start, step - first, self.steps - first)
         shown_loss = f", loss {float(loss):.3f}" if loss is not None else ""
-        self._say(trainer, f"step {step} of {total}{shown_loss}, {left} left")
+        self._say(trainer, f"step {step} of {self.steps}{shown_loss}, {left} left")
 
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, *_) -> None:
         total = int(sum(trainer.num_val_batches))
         self._say(trainer, f"validation: {batch_idx + 1} of {total} batches")
 
