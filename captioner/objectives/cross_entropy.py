@@ -24,7 +24,8 @@ class CrossEntropy(Objective):
     """
 
     def __init__(self, smoothing: float = 0.0, unlikelihood: float = 0.0):
-        _check_smoothing(smoothing)
+        if not 0 <= smoothing < 1:
+            raise InputError(f"objective.smoothing={smoothing}: give 0 <= smoothing < 1")
         if unlikelihood < 0:
             raise InputError(f"objective.unlikelihood={unlikelihood}: give 0 or more")
         self.smoothing, self.unlikelihood = smoothing, unlikelihood
@@ -72,14 +73,12 @@ class ScheduledSampling(Objective):
         if decay not in fits:
             raise InputError(f"objective.decay={decay}: give one of {', '.join(fits)}")
         if not fits[decay]:
-            raise InputError(
-                f"objective.k={k}: 1 or more for inverse_sigmoid, 1 or less for others"
-            )
+            limits = "1 or more for inverse_sigmoid, 1 or less for others"
+            raise InputError(f"objective.k={k}: {limits}")
         if not 0 <= least <= 1 or slope < 0:
             raise InputError(f"objective.least={least} slope={slope}: 0 to 1, and 0 or more")
-        _check_smoothing(smoothing)
         self.decay, self.k, self.slope, self.least = decay, k, slope, least
-        self.smoothing = smoothing
+        self.smoothing = CrossEntropy(smoothing).smoothing  # which checks it
 
     def true_share(self, step: int) -> float:
         """e, the probability of the true word."""
@@ -114,11 +113,6 @@ class ScheduledSampling(Objective):
         logs = {"count": count, "nll": nll, "true_share": true_share}
         # The state of rows that have ended is meaningless, but a document begins after it.
         return loss, logs, detached(model, state)
-
-
-def _check_smoothing(smoothing: float) -> None:
-    if not 0 <= smoothing < 1:
-        raise InputError(f"objective.smoothing={smoothing}: give 0 <= smoothing < 1")
 
 
 def _unlikelihood(logits_PV: Tensor, token_NT: Tensor, real_NT: Tensor) -> Tensor:
