@@ -5,6 +5,7 @@ import torch
 from captioner import tokenizers
 from captioner.decoders.recurrent import Recurrent
 from captioner.models import language_model
+from captioner.models.caption_model import build_captioner
 from captioner.types import Features
 
 V, D = 12, 4
@@ -19,6 +20,13 @@ def tiny_language_model(cell="LSTM", layers=2, kind="char", size=7, **options):
     model = language_model.build_language_model({"decoder": decoder | options}, tokenizer)
     model.decoder.double()
     return model
+
+
+def tiny_captioner(texts=("a dog runs",), kind="word", **options):
+    decoder = {"_target_": "captioner.decoders.recurrent.Recurrent", "embed_size": 5}
+    decoder |= {"hidden_size": 5, "layers": 1, "dropout": 0.0} | options
+    config = {"encoder": {"_target_": "captioner.encoders.Blind"}, "decoder": decoder}
+    return build_captioner(config, tokenizers.train_tokenizer(texts, kind))
 
 
 class Model:

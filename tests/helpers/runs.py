@@ -1,7 +1,9 @@
 """Run train.py and eval.py, in this process or as a user does, and compare what they leave."""
 
+import csv
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -59,6 +61,23 @@ def in_processes(
     return done.returncode, done.stderr
 
 
+def finish_after(mishaps, folder, *options):
+    """train.py in this process, stopped by one mishap after the other, and resumed each time."""
+    way = [*options, f"run_dir={folder}"]
+    for mishap in mishaps:
+        name = mishap.split(":")[0].removeprefix("val-")
+        assert in_process(*way, mishap=mishap) == 128 + signal.Signals[name]
+        assert not (folder / "scores.json").exists()
+        way = [f"resume={folder}"]
+    assert in_process(*way) == 0
+
+
+def logged(folder, name):
+    """A column of metrics.csv, without its empty cells."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
 def different(a, b, at=""):
     """Where two nested structures of tensors and numbers differ."""
     if isinstance(a, torch.Tensor):
@@ -82,7 +101,7 @@ def assert_equal_runs(one, other):
     a, b = (checkpoints.load(checkpoints.newest(run / "checkpoints")) for run in (one, other))
     data = "CaptionData" if "CaptionData" in a else "streams"
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", data):
-        assert different(a[part], b[part]) == []
+        assert (places := different(a[part], b[part])) == [], places
     assert a["global_step"] == b["global_step"]
     texts = "predictions.json" if data == "CaptionData" else "samples.txt"
     for name in ("metrics.csv", texts, "model/model.safetensors"):

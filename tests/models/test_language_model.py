@@ -20,7 +20,15 @@ from captioner.training import checkpoints, language_training
 from captioner.training.language_training import LanguageTraining, bits
 from captioner.types import BOS, EOS, UNK, TextBatch
 from tests.helpers.models import WORDS, tiny_language_model
-from tests.helpers.runs import ROOT, assert_equal_runs, in_process, in_processes
+from tests.helpers.runs import (
+    DDP,
+    ROOT,
+    assert_equal_runs,
+    finish_after,
+    in_process,
+    in_processes,
+    logged,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
 
@@ -37,6 +45,7 @@ def learned(model, streams):
     total, state = 0.0, None
     for number in range(len(streams)):
         loss, _, state = CrossEntropy()(model, streams[number], 0, state)
+        assert not any(entry.requires_grad for entry in state.values())
         loss.backward()
         total += float(loss.detach())
     return total, [p.grad.clone() for p in model.decoder.parameters()], state
@@ -56,31 +65,24 @@ def test_the_carried_state_is_that_of_an_unbroken_pass(tmp_path, cell, layers):
     assert any(not torch.allclose(one, other) for one, other in zip(full, cut))  # it is cut
 
 
+def stepped_logits(model, token_T):
+    """Logits (T, V) of one text, `step` after `step`."""
+    logits, (memory, state) = [], model.decoder.start(None, 1)
+    for token in token_T:
+        logits_NV, state = model.decoder.step(token[None], memory, state)
+        logits.append(logits_NV)
+    return torch.cat(logits)
+
+
 def test_a_chunk_that_covers_the_document_has_the_whole_gradient(tmp_path):
     model = tiny_language_model()
     data = corpus(model, tmp_path)
     token_1T = torch.tensor(data.ids.astype(np.int64))[None]
-    memory, state = model.decoder.start(None, 1)
-    logits = []
-    for t in range(token_1T.shape[1] - 1):
-        logits_NV, state = model.decoder.step(token_1T[:, t], memory, state)
-        logits.append(logits_NV)
-    logits_PV, targets_P = torch.cat(logits), token_1T[0, 1:]
-    torch.nn.functional.cross_entropy(logits_PV, targets_P, reduction="sum").backward()
+    logits_PV = stepped_logits(model, token_1T[0, :-1])
+    torch.nn.functional.cross_entropy(logits_PV, token_1T[0, 1:], reduction="sum").backward()
     full = [p.grad.clone() for p in model.decoder.parameters()]
     _, gradients, _ = learned(model, text.Streams(data, 1, len(data), None))
     torch.testing.assert_close(gradients, full, atol=1e-9, rtol=0)
-
-
-def test_the_gradient_is_cut_after_bptt_steps(tmp_path):
-    """Each chunk's gradient is that of its own loss, from a constant state."""
-    model = tiny_language_model(layers=1)
-    streams = text.Streams(corpus(model, tmp_path), 2, 9, None)
-    state = None
-    for number in range(3):
-        loss, _, state = CrossEntropy()(model, streams[number], 0, state)
-        assert not any(entry.requires_grad for entry in state.values())
-        assert loss.requires_grad
 
 
 def test_the_state_begins_anew_with_a_document():
@@ -111,11 +113,10 @@ def test_scheduled_sampling_with_true_words_only_is_cross_entropy(tmp_path):
 def test_bits_are_those_of_each_character_by_itself(tmp_path):
     model = tiny_language_model()
     data = corpus(model, tmp_path)
-    nll, (memory, state) = 0.0, model.decoder.start(None, 1)
+    ids = torch.tensor(data.ids.astype(np.int64))
     with torch.no_grad():
-        for now, then in zip(data.ids[:-1].tolist(), data.ids[1:].tolist()):
-            logits_NV, state = model.decoder.step(torch.tensor([now]), memory, state)
-            nll -= float(logits_NV.log_softmax(1)[0, then])
+        logits_TV = stepped_logits(model, ids[:-1])
+    nll = torch.nn.functional.cross_entropy(logits_TV, ids[1:], reduction="sum").item()
     expected = nll / math.log(2) / len(WORDS * 3)
     assert bits(model, data, 1, 10) == pytest.approx(expected, abs=1e-9)
 
@@ -255,9 +256,7 @@ def test_min_char_rnn_is_karpathys_program(tmp_path, monkeypatch):
     weights = [w[name] for name in names]
     assert all(weight.dtype == np.float64 for weight in weights)
     assert 0.009 < weights[1].std() < 0.011 and not weights[2].any() and not weights[4].any()
-    header, *rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
-    column = header.split(",").index("train/loss")
-    means = [float(row.split(",")[column]) for row in rows if row.split(",")[column]]
+    means = logged(tmp_path / "run", "train/loss")
     losses = [mean * int(streams[k].length_N.sum()) for k, mean in enumerate(means[:100])]
     expected = karpathy(data.ids.tolist(), 100, weights, [])
     assert losses == pytest.approx(expected, abs=1e-9) and len(losses) == 100
@@ -280,23 +279,20 @@ def options(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "mishap, more, stage, samples",
+    "mishaps, more, stage, samples",
     [
-        ("SIGTERM:0:0:1", [], 100, 3),
-        ("SIGINT:0:1:3", [], 100, 3),
-        ("val-SIGTERM:0:1:0", [], 100, 3),
-        ("SIGTERM:0:1:3", ["ema=0", "+trainer.val_check_interval=0.5"], 100, 6),
-        ("SIGTERM:0:1:3", ["trainer.accumulate_grad_batches=2"], 3, 3 + 4),  # after 3, 6, 12, 24
+        (["SIGTERM:0:0:1", "SIGINT:0:1:3", "val-SIGTERM:0:1:0"], [], 100, 3),
+        (["SIGTERM:0:1:3"], ["ema=0", "+trainer.val_check_interval=0.5"], 100, 6),
+        (["SIGTERM:0:1:3"], ["trainer.accumulate_grad_batches=2"], 3, 3 + 4),  # after 3, 6, 12, 24
     ],
 )
 def test_a_run_that_goes_on_ends_the_same(
-    options, tmp_path, monkeypatch, mishap, more, stage, samples
+    options, tmp_path, monkeypatch, mishaps, more, stage, samples
 ):
     """The state of the streams too."""
     monkeypatch.setattr(language_training, "FIRST_SAMPLE", stage)
     assert in_process(*options, *more, f"run_dir={tmp_path / 'unbroken'}") == 0
-    assert in_process(*options, *more, f"run_dir={tmp_path / 'cut'}", mishap=mishap) > 128
-    assert in_process(f"resume={tmp_path / 'cut'}") == 0
+    finish_after(mishaps, tmp_path / "cut", *options, *more)
     assert_equal_runs(tmp_path / "unbroken", tmp_path / "cut")
     assert (tmp_path / "unbroken/samples.txt").read_text().count("== ") == samples
 
@@ -335,7 +331,7 @@ def test_text_without_words_is_named(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_two_processes_have_streams_of_their_own_and_go_on(options, tmp_path):
-    two = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=2"]
+    two = [*DDP, "data.batch_size=2"]
     unbroken, cut = tmp_path / "unbroken", tmp_path / "cut"
     code, stderr = in_processes(tmp_path, *options, *two, f"run_dir={unbroken}")
     assert code == 0, stderr

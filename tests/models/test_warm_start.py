@@ -3,20 +3,12 @@
 import pytest
 import torch
 
-from captioner import tokenizers
 from captioner.errors import InputError
 from captioner.models.caption_model import build_captioner
 from captioner.models.warm_start import warm_start
-from tests.helpers.models import tiny_language_model
+from tests.helpers.models import tiny_captioner, tiny_language_model
 
-OLD, GROWN = ["a dog runs"], ["a dog runs", "the cat sat"]
-
-
-def captioner(texts=OLD, kind="word", **options):
-    decoder = {"_target_": "captioner.decoders.recurrent.Recurrent", "embed_size": 5}
-    decoder |= {"hidden_size": 5, "layers": 1, "dropout": 0.0} | options
-    config = {"encoder": {"_target_": "captioner.encoders.Blind"}, "decoder": decoder}
-    return build_captioner(config, tokenizers.train_tokenizer(texts, kind))
+GROWN = ["a dog runs", "the cat sat"]
 
 
 def language_model(**options):
@@ -32,19 +24,20 @@ def start(model, old):
     return model.state_dict(), fresh
 
 
-@pytest.mark.parametrize("make_old", [captioner, language_model])
+@pytest.mark.parametrize("make_old", [tiny_captioner, language_model])
 def test_known_words_keep_their_rows_and_new_ones_stay_fresh(make_old):
     old = make_old()
-    tensors, fresh = start(captioner([*GROWN, "a zebra"]), old)
+    tensors, fresh = start(tiny_captioner([*GROWN, "a zebra"]), old)
     V = len(old.tokenizer)
     assert len(tensors["decoder.embed.weight"]) > V
-    copied = {name for name in old.state_dict() if "standard" not in name or make_old is captioner}
+    same_kind = make_old is tiny_captioner
+    copied = {name for name in old.state_dict() if "standard" not in name or same_kind}
     for name, tensor in tensors.items():
         expected = old.state_dict()[name].to(tensor) if name in copied else fresh[name]
         assert torch.equal(tensor[: len(expected)] if tensor.ndim else tensor, expected), name
         if tensor.shape != expected.shape:
             assert torch.equal(tensor[V:], fresh[name][V:]), name
-    assert ("decoder.W_ih.weight" in copied) == (make_old is captioner)
+    assert ("decoder.W_ih.weight" in copied) == same_kind
 
 
 @pytest.mark.parametrize(
@@ -56,12 +49,12 @@ def test_known_words_keep_their_rows_and_new_ones_stay_fresh(make_old):
         ({"kind": "char"}, "tokenizer.kind=char: the model to start from has word"),
     ],
 )
-@pytest.mark.parametrize("make_old", [captioner, language_model])
+@pytest.mark.parametrize("make_old", [tiny_captioner, language_model])
 def test_what_does_not_fit_is_named(make_old, options, message):
     if make_old is language_model and "layers" in options:
         options, message = {"cell": "RNN"}, "runs/old: another model"  # a second layer stays fresh
     with pytest.raises(InputError, match=message):
-        start(captioner(**options), make_old())
+        start(tiny_captioner(**options), make_old())
 
 
 def test_a_language_model_starts_from_its_own_kind_only():
@@ -70,4 +63,4 @@ def test_a_language_model_starts_from_its_own_kind_only():
     warm_start(model, old, "runs/old")
     torch.testing.assert_close(model.state_dict(), old.state_dict(), rtol=0, atol=0)
     with pytest.raises(InputError, match="runs/old: a captioner; a language model starts from"):
-        warm_start(model, captioner(), "runs/old")
+        warm_start(model, tiny_captioner(), "runs/old")

@@ -15,6 +15,7 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.trainer.connectors import checkpoint_connector, signal_connector
 
 from captioner.training import lightning
+from tests.helpers.forks import python
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 QUIET |= {"enable_checkpointing": False, "accelerator": "cpu"}
@@ -118,7 +119,7 @@ def test_processes_are_started_by_the_given_command_twice():
     before = dict(os.environ)
     for _ in range(2):
         several = trainer(devices=2, strategy="ddp")
-        launcher, command = several.strategy.launcher, [sys.executable, "-c", CHILD]
+        launcher, command = several.strategy.launcher, [python(), "-c", CHILD]
         assert lightning.launch(several, everywhere, several, command=command) == (1, None)
         assert [process.wait(30) for process in launcher.procs] == [0]
         assert not torch.distributed.is_initialized()

@@ -9,16 +9,21 @@ import time
 import pytest
 import torch
 
-import train as train_command
 from captioner.errors import InputError
 from captioner.experiment.run_dir import RunDir
 from captioner.models import loading
 from captioner.training import checkpoints
 from captioner.training.caption_training import CaptionTraining
 from captioner.training.data import CaptionData
-from tests.helpers import mishaps
 from tests.helpers.forks import python
-from tests.helpers.runs import DDP, assert_equal_runs, in_process, in_processes, run, scores_in
+from tests.helpers.runs import (
+    DDP,
+    assert_equal_runs,
+    finish_after,
+    in_process,
+    in_processes,
+    scores_in,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
 
@@ -40,6 +45,21 @@ def options(scenes_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def blind(options):
+    """Options of a run without a CNN."""
+    kept = [option for option in options if not option.startswith(("encoder", "+data"))]
+    return [*kept, "encoder=blind", "data.workers=0"]
+
+
+def train(folder, processes, *options, mishap=None):
+    """train.py in so many processes, anew or with resume= -> its exit code."""
+    if processes == 1:
+        return in_process(*options, mishap=mishap)
+    ddp = [] if options[0].startswith("resume=") else DDP
+    return in_processes(folder, *options, *ddp, mishap=mishap)[0]
+
+
+@pytest.fixture(scope="module")
 def unbroken(options, tmp_path_factory):
     """(processes, workers) -> the directory of a run that was left alone."""
     finished = {}
@@ -48,10 +68,7 @@ def unbroken(options, tmp_path_factory):
         if (processes, workers) not in finished:
             folder = tmp_path_factory.mktemp("unbroken")
             extra = [*options, f"data.workers={workers}", f"run_dir={folder / 'run'}"]
-            if processes == 1:
-                assert in_process(*extra) == 0
-            else:
-                assert in_processes(folder, *extra, *DDP)[0] == 0
+            assert train(folder, processes, *extra) == 0
             finished[processes, workers] = folder / "run"
         return finished[processes, workers]
 
@@ -65,9 +82,9 @@ PLACES = {
     "last step": "SIGTERM:{}:2:{last}",
     "kill -9": "SIGKILL:{}:2:1",
 }
-FAST = [(1, 0, "first epoch"), (1, 2, "later epoch"), (1, 0, "validation"), (2, 0, "later epoch")]
+FAST = (1, 2, "later epoch")  # with no workers, the next test
 CASES = [
-    pytest.param(*case, marks=() if case in FAST else pytest.mark.slow, id="-".join(map(str, case)))
+    pytest.param(*case, marks=() if case == FAST else pytest.mark.slow, id="-".join(map(str, case)))
     for case in ((p, w, where) for p in (1, 2) for w in (0, 2) for where in PLACES)
 ]
 
@@ -82,63 +99,53 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_stopped(
     mishap = PLACES[where].format(processes - 1, last=last)  # one process hears of it
     signum = signal.Signals[mishap.split(":")[0].removeprefix("val-")]
     extra = [*options, f"data.workers={workers}", f"run_dir={other}"]
-    if processes == 1 and signum != signal.SIGKILL:
-        code = in_process(*extra, mishap=mishap)
-    else:
+    if signum == signal.SIGKILL:
         ddp = DDP if processes == 2 else []
-        code, _ = in_processes(tmp_path, *extra, *ddp, mishap=mishap)
-    assert code != 0 if signum == signal.SIGKILL else code == 128 + signum
-    assert not (other / "scores.json").exists()
-    if processes == 1:
-        assert in_process(f"resume={other}") == 0
+        assert in_processes(tmp_path, *extra, *ddp, mishap=mishap)[0] != 0
     else:
-        assert in_processes(tmp_path, f"resume={other}")[0] == 0
+        assert train(tmp_path, processes, *extra, mishap=mishap) == 128 + signum
+    assert not (other / "scores.json").exists()
+    assert train(tmp_path, processes, f"resume={other}") == 0
     assert_equal_runs(unbroken(processes, workers), other)
 
 
-def test_interrupted_twice_it_still_ends_the_same(options, unbroken, tmp_path):
-    run_dir = f"run_dir={tmp_path / 'run'}"
-    resume = f"resume={tmp_path / 'run'}"
-    assert in_process(*options, "data.workers=0", run_dir, mishap="SIGTERM:0:0:3") == 143
-    assert in_process(resume, mishap="val-SIGINT:0:0:0") == 130
-    assert in_process(resume, mishap="SIGTERM:0:1:0") == 143
-    assert in_process(resume) == 0
-    assert in_process(resume) == 0  # a run that has ended only writes its scores again
-    assert_equal_runs(unbroken(1, 0), tmp_path / "run")
+def test_interrupted_three_times_it_still_ends_the_same(options, unbroken, tmp_path):
+    run = tmp_path / "run"
+    mishaps = "SIGTERM:0:0:3", "val-SIGINT:0:0:0", "SIGTERM:0:1:0"
+    finish_after(mishaps, run, *options, "data.workers=0")
+    assert in_process(f"resume={run}") == 0  # a run that has ended only writes its scores again
+    assert_equal_runs(unbroken(1, 0), run)
 
 
-@pytest.mark.parametrize(  # after a step; between micro-batches
-    "interval", [pytest.param(0.4, marks=pytest.mark.slow), 0.6]
+@pytest.mark.parametrize(
+    "interval, mishaps",
+    [
+        ("val_check_interval=0.6", ["SIGTERM:0:0:2", "SIGTERM:0:1:0", "val-SIGTERM:0:1:0"]),
+        ("val_check_interval=0.4", ["SIGTERM:0:0:2", "SIGTERM:0:1:0"]),
+        ("val_check_interval=0.4", ["val-SIGTERM:0:0:0"]),
+        ("max_steps=5", ["SIGTERM:0:1:0"]),
+    ],
+    ids=["between micro-batches", "after a step", "inside one", "none after the last epoch"],
 )
-def test_with_accumulated_gradients_and_validation_inside_the_epoch(options, tmp_path, interval):
-    extra = ["trainer.accumulate_grad_batches=2", f"+trainer.val_check_interval={interval}"]
-    extra += ["data.workers=0", "trainer.max_epochs=2"]
-    assert in_process(*options, *extra, f"run_dir={tmp_path / 'unbroken'}") == 0
-    for number, mishap in enumerate(["SIGTERM:0:0:2", "val-SIGTERM:0:0:0", "SIGTERM:0:1:0"]):
-        other = tmp_path / str(number)
-        assert in_process(*options, *extra, f"run_dir={other}", mishap=mishap) == 143
-        assert in_process(f"resume={other}") == 0
-        assert_equal_runs(tmp_path / "unbroken", other)
+def test_validation_may_come_at_another_place_than_the_epochs_end(
+    blind, tmp_path, interval, mishaps
+):
+    extra = [*blind, "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2"]
+    extra += [f"+trainer.{interval}"]
+    assert in_process(*extra, f"run_dir={tmp_path / 'unbroken'}") == 0
+    finish_after(mishaps, tmp_path / "run", *extra)
+    assert_equal_runs(tmp_path / "unbroken", tmp_path / "run")
 
 
-def test_early_stopping_is_remembered(options, tmp_path):
+def test_early_stopping_is_remembered(blind, tmp_path):
     """Cut off between the last epoch and the final scores, the run does not train on."""
-    blind = [x for x in options if not x.startswith(("encoder", "+data"))]
-    extra = ["patience=1", "trainer.max_epochs=9", "data.workers=0", "encoder=blind"]
-    assert in_process(*blind, *extra, "optimizer.lr=0", f"run_dir={tmp_path}") == 0
+    extra = [*blind, "patience=1", "trainer.max_epochs=9", "optimizer.lr=0"]
+    assert in_process(*extra, f"run_dir={tmp_path}") == 0
     (tmp_path / "scores.json").unlink()
     before = (tmp_path / "metrics.csv").read_bytes()
     assert in_process(f"resume={tmp_path}") == 0
     assert (tmp_path / "metrics.csv").read_bytes() == before
     assert (tmp_path / "scores.json").exists()
-
-
-def test_an_epoch_may_end_without_a_validation(options, tmp_path):
-    extra = [*options, "data.workers=0", "+trainer.max_steps=7"]
-    assert in_process(*extra, f"run_dir={tmp_path / 'unbroken'}") == 0
-    assert in_process(*extra, f"run_dir={tmp_path / 'cut'}", mishap="SIGTERM:0:1:0") == 143
-    assert in_process(f"resume={tmp_path / 'cut'}") == 0
-    assert_equal_runs(tmp_path / "unbroken", tmp_path / "cut")
 
 
 @pytest.mark.slow
@@ -152,7 +159,7 @@ def test_a_signal_to_the_whole_group_stops_all_at_one_step(options, unbroken, tm
 
 
 @pytest.mark.parametrize("moment", ["val_dataloader", "on_train_end"])
-def test_a_signal_before_the_first_step_or_after_the_last_counts(options, tmp_path, moment):
+def test_a_signal_before_the_first_step_or_after_the_last_counts(blind, tmp_path, moment):
     kind = CaptionTraining if moment == "on_train_end" else CaptionData
     hook = getattr(kind, moment)
 
@@ -162,7 +169,7 @@ def test_a_signal_before_the_first_step_or_after_the_last_counts(options, tmp_pa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kind, moment, signalled)
-        assert in_process(*options, "data.workers=0", f"run_dir={tmp_path}") == 143
+        assert in_process(*blind, "trainer.max_epochs=1", f"run_dir={tmp_path}") == 143
     assert checkpoints.newest(tmp_path / "checkpoints")
     assert not (tmp_path / "scores.json").exists()
 
@@ -174,6 +181,8 @@ def test_what_cannot_go_on_says_so(options, unbroken, tmp_path, capsys):
 
     assert "there is no run to go on with" in error(f"resume={tmp_path}")
     other = tmp_path / "run"
+    assert "phases=[]: give one or more" in error(*options, "phases=[]", f"run_dir={other}")
+    assert not other.exists()
     shutil.copytree(unbroken(1, 0), other)
     assert f"go on with it by resume={other}" in error(*options, f"run_dir={other}")
     config = (other / "config.yaml").read_text()
@@ -182,6 +191,10 @@ def test_what_cannot_go_on_says_so(options, unbroken, tmp_path, capsys):
     (other / "config.yaml").write_text("a: [")
     assert "not the configuration of a run" in error(f"resume={other}")
     (other / "config.yaml").write_text(config)
+    state = checkpoints.load(checkpoints.newest(other / "checkpoints"))
+    state["CaptionData"]["processes"] = 2
+    checkpoints.save(other / "checkpoints", state)
+    assert "the run had 2 processes, now there are 1" in error(f"resume={other}")
     for path in (other / "checkpoints").glob("*.ckpt"):
         path.write_bytes(path.read_bytes()[:-9])
     assert "no checkpoint is whole" in error(f"resume={other}")
@@ -258,23 +271,6 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
         assert checkpoints.newest(tmp_path) != before
 
 
-# Several processes
-
-
-def test_a_run_of_several_processes_can_go_on_only_with_as_many(unbroken, tmp_path, capsys):
-    other = tmp_path / "run"
-    shutil.copytree(unbroken(2, 0), other)
-    config = (other / "config.yaml").read_text()
-    (other / "config.yaml").write_text(config.replace("devices: 2", "devices: 1"))
-    assert in_process(f"resume={other}") == 2
-    assert "the run had 2 processes, now there are 1" in capsys.readouterr().err
-
-
-def test_training_is_the_module_that_is_patched():
-    """Or the mishaps above would not happen."""
-    assert CaptionTraining.training_step is mishaps.STEP
-
-
 # Phases: runs of one curriculum
 
 PHASES = [
@@ -319,17 +315,16 @@ def test_a_curriculum_goes_on_with_the_unfinished_phase(
 ):
     """The first phase has no third epoch."""
     other, first = tmp_path / "run", tmp_path / "run" / "1_words"
-    if processes == 1:
-        unbroken = curriculum
-        assert in_process(*options, *PHASES, f"run_dir={other}", mishap=mishap) == 143
-    else:
-        unbroken, rest = tmp_path / "unbroken", [*options, *PHASES, *DDP]
-        assert in_processes(tmp_path, *rest, f"run_dir={unbroken}")[0] == 0
-        assert in_processes(tmp_path, *rest, f"run_dir={other}", mishap=mishap)[0] == 143
+    unbroken = curriculum
+    if processes == 2:
+        unbroken = tmp_path / "unbroken"
+        assert train(tmp_path, 2, *options, *PHASES, f"run_dir={unbroken}") == 0
+    code = train(tmp_path, processes, *options, *PHASES, f"run_dir={other}", mishap=mishap)
+    assert code == 143
     before = first / "scores.json"
     assert before.exists() == (":2:" in mishap) and not (other / "scores.json").exists()
     time_of_first = before.stat().st_mtime_ns if before.exists() else None
-    assert in_processes(tmp_path, f"resume={other}")[0] == 0
+    assert train(tmp_path, processes, f"resume={other}") == 0
     for name in ("1_words", "2_rewards"):
         assert_equal_runs(unbroken / name, other / name)
     assert scores_in(other) == scores_in(unbroken)
@@ -341,24 +336,9 @@ def test_the_cnn_learns_from_a_phase_on(options, tmp_path):
     kept = [option for option in options if "data.augment" not in option]
     cnn = "encoder:{train:all},encoder_lr:0.01,data:{augment:{min_area:0.5}}"
     phases = f"phases=[{{name:a}},{{name:b,{cnn}}},{{name:c}}]"
-    extra = ["encoder.train=none", "trainer.max_epochs=1", phases, f"run_dir={tmp_path}/run"]
+    extra = ["encoder.train=none", "trainer.max_epochs=1", "data.limit=8", phases]
+    extra += [f"run_dir={tmp_path}/run"]
     assert in_process(*kept, *extra) == 0
     a, b, c = (loading.load(folder / "model") for folder in sorted((tmp_path / "run").glob("?_*")))
     assert a.encoder.weights() != b.encoder.weights() == c.encoder.weights()
     assert not torch.equal(b.decoder.embed.weight, c.decoder.embed.weight)
-
-
-@pytest.mark.parametrize(
-    "phases, message",
-    [
-        ("[]", "phases=[]: give one or more"),
-        ("[3]", "3 is not a part of a configuration"),
-        ("[{name:a b}]", "name='a b'"),
-        ("[{name:x,optimiser:{lr:1}}]", "phases: x: Key 'optimiser' not in 'TrainConfig'"),
-    ],
-)
-def test_phases_that_are_none_are_named(options, tmp_path, phases, message, capsys):
-    with pytest.raises(SystemExit):
-        run(train_command, *options, f"phases={phases}", f"run_dir={tmp_path / 'run'}")
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
