@@ -1,8 +1,8 @@
-"""Unpack a zip or tar archive that may have been made to do harm.
+"""Unpack a zip or tar archive that may be malicious.
 
-Every name is judged before anything is written; sizes are counted as the bytes come. A file gets
-its name when it is whole, so an interrupted unpacking goes on, and what it left is compared with
-the archive by its checksum.
+Every name is checked before anything is written, and sizes are counted while the bytes are read. A
+file gets its name when it is complete, so an interrupted unpacking can be continued: files that are
+already there are compared with the archive by their checksum.
 """
 
 import os
@@ -23,11 +23,8 @@ from tqdm import tqdm
 from captioner.errors import InputError
 from data_prep import disk
 
-MAX_ENTRIES = 500_000
-"""COCO's largest archive has 118,287 pictures."""
-
-MAX_RATIO, MAX_FREE = 20, 2**30
-"""What an archive may hold unpacked: this many times its own size, or so many bytes."""
+MAX_ENTRIES = 500_000  # COCO's largest archive has 118,287 pictures
+MAX_RATIO, MAX_FREE = 20, 2**30  # contents may be MAX_RATIO times the archive, or MAX_FREE bytes
 
 _CHUNK = 2**18
 _BROKEN = (
@@ -38,7 +35,7 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class _Entry(NamedTuple):
-    """A file or folder of an archive. fault: why it is refused. crc: None where a tar has none."""
+    """A file or folder in an archive. fault: why it is refused. crc: None in a tar."""
 
     name: str
     size: int
@@ -51,23 +48,18 @@ class _Entry(NamedTuple):
 def unpack(
     archive: Path, folder: Path, place: Callable[[str], str | None] = lambda name: name
 ) -> dict[str, int]:
-    """Unpack the files of an archive into a folder.
+    """Unpack the files of an archive into a folder. Returns their paths and sizes.
 
-    Args:
-        place: name in the archive -> path inside the folder, or None to leave it out.
+    place: name in the archive -> path inside the folder, or None to leave the file out.
 
-    Returns:
-        The paths of what was placed, and their sizes.
-
-    Raises:
-        InputError: it is no archive, it is damaged, or anything in it is not a plain file inside
-            the folder: absolute names, drive letters, backslashes, "..", links and devices, names
-            that occur twice, differ only in case, or are a file and a folder at once, encryption,
-            more entries or bytes than MAX_ENTRIES, MAX_RATIO and MAX_FREE allow, entries that hold
-            more or less than they say. Or the disk is full.
+    Raises InputError if the disk is full, if the file is not an archive or is damaged, or if
+    anything in it is not a plain file inside the folder: absolute names, drive letters,
+    backslashes, "..", links, devices, encryption, names that are equal, differ only in case or are
+    both a file and a folder, more entries or bytes than MAX_ENTRIES, MAX_RATIO and MAX_FREE allow,
+    entries with more or fewer bytes than declared.
     """
-    with disk.errors(folder), ExitStack() as stack:
-        entries = _judged(archive, _opened(archive, stack))
+    with disk.reporting_errors(folder), ExitStack() as stack:
+        entries = _checked(archive, _read_entries(archive, stack))
         placed: dict[str, _Entry] = {}
         for entry in entries:
             target = None if entry.folder else place(entry.name)
@@ -77,7 +69,7 @@ def unpack(
                 placed[target] = entry
         needed = sum(entry.size for name, entry in placed.items() if not (folder / name).exists())
         folder.mkdir(parents=True, exist_ok=True)
-        disk.require(folder, needed, f"unpacking {archive.name}")
+        disk.require_space(folder, needed, f"unpacking {archive.name}")
         with tqdm(
             total=sum(entry.size for entry in placed.values()),
             desc=f"unpacking {archive.name}", unit="B", unit_scale=True, disable=None,
@@ -88,10 +80,10 @@ def unpack(
                 if path.parent not in created:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     created.add(path.parent)
-                if not _same(path, entry):
+                if not _is_unpacked(path, entry):
                     _write(archive, entry, path)
                 bar.update(entry.size)
-        disk.settle()
+        disk.sync()
     return {name: entry.size for name, entry in placed.items()}
 
 
@@ -107,7 +99,7 @@ def _write(archive: Path, entry: _Entry, path: Path) -> None:
 
 
 def _read(archive: Path, entry: _Entry) -> Iterator[bytes]:
-    """The bytes of an entry, as many as it says it has. zipfile compares the CRC at the end."""
+    """Yield the bytes of an entry, as many as it declares. zipfile checks the CRC at the end."""
     count = 0
     try:
         with entry.open() as file:
@@ -121,8 +113,8 @@ def _read(archive: Path, entry: _Entry) -> Iterator[bytes]:
         raise _refusal(archive, entry.name, f"holds {more} than the {entry.size:,} bytes it says")
 
 
-def _same(path: Path, entry: _Entry) -> bool:
-    """Whether an earlier unpacking that was cut off has brought this file here, and whole."""
+def _is_unpacked(path: Path, entry: _Entry) -> bool:
+    """Return whether an earlier, interrupted unpacking has written this file completely."""
     if entry.crc is None or not path.is_file() or path.stat().st_size != entry.size:
         return False
     crc = 0
@@ -132,10 +124,7 @@ def _same(path: Path, entry: _Entry) -> bool:
     return crc == entry.crc
 
 
-# What is in it
-
-
-def _opened(archive: Path, stack: ExitStack) -> Iterable[_Entry]:
+def _read_entries(archive: Path, stack: ExitStack) -> Iterable[_Entry]:
     try:
         with open(archive, "rb") as file:
             start = file.read(2)
@@ -181,8 +170,8 @@ def _tar_entries(file: tarfile.TarFile) -> Iterator[_Entry]:
         pass
 
 
-def _judged(archive: Path, entries: Iterable[_Entry]) -> list[_Entry]:
-    """All entries, with their names in one form. Raises InputError for a bad one."""
+def _checked(archive: Path, entries: Iterable[_Entry]) -> list[_Entry]:
+    """Return all entries, with normalised names. Raises InputError for a bad one."""
     limit = max(MAX_FREE, MAX_RATIO * archive.stat().st_size)
     listed: list[_Entry] = []
     seen: dict[str, tuple[str, bool]] = {}
@@ -191,26 +180,26 @@ def _judged(archive: Path, entries: Iterable[_Entry]) -> list[_Entry]:
         for entry in entries:
             if entry.fault:
                 raise _refusal(archive, entry.name, entry.fault)
-            entry = entry._replace(name=_inside(archive, entry.name))
+            entry = entry._replace(name=_normalised(archive, entry.name))
             if not entry.name:  # tar's "./"
                 continue
-            _note_name(archive, entry, seen)
+            _check_collisions(archive, entry, seen)
             listed.append(entry)
             total += entry.size
             if len(listed) > MAX_ENTRIES:
                 raise InputError(f"{archive}: more than {MAX_ENTRIES:,} entries; not unpacked")
             if total > limit:
+                fault = f"holds more than {disk.megabytes(limit)} unpacked"
                 raise InputError(
-                    f"{archive}: holds more than {disk.megabytes(limit)} unpacked, which no "
-                    "archive of its size should; not unpacked"
+                    f"{archive}: {fault}, which no archive of its size should; not unpacked"
                 )
     except _BROKEN as error:
         raise _damage(archive, str(error)) from error
     return listed
 
 
-def _inside(archive: Path, name: str) -> str:
-    """The name without "." and doubled slashes. Raises InputError where it could lead outside."""
+def _normalised(archive: Path, name: str) -> str:
+    """Return the name without "." and double slashes. Raises InputError if it leads outside."""
     components = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or re.match(r"[A-Za-z]:", name) or "\\" in name or ".." in components:
         raise _refusal(archive, name, "is not a path inside the folder")
@@ -219,8 +208,8 @@ def _inside(archive: Path, name: str) -> str:
     return "/".join(components)
 
 
-def _note_name(archive: Path, entry: _Entry, seen: dict[str, tuple[str, bool]]) -> None:
-    """Adds a name and its folders to those seen, by what a disk that ignores case makes of them."""
+def _check_collisions(archive: Path, entry: _Entry, seen: dict[str, tuple[str, bool]]) -> None:
+    """Add an entry and its folders to `seen`, keyed as a file system that ignores case would."""
     components = entry.name.split("/")
     for depth in range(1, len(components) + 1):
         path = "/".join(components[:depth])

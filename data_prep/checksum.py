@@ -1,4 +1,4 @@
-"""Whether a file is the one that is wanted."""
+"""Verify that a file is the expected one."""
 
 import hashlib
 from pathlib import Path
@@ -8,25 +8,20 @@ from tqdm import tqdm
 from captioner.errors import InputError
 
 
-def verify(path: Path, size: int | None, sha256: str | None, way_out: str) -> None:
-    """Raises InputError, with both figures and `way_out`, where size or digest are others."""
+def verify(path: Path, size: int | None, sha256: str | None, remedy: str) -> None:
+    """Raise InputError, with both values and the remedy, if the size or the SHA-256 differs."""
     actual = path.stat().st_size
     if size is not None and actual != size:
-        raise InputError(f"{path}: {actual:,} bytes instead of {size:,}; {way_out}")
+        raise InputError(f"{path}: {actual:,} bytes instead of {size:,}; {remedy}")
     if sha256 is None:
         return
     digest = hashlib.sha256()
-    with (
-        open(path, "rb") as file,
-        tqdm(
-            total=actual, desc=f"checking {path.name}", unit="B", unit_scale=True, disable=None
-        ) as bar,
-    ):
+    title = f"checking {path.name}"
+    bar = tqdm(total=actual, desc=title, unit="B", unit_scale=True, disable=None)
+    with open(path, "rb") as file, bar:
         while chunk := file.read(2**20):
             digest.update(chunk)
             bar.update(len(chunk))
     if digest.hexdigest() != sha256:
-        raise InputError(
-            f"{path}: its SHA-256 is {digest.hexdigest()}, but that of the true file is {sha256}; "
-            + way_out
-        )
+        fault = f"its SHA-256 is {digest.hexdigest()}, but that of the true file is {sha256}"
+        raise InputError(f"{path}: {fault}; {remedy}")

@@ -6,14 +6,14 @@
 DIR/train2014/*.jpg ..      pictures: 20 GB a year, and as much again for their archives
 DIR/annotations/            captions_train2014.json ..: COCO's captions, no other annotations
 DIR/dataset_coco.json       Karpathy's split of 2014's pictures (--karpathy)
-DIR/archives/               what was downloaded; --delete-archives deletes each once unpacked (and
-                            a picture that gets lost later then costs the whole download again)
+DIR/archives/               the downloads; --delete-archives deletes each once it is unpacked (to
+                            restore a picture that is lost later, it is downloaded again)
 
-An archive that you have already may be put there; it is checked and not downloaded again.
+An archive that you already have can be put there; it is verified and not downloaded again.
 
-Run again, it goes on where it stopped, restores pictures that are gone or cut short, and is done
-in seconds where nothing is. Every archive is compared with its SHA-256 and its size, which are
-those that TensorFlow Datasets publishes; COCO itself publishes none.
+Run the command again to continue where it stopped and to restore missing or truncated pictures; if
+nothing is missing, it takes seconds. Every archive is compared with the size and the SHA-256 that
+TensorFlow Datasets publishes; COCO itself publishes none.
 """
 
 import argparse
@@ -30,7 +30,7 @@ KARPATHY_HOST = "https://cs.stanford.edu/people/karpathy/deepimagesent"
 
 
 class Archive(NamedTuple):
-    """One download. place: path on the mirror. keep: the files wanted of it; none means all."""
+    """One download. place: path on the mirror. keep: the files to unpack; () for all."""
 
     host: str
     place: str
@@ -43,7 +43,7 @@ class Archive(NamedTuple):
         return self.place.rpartition("/")[2]
 
     def path_of(self, entry: str) -> str | None:
-        """Where an entry of the archive goes."""
+        """Return where an entry of the archive is unpacked; None if it is not kept."""
         return entry if not self.keep or entry in self.keep else None
 
 
@@ -84,7 +84,7 @@ ARCHIVES = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code: 2 for an error, 130 where it was interrupted."""
+    """Run the command. Returns its exit code: 2 for an error, 130 after an interrupt."""
     parser = argparse.ArgumentParser(description="Download COCO for captioning.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="made if it does not exist")
     parser.add_argument("--year", type=int, choices=(2014, 2017), help="default: 2014")
@@ -93,44 +93,46 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-images", action="store_true", help="captions only")
     parser.add_argument("--mirror", metavar="URL", help="where else zips/train2014.zip .. lie")
     parser.add_argument("--delete-archives", action="store_true", help="once they are unpacked")
-    given = parser.parse_args(arguments)
-    if given.karpathy and (given.year == 2017 or given.splits):
+    options = parser.parse_args(arguments)
+    if options.karpathy and (options.year == 2017 or options.splits):
         parser.error("--karpathy divides all of 2014: leave --year and --splits away")
-    return ready.exit_code(given.folder, lambda: _prepare(given))
+    return ready.exit_code(options.folder, lambda: _prepare(options))
 
 
-def _prepare(given: argparse.Namespace) -> list[str]:
-    root, year = given.folder, given.year or 2014
-    splits = [split for split in ("train", "val") if split in (given.splits or ("train", "val"))]
-    if given.karpathy:
+def _prepare(options: argparse.Namespace) -> list[str]:
+    root, year = options.folder, options.year or 2014
+    splits = [split for split in ("train", "val") if split in (options.splits or ("train", "val"))]
+    if options.karpathy:
         wanted, annotations = ["karpathy"], "dataset_coco.json"
     else:
         wanted = [f"annotations{year}"]
         annotations = f"annotations/captions_{'*' if len(splits) == 2 else splits[0]}{year}.json"
-    if not given.no_images:
+    if not options.no_images:
         wanted += [f"{split}{year}" for split in splits]
-    gone = {name: manifest.missing(root, ARCHIVES[name].name) for name in wanted}
-    new = [ARCHIVES[name] for name in wanted if gone[name] is None]
-    with disk.errors(root):
-        disk.require(root, _room(root, new, given.delete_archives), "COCO")
+    missing = {name: manifest.missing(root, ARCHIVES[name].name) for name in wanted}
+    new = [ARCHIVES[name] for name in wanted if missing[name] is None]
+    with disk.reporting_errors(root):
+        disk.require_space(root, _required_space(root, new, options.delete_archives), "COCO")
     for name in wanted:
-        if gone[name] != []:
-            _bring(root, ARCHIVES[name], gone[name], given.mirror, given.delete_archives)
-    if given.no_images:
+        if missing[name] != []:
+            _obtain(root, ARCHIVES[name], missing[name], options.mirror, options.delete_archives)
+    if options.no_images:
         for path in sorted(root.glob(annotations)):
             print(f"{path}: captions of {len(records.read_references(path)):,} pictures")
     else:
-        ready.report("coco", root, annotations, [*splits, *(["test"] if given.karpathy else [])])
+        ready.print_summary(
+            "coco", root, annotations, [*splits, *(["test"] if options.karpathy else [])]
+        )
     return []
 
 
-def _room(root: Path, new: list[Archive], delete: bool) -> int:
-    """Bytes needed at the worst moment. JPEGs need as much unpacked as in their archive."""
+def _required_space(root: Path, new: list[Archive], delete: bool) -> int:
+    """Return the peak need in bytes. JPEGs need as much unpacked as in their archive."""
     stored = peak = 0
     for item in new:
         path = root / "archives" / item.name
         part = path.with_name(f"{path.name}.part")
-        if path.exists():  # then unpacking knows better what is there already
+        if path.exists():  # unpacking then checks for itself
             continue
         present = part.stat().st_size if part.exists() else 0
         peak = max(peak, stored + 2 * item.size - present)
@@ -138,21 +140,21 @@ def _room(root: Path, new: list[Archive], delete: bool) -> int:
     return peak
 
 
-def _bring(
-    root: Path, item: Archive, gone: list[str] | None, mirror: str | None, delete: bool
+def _obtain(
+    root: Path, item: Archive, missing: list[str] | None, mirror: str | None, delete: bool
 ) -> None:
-    """Downloads an archive and unpacks it, or only the files that are `gone` from it."""
+    """Download an archive and unpack it (None), or only the files that are `missing`."""
     path = root / "archives" / item.name
     url = f"{(mirror or item.host).rstrip('/')}/{item.place}"
     download.fetch(url, path, item.size, item.sha256, magic=b"PK")
-    if gone is None:
+    if missing is None:
         sizes = archive.unpack(path, root, item.path_of)
-        if lacking := set(item.keep) - set(sizes):
-            raise InputError(f"{path}: does not hold {', '.join(sorted(lacking))}")
+        if absent := set(item.keep) - set(sizes):
+            raise InputError(f"{path}: does not hold {', '.join(sorted(absent))}")
         manifest.write(root, item.name, sizes)
     else:
-        lost = set(gone)
-        archive.unpack(path, root, lambda entry: entry if entry in lost else None)
+        names = {name: name for name in missing}
+        archive.unpack(path, root, names.get)
     if delete:
         path.unlink()
 

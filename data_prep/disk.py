@@ -1,4 +1,4 @@
-"""The disk under a data set: room, a lock, and the system's errors."""
+"""The disk under a data set: free space, a lock, and the system's errors."""
 
 import os
 import shutil
@@ -11,8 +11,8 @@ from captioner.errors import InputError, os_reason
 
 
 @contextmanager
-def errors(path: Path) -> Iterator[None]:
-    """Turns the system's errors (disk full, no permission) into an InputError with the file."""
+def reporting_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError (disk full, no permission) into an InputError that names the file."""
     try:
         yield
     except OSError as error:
@@ -24,11 +24,8 @@ def errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Makes the folder, and keeps other processes of these commands out of it.
-
-    Raises InputError where one is in it already.
-    """
-    with errors(folder):
+    """Create the folder and keep other preparations out. Raises InputError if one is running."""
+    with reporting_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w")
     with file:
@@ -38,12 +35,12 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def megabytes(size: int) -> str:
-    """A number of bytes, for a message."""
+    """Return a number of bytes as text for a message."""
     return f"{size / 1e6:,.1f} MB"
 
 
-def require(folder: Path, size: int, purpose: str) -> None:
-    """Raises InputError, with both figures, where `size` bytes do not fit into the folder."""
+def require_space(folder: Path, size: int, purpose: str) -> None:
+    """Raise InputError, with both figures, unless `size` bytes are free on the folder's disk."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise InputError(
@@ -53,12 +50,12 @@ def require(folder: Path, size: int, purpose: str) -> None:
 
 
 def publish(part: Path, path: Path) -> None:
-    """Gives a finished file its name, once its bytes are on the disk."""
+    """Rename a finished file after its bytes have reached the disk."""
     with open(part, "rb") as file:
         os.fsync(file.fileno())
     os.replace(part, path)
 
 
-def settle() -> None:
-    """Waits until everything written is on the disk: one call for 100,000 files."""
+def sync() -> None:
+    """Wait until everything written has reached the disk: one call for 100,000 files."""
     os.sync()

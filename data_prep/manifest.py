@@ -1,7 +1,7 @@
-"""What is in place, file by file, with sizes: FOLDER/.manifest/NAME.json.
+"""The sizes of all files of a completed preparation, in FOLDER/.manifest/NAME.json.
 
-It is written last, so where it is, everything was there once; looking at sizes tells whether it
-still is, without reading 20 GB.
+It is written last, so its existence means that every file was there once; comparing sizes tells
+whether they still are, without reading 20 GB.
 """
 
 import json
@@ -11,7 +11,7 @@ from captioner import files
 
 
 def missing(folder: Path, name: str) -> list[str] | None:
-    """The files that are gone or have another size now; None where there is no manifest."""
+    """Return the files that are missing or have another size; None if there is no manifest."""
     try:
         sizes = json.loads(_path(folder, name).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -20,7 +20,7 @@ def missing(folder: Path, name: str) -> list[str] | None:
 
 
 def write(folder: Path, name: str, sizes: dict[str, int]) -> None:
-    """Notes that these files are in place. Raises InputError where that cannot be written."""
+    """Write the manifest of these files. Raises InputError if that fails."""
     path = _path(folder, name)
     files.make_folder(path.parent)
     files.write_atomic(path, json.dumps(sizes, indent=0))

@@ -3,8 +3,8 @@
     python data_prep/scenes.py data/scenes
 
 writes data/scenes/images/*.png and data/scenes/captions_{train,val,test}.json: 3,000 pictures,
-45 MB, half a minute. Run again, it finds the work done; interrupted, it goes on. The same seed
-gives the same bytes. What pictures and captions show: captioner/scenes.
+45 MB, half a minute. After an interruption, run it again to continue. The same seed gives the same
+bytes. What pictures and captions show: captioner/scenes.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from captioner.errors import InputError, report
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code, 2 where the arguments or the folder are wrong."""
+    """Run the command. Returns its exit code, 2 if the arguments or the folder are wrong."""
     parser = argparse.ArgumentParser(description="Write the embedded data set of coloured shapes.")
     parser.add_argument("folder", help="where to write; made if it does not exist")
     parser.add_argument("--train", type=int, default=2400, help="pictures (default: %(default)s)")
     parser.add_argument("--val", type=int, default=300, help="pictures (default: %(default)s)")
     parser.add_argument("--test", type=int, default=300, help="pictures (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     begun = time.monotonic()
 
     def show(done: int, total: int) -> None:
@@ -33,11 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"\r{done}/{total} pictures, {rate:.0f}/s", end=end, file=sys.stderr, flush=True)
 
     try:
-        scenes.write_scenes(**vars(given), progress=show)
+        scenes.write_scenes(**vars(options), progress=show)
     except InputError as error:
         return report(error)
-    print(f"pictures: {given.folder}/images")
-    print(f"captions: {given.folder}/captions_{{train,val,test}}.json")
+    print(f"pictures: {options.folder}/images")
+    print(f"captions: {options.folder}/captions_{{train,val,test}}.json")
     return 0
 
 

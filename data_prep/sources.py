@@ -1,34 +1,29 @@
-"""What a user has, in whatever folders and archives, brought to where it is wanted."""
+"""Collect the files of a data set from the folders and archives that a user has."""
 
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from captioner import files
 from captioner.errors import InputError
 from data_prep import archive, disk
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
-def bring(
-    sources: list[Path],
-    root: Path,
-    target: Callable[[str], str | None],
-    archives: tuple[str, ...],
+def collect(
+    sources: list[Path], root: Path, target: Callable[[str], str | None], archives: tuple[str, ...]
 ) -> None:
     """Link or copy files, and unpack those of archives, into `root`.
 
-    Args:
-        sources: files and folders, which are searched with all their subfolders.
-        target: the name of a file -> its path inside `root`, or None where it is not wanted. Of
-            several files of one name the first is taken.
-        archives: how the names of those archives begin, in small letters, that are looked into
-            where they lie in a folder; an archive that is given by itself always is.
+    sources: files, and folders to search with their subfolders. target: the name of a file -> its
+    path inside `root`, or None if it is not needed; of several files with one name the first is
+    taken. archives: lower-case prefixes of the names of archives that are opened if found in a
+    folder; an archive given as a source is always opened.
 
-    Raises:
-        InputError: a source does not exist, an archive is refused (see archive.unpack), the disk
-            is full.
+    Raises InputError if a source does not exist, an archive is refused (see archive.unpack), or the
+    disk is full.
     """
     taken: set[str] = set()
 
@@ -43,28 +38,21 @@ def bring(
     for source in sources:
         if not source.exists():
             raise InputError(f"{source}: no such file or folder")
-        for path in _files(source):
+        for path in [source] if source.is_file() else files.files_below(source):
             if not path.name.lower().endswith(_ARCHIVES):
                 plain.append(path)
             elif path == source or path.name.lower().startswith(archives):
                 packed.append(path)
     for path in plain:
-        if where := place(path.name):
-            with disk.errors(root / where):
-                _link(path, root / where)
+        if destination := place(path.name):
+            with disk.reporting_errors(root / destination):
+                _link(path, root / destination)
     for path in packed:
         archive.unpack(path, root, place)
 
 
-def _files(source: Path) -> list[Path]:
-    if source.is_file():
-        return [source]
-    paths = (Path(folder, name) for folder, _, names in os.walk(source) for name in names)
-    return sorted(path for path in paths if path.is_file())
-
-
 def _link(source: Path, path: Path) -> None:
-    """The same file under another name, or a copy where they are on different disks."""
+    """Link a file to another name, or copy it if that is on another disk."""
     if path.exists() and path.samefile(source):
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,15 +16,20 @@ IMAGE_FOLDERS = ("images", "Images", *_FLICKR, *_COCO)
 _OUTSIDE = re.compile(r"^$|^/|^[A-Za-z]:|\\|\0|(^|/)\.\.(/|$)")
 
 
+def search_folders(base: Path) -> list[Path]:
+    """Return the folders that are searched for pictures, of those that exist: `base` first."""
+    inner = [base / name for name in IMAGE_FOLDERS]
+    inner += [folder / name for folder in inner if folder.is_dir() for name in IMAGE_FOLDERS]
+    return [folder for folder in (base, *inner) if folder.is_dir()]
+
+
 def locate(entries: Sequence[Entry], base: Path) -> list[Path]:
     """Return the path of each entry's picture in the folder `base` or in IMAGE_FOLDERS.
 
     Folders are listed once: no system call per picture. Raises InputError if pictures are missing,
     in several folders, or outside.
     """
-    inner = [base / name for name in IMAGE_FOLDERS]
-    inner += [folder / name for folder in inner if folder.is_dir() for name in IMAGE_FOLDERS]
-    folders = [base, *(folder for folder in inner if folder.is_dir())]
+    folders = search_folders(base)
     roots = [os.path.realpath(folder) for folder in folders]
     listings: dict[str, list[tuple[Path, dict[str, bool]]]] = {}
     paths, missing = [], []

@@ -19,7 +19,7 @@ FILES = {"a.txt": b"one", "sub/b.jpg": BYTES, "sub/deep/c": b""}
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
     """Other processes' unwritten bytes are none of these tests' business."""
-    monkeypatch.setattr(disk, "settle", lambda: None)
+    monkeypatch.setattr(disk, "sync", lambda: None)
 
 
 def pairs(files) -> list[tuple]:

@@ -60,7 +60,7 @@ def zipped(files: dict[str, bytes | str]) -> bytes:
 @pytest.fixture
 def site(server, monkeypatch):
     """All archives, made up, in the true layout; their sums are those that coco.py knows."""
-    monkeypatch.setattr(disk, "settle", lambda: None)
+    monkeypatch.setattr(disk, "sync", lambda: None)
     monkeypatch.setattr(download, "WAIT", 0.001)
     for year in (2014, 2017):
         texts = {}
@@ -189,7 +189,7 @@ def test_it_counts_as_done_only_when_it_is_on_the_disk(run, tmp_path, monkeypatc
         assert len(list(tmp_path.rglob("*.json"))) == 2  # the captions: there, but not settled
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(disk, "settle", crash)
+    monkeypatch.setattr(disk, "sync", crash)
     code, _, err = run("--year=2017")
     assert code == 130 and "goes on where it stopped" in err
     assert not (tmp_path / "coco" / ".manifest").exists()
@@ -234,14 +234,14 @@ def test_room_for_everything_is_looked_for_before_the_first_byte(run, site, monk
 def test_how_much_room_is_needed(tmp_path):
     """An archive and what is in it, at the worst moment, less what is there already."""
     new = [coco.Archive("", f"zips/{name}.zip", size, "") for name, size in (("a", 10), ("b", 4))]
-    assert coco._room(tmp_path, new, delete=False) == 28
-    assert coco._room(tmp_path, new, delete=True) == 20
-    assert coco._room(tmp_path, new[::-1], delete=True) == 24
+    assert coco._required_space(tmp_path, new, delete=False) == 28
+    assert coco._required_space(tmp_path, new, delete=True) == 20
+    assert coco._required_space(tmp_path, new[::-1], delete=True) == 24
     (tmp_path / "archives").mkdir()
     (tmp_path / "archives" / "a.zip.part").write_bytes(b"123")
-    assert coco._room(tmp_path, new, delete=False) == 25
+    assert coco._required_space(tmp_path, new, delete=False) == 25
     (tmp_path / "archives" / "a.zip").write_bytes(b"1234567890")
-    assert coco._room(tmp_path, new, delete=False) == 8
+    assert coco._required_space(tmp_path, new, delete=False) == 8
 
 
 def test_captions_that_the_archive_lacks_are_named(run, site, monkeypatch):

@@ -17,6 +17,6 @@ def test_one_process_at_a_time(tmp_path):
 
 
 def test_room_is_told_in_figures(tmp_path):
-    disk.require(tmp_path, 1, "this")
+    disk.require_space(tmp_path, 1, "this")
     with pytest.raises(InputError, match=r"this needs 1,000,000,000,000\.0 MB, but .* MB are free"):
-        disk.require(tmp_path, 10**18, "this")
+        disk.require_space(tmp_path, 10**18, "this")

@@ -93,10 +93,10 @@ def tarred(path: Path, files: dict[str, bytes]) -> Path:
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """The data sets have six pictures each."""
-    monkeypatch.setattr(disk, "settle", lambda: None)
-    for name, data in flickr.SETS.items():
+    monkeypatch.setattr(disk, "sync", lambda: None)
+    for name, data in flickr.DATASETS.items():
         forms = tuple(form._replace(splits=NUMBERS) for form in data.forms)
-        monkeypatch.setitem(flickr.SETS, name, data._replace(forms=forms))
+        monkeypatch.setitem(flickr.DATASETS, name, data._replace(forms=forms))
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def test_pictures_that_are_missing_are_listed_and_added_later(run, tmp_path):
     code, lines, err = run("flickr8k", lay(tmp_path / "in", some | karpathy("flickr8k")))
     assert code == 1 and not lines
     assert err.splitlines() == [
-        f"missing: 2 of 6 pictures; from {flickr.SETS['flickr8k'].origin}",
+        f"missing: 2 of 6 pictures; from {flickr.DATASETS['flickr8k'].origin}",
         *(f"    {name}" for name in NAMES["flickr8k"][:2]),
     ]
     rest = lay(tmp_path / "rest", dict(list(pictures("flickr8k").items())[:2]))
