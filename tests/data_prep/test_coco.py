@@ -1,20 +1,18 @@
 import hashlib
 import io
 import json
-import os
 import subprocess
-import sys
 import zipfile
-from pathlib import Path
+from functools import partial
 
 import pytest
 
 from captioner.data import records
-from data_prep import coco, disk, download
+from data_prep import coco, disk, download, ready
+from tests.helpers.forks import ROOT, python
 from tests.helpers.preparation import jpeg, pictures_read
 from tests.helpers.served import cut, status
 
-ROOT = Path(__file__).parents[2]
 COMMAND = ROOT / "data_prep" / "coco.py"
 NAMES = {
     ("train", 2014): ["COCO_train2014_000000000009.jpg", "COCO_train2014_000000000025.jpg"],
@@ -59,7 +57,7 @@ def zipped(files: dict[str, bytes | str]) -> bytes:
 
 @pytest.fixture
 def site(server, monkeypatch):
-    """All archives, made up, in the true layout; their sums are those that coco.py knows."""
+    """All archives, made up, in the true layout; coco.py knows their sizes and checksums."""
     monkeypatch.setattr(disk, "sync", lambda: None)
     monkeypatch.setattr(download, "WAIT", 0.001)
     for year in (2014, 2017):
@@ -73,11 +71,17 @@ def site(server, monkeypatch):
         server.files[f"/annotations/annotations_trainval{year}.zip"] = zipped(texts)
     flickr = {f"dataset_flickr{n}k.json": "{}" for n in (8, 30)}
     server.files["/caption_datasets.zip"] = zipped({"dataset_coco.json": karpathy(), **flickr})
-    for name, item in coco.ARCHIVES.items():
-        data = server.files[f"/{item.place}"]
-        sums = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        monkeypatch.setitem(coco.ARCHIVES, name, item._replace(**sums))
+    for name in coco.ARCHIVES:
+        accept(server, name, monkeypatch)
     return server
+
+
+def accept(site, name: str, monkeypatch, data: bytes | None = None) -> None:
+    """Makes what the site serves for an archive (or `data`) the true one."""
+    item = coco.ARCHIVES[name]
+    data = site.files[f"/{item.place}"] = data or site.files[f"/{item.place}"]
+    sums = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    monkeypatch.setitem(coco.ARCHIVES, name, item._replace(**sums))
 
 
 @pytest.fixture
@@ -93,56 +97,42 @@ def run(site, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("year", [2014, 2017])
-def test_a_year_is_brought_and_read(run, site, tmp_path, year):
+def test_a_year_is_downloaded_and_read(run, tmp_path, year):
     code, lines, err = run("--year", str(year))
     assert (code, err) == (0, "")
     expected = {split: NAMES[split, year] for split in ("train", "val")}
     for line, (split, names) in zip(lines, expected.items(), strict=False):
         assert line == f"{split}: {len(names)} pictures, {5 * len(names)} captions"
-        found = records.read_records(tmp_path / "coco", split)
-        assert [record.image.name for record in found] == names
+        images = [record.image.name for record in records.read_records(tmp_path / "coco", split)]
+        assert images == names
     assert pictures_read(lines[-1]) == expected
-    assert sorted(path.name for path in (tmp_path / "coco").iterdir()) == sorted(
-        [".lock", ".manifest", "annotations", "archives", f"train{year}", f"val{year}"]
-    )
+    folders = {".lock", ".manifest", "annotations", "archives", f"train{year}", f"val{year}"}
+    assert {path.name for path in (tmp_path / "coco").iterdir()} == folders
     assert len(list((tmp_path / "coco" / "annotations").iterdir())) == 2
 
 
-def test_karpathys_split_is_brought_and_read(run, site, tmp_path):
-    code, lines, err = run("--karpathy")
+def test_all_of_it_fits_into_one_folder_and_each_command_reads_its_own(run, site, tmp_path):
+    """Karpathy's split; the same again, for which nothing is asked or written; then both years."""
+    first = code, lines, err = run("--karpathy")
     assert (code, err) == (0, "")
-    assert lines[:3] == [
-        "train: 3 pictures, 15 captions",
-        "val: 1 pictures, 5 captions",
-        "test: 2 pictures, 10 captions",
-    ]
-    assert [len(names) for names in pictures_read(lines[-1]).values()] == [3, 1]
+    counts = ["train: 3 pictures, 15 captions", "val: 1 pictures, 5 captions"]
+    assert lines[:3] == [*counts, "test: 2 pictures, 10 captions"]
     for options in ({}, {"captions": "dataset_coco.json"}):
         assert len(records.read_records(tmp_path / "coco", "test", **options)) == 2
     assert "/annotations/annotations_trainval2014.zip" not in [path for path, _ in site.asked]
 
+    def times():
+        paths = (path for path in (tmp_path / "coco").rglob("*") if path.name != ".lock")
+        return {path: path.stat().st_mtime_ns for path in paths}
 
-def test_all_of_it_fits_into_one_folder(run, tmp_path):
-    """Both years and Karpathy's split: each command reads what it was printed for."""
-    commands = {}
-    for options in (["--year=2014"], ["--year=2017"], ["--karpathy"]):
-        code, lines, err = run(*options)
-        assert (code, err) == (0, "")
-        commands[options[0]] = lines[-1]
-    assert pictures_read(commands["--year=2014"])["val"] == NAMES["val", 2014]
-    assert pictures_read(commands["--year=2017"])["val"] == NAMES["val", 2017]
-    assert pictures_read(commands["--karpathy"])["val"] == NAMES["val", 2014][1:2]
-
-
-def test_the_second_time_nothing_is_asked_or_written(run, site, tmp_path):
-    first = run("--karpathy")
-    asked = len(site.asked)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "coco").rglob("*")}
+    asked, before = len(site.asked), times()
     assert run("--karpathy") == first
-    assert len(site.asked) == asked
-    assert {p: p.stat().st_mtime_ns for p in before if p.name != ".lock"} == {
-        p: time for p, time in before.items() if p.name != ".lock"
-    }
+    assert (len(site.asked), times()) == (asked, before)
+    commands = {year: run(f"--year={year}")[1][-1] for year in (2014, 2017)}
+    for year, command in commands.items():
+        assert pictures_read(command)["val"] == NAMES["val", year]
+    assert [len(names) for names in pictures_read(lines[-1]).values()] == [3, 1]
+    assert pictures_read(lines[-1])["val"] == NAMES["val", 2014][1:2]
 
 
 @pytest.mark.parametrize("deleted", [False, True])
@@ -163,8 +153,7 @@ def test_lost_and_truncated_pictures_are_restored(run, site, tmp_path, deleted):
 
 
 def test_an_interrupted_run_goes_on(run, site, tmp_path):
-    busy = [lambda handler: status(handler, 503)] * download.TRIES
-    site.plan = [lambda handler: cut(handler), *busy]
+    site.plan = [cut, *[partial(status, code=503)] * download.TRIES]
     code, lines, err = run("--year=2017")
     assert code == 2 and not lines and "run the command again" in err
     site.asked.clear()
@@ -211,9 +200,8 @@ def test_captions_alone(run, site, tmp_path):
 
 
 def test_a_wrong_archive_is_not_unpacked(run, site, tmp_path):
-    site.files["/zips/val2017.zip"] = zipped({"val2017/evil.jpg": b"1"}).ljust(
-        coco.ARCHIVES["val2017"].size, b"\0"
-    )[: coco.ARCHIVES["val2017"].size]
+    size = coco.ARCHIVES["val2017"].size
+    site.files["/zips/val2017.zip"] = zipped({"val2017/a.jpg": b"1"}).ljust(size, b"\0")[:size]
     code, _, err = run("--year=2017")
     assert code == 2 and err.startswith("error: ") and "SHA-256" in err and "val2017.zip" in err
     assert not (tmp_path / "coco" / "val2017").exists()
@@ -245,11 +233,8 @@ def test_how_much_room_is_needed(tmp_path):
 
 
 def test_captions_that_the_archive_lacks_are_named(run, site, monkeypatch):
-    lacking = zipped({"annotations/captions_val2017.json": captions(NAMES["val", 2017])})
-    site.files["/annotations/annotations_trainval2017.zip"] = lacking
-    item = coco.ARCHIVES["annotations2017"]
-    sums = {"size": len(lacking), "sha256": hashlib.sha256(lacking).hexdigest()}
-    monkeypatch.setitem(coco.ARCHIVES, "annotations2017", item._replace(**sums))
+    data = zipped({"annotations/captions_val2017.json": captions(NAMES["val", 2017])})
+    accept(site, "annotations2017", monkeypatch, data)
     code, _, err = run("--year=2017")
     assert code == 2 and "does not hold annotations/captions_train2017.json" in err
 
@@ -270,10 +255,7 @@ def test_two_processes_do_not_work_in_one_folder(run, tmp_path):
 
 
 def test_a_picture_that_the_archive_lacks_is_named(run, site, monkeypatch):
-    lacking = zipped({"val2017/other.jpg": jpeg(0)})
-    site.files["/zips/val2017.zip"] = lacking
-    sums = {"size": len(lacking), "sha256": hashlib.sha256(lacking).hexdigest()}
-    monkeypatch.setitem(coco.ARCHIVES, "val2017", coco.ARCHIVES["val2017"]._replace(**sums))
+    accept(site, "val2017", monkeypatch, zipped({"val2017/other.jpg": jpeg(0)}))
     code, _, err = run("--year=2017")
     assert code == 2 and "'000000000139.jpg'" in err
 
@@ -281,22 +263,23 @@ def test_a_picture_that_the_archive_lacks_is_named(run, site, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["with space", "a,b=c", "quo'te", "{x}", "back\\slash", "\\'", "ü", "end\\"]
 )
-def test_the_printed_command_survives_any_folder(site, tmp_path, capsys, name):
-    folder = tmp_path / name
-    assert coco.main([str(folder), "--mirror", site.url, "--year=2017"]) == 0
+def test_the_printed_command_survives_any_folder(tmp_path, capsys, name):
+    (tmp_path / name / "annotations").mkdir(parents=True)
+    (tmp_path / name / "images").mkdir()
+    for split in ("train", "val"):
+        text = captions(NAMES[split, 2017])
+        (tmp_path / name / f"annotations/captions_{split}2017.json").write_text(text)
+        for picture in NAMES[split, 2017]:
+            (tmp_path / name / "images" / picture).write_bytes(jpeg(0))
+    options = "annotations/captions_*2017.json", ["train", "val"]
+    ready.print_summary("coco", tmp_path / name, *options)
     command = capsys.readouterr().out.splitlines()[-1]
     assert pictures_read(command)["val"] == NAMES["val", 2017]
 
 
 def test_it_runs_as_a_script_from_anywhere(server, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(COMMAND), "coco", "--mirror", server.url, "--no-images"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [python(), str(COMMAND), "coco", "--mirror", server.url, "--no-images"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith(f"error: {server.url}/annotations/annotations_trainval2014.zip:")
     assert "404" in done.stderr

@@ -1,22 +1,21 @@
 import gzip
 import hashlib
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from captioner.errors import InputError
 from data_prep import disk, download
+from tests.helpers.forks import python
 from tests.helpers.served import Server, answer, cut, etag, stall, status
 
-ROOT = Path(__file__).parents[2]
 DATA = b"PK" + random.Random(0).randbytes(500_000)
 OTHER = b"PK" + random.Random(1).randbytes(500_000)
 
@@ -49,9 +48,18 @@ def fail(server: Server, file: Path, **options) -> str:
     return str(caught.value)
 
 
-def alone(file: Path) -> bool:
-    """Nothing but the file is left."""
-    return [path.name for path in file.parent.iterdir()] == [file.name]
+def assert_complete(file: Path, data: bytes = DATA) -> None:
+    """The file has these bytes, and nothing else is left."""
+    assert file.read_bytes() == data
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+@pytest.fixture
+def part(server, file) -> Path:
+    """What an attempt that was given up leaves: a third of the file."""
+    server.plan = [cut, *[partial(status, code=503)] * download.TRIES]
+    fail(server, file)
+    return file.with_name("a.zip.part")
 
 
 def ranges(server: Server) -> list[str | None]:
@@ -60,66 +68,59 @@ def ranges(server: Server) -> list[str | None]:
 
 def test_a_file_is_fetched_once(server, file):
     fetch(server, file)
-    assert file.read_bytes() == DATA and alone(file)
     assert server.headers[0]["Accept-Encoding"] == "identity"
     fetch(server, file)
     assert len(server.asked) == 1
-
-
-def test_nothing_needs_to_be_known_beforehand(server, file):
-    download.fetch(f"{server.url}/a.zip", file)
-    assert file.read_bytes() == DATA
+    assert_complete(file)
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_connection_that_is_cut_goes_on_where_it_was(server, file, known):
     server.plan = [cut, cut]
-    fetch(server, file, **({} if known else {"size": None, "sha256": None}))
+    fetch(server, file, **({} if known else {"size": None, "sha256": None, "magic": b""}))
     first = int(len(DATA) * 0.3)
     second = first + int((len(DATA) - first) * 0.3)
     assert ranges(server) == [None, f"bytes={first}-", f"bytes={second}-"]
     assert server.headers[1]["If-Range"] == server.headers[2]["If-Range"] is not None
-    assert file.read_bytes() == DATA and alone(file)
+    assert_complete(file)
 
 
-def test_a_cut_is_noticed_without_a_content_length(server, file):
-    server.plan = [partial(answer, share=0.3, Content_Length="")]
+DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
+packed = partial(answer, data=gzip.compress(DATA), Content_Encoding="gzip")
+PLANS = {  # answers, and If-Range of the last request, or whether it asks for the rest only
+    "cut without a length": ([partial(answer, share=0.3, Content_Length="")], True),
+    "weak ETag": ([partial(answer, share=0.3, ETag='W/"1"', Last_Modified=DATE)], DATE),
+    "neither ETag nor date": ([partial(answer, share=0.3, ETag="")], False),
+    "no ranges": ([cut, partial(answer, ranges=False)], True),
+    "packed": ([partial(packed, share=0.3), packed], False),
+}
+
+
+@pytest.mark.parametrize("plan, resumed", PLANS.values(), ids=PLANS)
+def test_only_bytes_that_surely_fit_are_put_together(server, file, plan, resumed):
+    server.plan = list(plan)
     fetch(server, file)
-    assert ranges(server)[1] is not None and file.read_bytes() == DATA
+    assert (ranges(server)[-1] is not None) == bool(resumed)
+    assert server.headers[-1]["If-Range"] == resumed or not isinstance(resumed, str)
+    assert_complete(file)
 
 
 @pytest.mark.parametrize("place", ["data_prep.checksum.verify", "data_prep.disk.publish"])
 def test_interrupted_after_the_last_byte_nothing_is_asked_for_again(
     server, file, monkeypatch, place
 ):
-    publish = disk.publish
-
-    def stop(part, *rest):
-        if part.suffix == ".part" and not part.name.endswith(".json.part"):
-            raise KeyboardInterrupt
-        publish(part, *rest)
+    def stop(part, *_):
+        assert part.suffix == ".part"  # the name comes when the bytes are on the disk
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(place, stop)
         with pytest.raises(KeyboardInterrupt):
             fetch(server, file)
+    assert not file.exists()
     fetch(server, file)
-    assert len(server.asked) == 1 and file.read_bytes() == DATA and alone(file)
-
-
-def test_a_part_with_too_much_in_it_starts_anew(server, file):
-    server.plan = [cut, *[lambda handler: status(handler, 503)] * download.TRIES]
-    fail(server, file)
-    file.with_name("a.zip.part").write_bytes(DATA + b"!")
-    fetch(server, file)
-    assert file.read_bytes() == DATA and alone(file)
-
-
-def test_the_name_comes_when_the_bytes_are_on_the_disk(server, file, monkeypatch):
-    published, publish = [], disk.publish
-    monkeypatch.setattr(disk, "publish", lambda *p: (published.append(p[1].name), publish(*p)))
-    fetch(server, file)
-    assert published == ["a.zip"]
+    assert len(server.asked) == 1
+    assert_complete(file)
 
 
 def test_many_cuts_are_no_failure_while_something_comes(server, file, monkeypatch):
@@ -127,28 +128,6 @@ def test_many_cuts_are_no_failure_while_something_comes(server, file, monkeypatc
     server.plan = [cut] * 10
     fetch(server, file)
     assert file.read_bytes() == DATA and len(server.asked) == 11
-
-
-def test_last_modified_stands_in_for_an_etag(server, file):
-    date = "Wed, 21 Oct 2015 07:28:00 GMT"
-    weak = {"ETag": 'W/"1"', "Last_Modified": date}
-    server.plan = [partial(answer, share=0.3, **weak)]
-    fetch(server, file)
-    assert server.headers[1]["If-Range"] == date
-    assert file.read_bytes() == DATA
-
-
-def test_without_an_etag_or_date_nothing_is_spliced(server, file):
-    server.plan = [partial(answer, share=0.3, ETag="")]
-    fetch(server, file)
-    assert ranges(server) == [None, None] and file.read_bytes() == DATA
-
-
-def test_a_server_without_ranges_starts_anew(server, file):
-    server.plan = [cut, partial(answer, ranges=False)]
-    fetch(server, file)
-    assert ranges(server)[1] is not None
-    assert file.read_bytes() == DATA and alone(file)
 
 
 def test_a_server_without_ranges_that_always_cuts_is_given_up(server, file):
@@ -181,9 +160,9 @@ SECOND = {
     "206 of the new file": forge,
     "206 from the start": from_the_start,
     "206 of a longer file": longer,
-    "206 without Content-Range": lambda handler: status(handler, 206),
-    "206 of other bytes": lambda h: status(h, 206, **{"Content-Range": "bytes 5-9/500002"}),
-    "416": lambda handler: status(handler, 416),
+    "206 without Content-Range": partial(status, code=206),
+    "206 of other bytes": partial(status, code=206, **{"Content-Range": "bytes 5-9/500002"}),
+    "416": partial(status, code=416),
 }
 
 
@@ -193,7 +172,7 @@ def test_a_file_that_changed_between_parts_is_not_spliced(server, file, second):
     server.files["/a.zip"] = OTHER
     fetch(server, file, OTHER)
     assert ranges(server)[1] is not None
-    assert file.read_bytes() == OTHER and alone(file)
+    assert_complete(file, OTHER)
 
 
 def test_the_checksum_need_not_be_known_for_that(server, file):
@@ -203,30 +182,28 @@ def test_the_checksum_need_not_be_known_for_that(server, file):
     assert file.read_bytes() == OTHER
 
 
-def test_a_part_of_another_address_is_not_used(server, file):
-    server.plan = [cut, *[lambda handler: status(handler, 503)] * download.TRIES]
-    fail(server, file)
+def test_a_part_of_another_address_is_not_used(server, file, part):
     server.files["/b.zip"] = OTHER
     download.fetch(f"{server.url}/b.zip", file)
     assert ranges(server)[-1] is None and file.read_bytes() == OTHER
 
 
-def test_a_part_that_was_whole_is_not_asked_for_again(server, file):
-    server.plan = [cut, *[lambda handler: status(handler, 503)] * download.TRIES]
-    fail(server, file)
-    file.with_name("a.zip.part").write_bytes(DATA)  # killed after the last byte
+@pytest.mark.parametrize("more, requests", [(b"", 0), (b"!", 2)])
+def test_a_part_that_is_complete_needs_no_request_and_a_longer_one_starts_anew(
+    server, file, part, more, requests
+):
+    part.write_bytes(DATA + more)  # killed after the last byte
     asked = len(server.asked)
     fetch(server, file)
-    assert len(server.asked) == asked and file.read_bytes() == DATA
+    assert len(server.asked) == asked + requests
+    assert_complete(file)
 
 
-@pytest.mark.parametrize("note", ["", "{}", "[1]", '{"url": 1}', None])
-def test_a_part_without_a_sound_note_is_not_used(server, file, note):
-    server.plan = [cut, *[lambda handler: status(handler, 503)] * download.TRIES]
-    fail(server, file)
-    path = file.with_name("a.zip.part.json")
+@pytest.mark.parametrize("info", ["", "{}", "[1]", '{"url": 1}', None])
+def test_a_part_without_sound_information_is_not_used(server, file, part, info):
+    path = part.with_name("a.zip.part.json")
     assert json.loads(path.read_text())["total"] == len(DATA)
-    path.unlink() if note is None else path.write_text(note)
+    path.unlink() if info is None else path.write_text(info)
     fetch(server, file)
     assert ranges(server)[-1] is None and file.read_bytes() == DATA
 
@@ -268,7 +245,7 @@ def test_a_page_in_place_of_the_file_is_refused(server, file, page, wanted):
     assert file.read_bytes() == DATA
 
 
-def test_a_page_does_not_destroy_what_is_there(server, file):
+def test_a_page_does_not_destroy_the_part(server, file):
     server.plan = [cut, partial(answer, data=HTML, ranges=False, Content_Type="text/html")]
     fail(server, file)
     fetch(server, file)
@@ -278,40 +255,31 @@ def test_a_page_does_not_destroy_what_is_there(server, file):
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_redirects_are_followed_with_the_range(server, file, code):
     server.files["/elsewhere"] = DATA
-
-    def redirect(handler):
-        status(handler, code, Location="/elsewhere")
-
+    redirect = partial(status, code=code, Location="/elsewhere")
     server.plan = [redirect, cut, redirect]
     fetch(server, file)
     assert [path for path, _ in server.asked] == ["/a.zip", "/elsewhere"] * 2
     assert ranges(server)[3] is not None and file.read_bytes() == DATA
 
 
-@pytest.mark.parametrize("target", ["ftp://127.0.0.1/a.zip", "file:///etc/passwd"])
-def test_redirects_lead_to_http_only(server, file, target):
-    server.plan = [lambda handler: status(handler, 302, Location=target)]
-    assert f"redirects to {target}" in fail(server, file)
+@pytest.mark.parametrize(
+    "target, message",
+    [
+        ("ftp://127.0.0.1/a.zip", "redirects to ftp://127.0.0.1/a.zip"),
+        ("file:///etc/passwd", "redirects to file:///etc/passwd"),
+        ("/a.zip", "more than 5 redirects"),
+    ],
+)
+def test_redirects_lead_to_http_only_and_end(server, file, target, message):
+    server.plan = [partial(status, code=302, Location=target)] * 100
+    assert message in fail(server, file)
 
 
-def test_redirects_never_lead_from_https_to_http(file):
-    class Answer:
-        is_redirect, headers = True, {"Location": "http://127.0.0.1/a.zip"}
-
-        def close(self):
-            pass
-
-    class Session:
-        def get(self, *_, **__):
-            return Answer()
-
+def test_redirects_never_lead_from_https_to_http():
+    response = Mock(is_redirect=True, headers={"Location": "http://127.0.0.1/a.zip"})
+    session = Mock(get=lambda *_, **__: response)
     with pytest.raises(InputError, match="not safe to follow"):
-        download._get(Session(), "https://127.0.0.1/a.zip", {})
-
-
-def test_redirects_end(server, file):
-    server.plan = [lambda handler: status(handler, 302, Location="/a.zip")] * 100
-    assert "more than 5 redirects" in fail(server, file)
+        download._get(session, "https://127.0.0.1/a.zip", {})
 
 
 def test_a_stalled_socket_is_left_and_the_rest_asked_for(server, file, monkeypatch):
@@ -334,14 +302,14 @@ def test_a_socket_that_always_stalls_is_an_error_that_says_how_to_go_on(server, 
 
 @pytest.mark.parametrize("code", [429, 500, 502, 503])
 def test_a_server_that_is_busy_is_asked_again(server, file, code):
-    server.plan = [lambda handler: status(handler, code)] * (download.TRIES - 1)
+    server.plan = [partial(status, code=code)] * (download.TRIES - 1)
     fetch(server, file)
     assert file.read_bytes() == DATA
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 410])
 def test_a_server_that_says_no_is_not(server, file, code):
-    server.plan = [lambda handler: status(handler, code)] * 9
+    server.plan = [partial(status, code=code)] * 9
     error = fail(server, file)
     assert str(code) in error and "--mirror" in error and len(server.asked) == 1
 
@@ -359,16 +327,6 @@ def test_an_address_that_is_none(tmp_path, url):
         download.fetch(url, tmp_path / "a.zip")
 
 
-def test_a_packed_answer_is_unpacked_and_never_spliced(server, file):
-    packed = gzip.compress(DATA)
-    server.plan = [
-        partial(answer, data=packed, share=0.3, Content_Encoding="gzip"),
-        partial(answer, data=packed, Content_Encoding="gzip"),
-    ]
-    fetch(server, file)
-    assert ranges(server) == [None, None] and file.read_bytes() == DATA
-
-
 def test_room_is_looked_for_first(server, file, monkeypatch):
     free = type("Usage", (), {"free": 300_000})
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: free)
@@ -376,7 +334,7 @@ def test_room_is_looked_for_first(server, file, monkeypatch):
     assert "0.5 MB" in error and "0.3 MB are free" in error
     assert file.with_name("a.zip.part").stat().st_size == 0
     free.free = 600_000
-    server.plan = [cut, *[lambda handler: status(handler, 503)] * download.TRIES]
+    server.plan = [cut, *[partial(status, code=503)] * download.TRIES]
     fail(server, file)
     free.free = 400_000  # enough for the rest
     fetch(server, file)
@@ -385,18 +343,13 @@ def test_room_is_looked_for_first(server, file, monkeypatch):
 
 def child(code: str, *arguments: object) -> subprocess.Popen:
     """A process that can be killed or starved."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "data_prep")])
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": paths},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [python(), "-c", f"from data_prep import download\n{code}", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def test_killed_in_the_middle_it_goes_on(server, file):
     server.plan = [stall]
-    code = "import sys, pathlib, download; download.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    code = "import sys, pathlib; download.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
     part = file.with_name("a.zip.part")
     with child(code, f"{server.url}/a.zip", file) as process:
         end = time.monotonic() + 60
@@ -405,7 +358,6 @@ def test_killed_in_the_middle_it_goes_on(server, file):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, process.stderr.read()
-    assert not file.exists()
     have = part.stat().st_size
     fetch(server, file)
     assert ranges(server) == [None, f"bytes={have}-"] and 0 < have < len(DATA)
@@ -414,7 +366,7 @@ def test_killed_in_the_middle_it_goes_on(server, file):
 
 def test_a_full_disk_is_an_error_that_names_the_file(server, file):
     code = (
-        "import sys, pathlib, resource, download\n"
+        "import sys, pathlib, resource\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
         "try: download.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))\n"
         "except download.InputError as error: sys.exit(str(error))"

@@ -3,6 +3,7 @@ import json
 import tarfile
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -90,6 +91,9 @@ def tarred(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
+BOTH = pictures("flickr8k") | karpathy("flickr8k")
+
+
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """The data sets have six pictures each."""
@@ -122,57 +126,48 @@ def check(result: tuple[int, list[str], str], name: str, root: Path) -> None:
     assert not list(root.rglob("*.part"))
 
 
-def sources(kind: str, tmp: Path) -> tuple[str, list[Path]]:
-    """What users have: (data set, paths)."""
-    name = kind.split()[0]
-    mac = {"__MACOSX/Flicker8k_Dataset/._" + p: b"mac" for p in NAMES[name]}
-    both = {**pictures(name), **karpathy(name)}
-    downloads = tmp / "downloads"
-    zipped(downloads / "Flickr8k_Dataset.zip", under("Flicker8k_Dataset", pictures(name)))
-    zipped(downloads / "Flickr8k_text.zip", official(name))
-    zipped(downloads / "unrelated.zip", {"../evil": b""})
-    made = {
-        "flickr8k official": lambda: [
-            zipped(tmp / "Flickr8k_Dataset.zip", under("Flicker8k_Dataset", pictures(name)) | mac),
-            zipped(tmp / "Flickr8k_text.zip", official(name) | {"readme.txt": b"-"}),
-        ],
-        "flickr8k downloads": lambda: [downloads],
-        "flickr8k karpathy": lambda: [
-            lay(tmp / "x", under("Flicker8k_Dataset", pictures(name))),
-            zipped(tmp / "caption_datasets.zip", karpathy(name) | karpathy("flickr30k")),
-        ],
-        "flickr8k kaggle": lambda: [
-            zipped(tmp / "archive.zip", under("Images", pictures(name)) | kaggle(name))
-        ],
-        "flickr8k files": lambda: [p for p in lay(tmp / "x", both).iterdir()],
-        "flickr30k karpathy": lambda: [
-            tarred(tmp / "flickr30k-images.tar.gz", under("./flickr30k-images", pictures(name))),
-            zipped(tmp / "any.zip", karpathy("flickr8k") | karpathy(name)),
-        ],
-        "flickr30k official": lambda: [
-            tarred(tmp / "flickr30k-images.tar.gz", under("flickr30k-images", pictures(name))),
-            tarred(tmp / "flickr30k.tar.gz", {"results_20130124.token": tokens(name).encode()}),
-            lay(tmp / "entities", lists(name)),
-        ],
-    }
-    return name, made[kind]()
+def downloads(folder: Path) -> list[Path]:
+    zipped(folder / "Flickr8k_Dataset.zip", under("Flicker8k_Dataset", pictures("flickr8k")))
+    zipped(folder / "Flickr8k_text.zip", official("flickr8k"))
+    zipped(folder / "unrelated.zip", {"../evil": b""})
+    return [folder]
 
 
-KINDS = [
-    "flickr8k official",
-    "flickr8k downloads",
-    "flickr8k karpathy",
-    "flickr8k kaggle",
-    "flickr8k files",
-    "flickr30k karpathy",
-    "flickr30k official",
-]
+MAC = {"__MACOSX/Flicker8k_Dataset/._" + name: b"mac" for name in NAMES["flickr8k"]}
+EIGHT = under("Flicker8k_Dataset", pictures("flickr8k"))
+THIRTY = pictures("flickr30k")
+SOURCES = {  # what users have: folder -> paths
+    "flickr8k official": lambda folder: [
+        zipped(folder / "Flickr8k_Dataset.zip", EIGHT | MAC),
+        zipped(folder / "Flickr8k_text.zip", official("flickr8k") | {"readme.txt": b"-"}),
+    ],
+    "flickr8k downloads": downloads,
+    "flickr8k karpathy": lambda folder: [
+        lay(folder / "x", EIGHT),
+        zipped(folder / "caption_datasets.zip", karpathy("flickr8k") | karpathy("flickr30k")),
+    ],
+    "flickr8k kaggle": lambda folder: [
+        zipped(folder / "archive.zip", under("Images", pictures("flickr8k")) | kaggle("flickr8k"))
+    ],
+    "flickr8k files": lambda folder: list(lay(folder, BOTH).iterdir()),
+    "flickr30k karpathy": lambda folder: [
+        tarred(folder / "flickr30k-images.tar.gz", under("./flickr30k-images", THIRTY)),
+        zipped(folder / "any.zip", karpathy("flickr8k") | karpathy("flickr30k")),
+    ],
+    "flickr30k official": lambda folder: [
+        tarred(folder / "flickr30k-images.tar.gz", under("flickr30k-images", THIRTY)),
+        tarred(
+            folder / "flickr30k.tar.gz", {"results_20130124.token": tokens("flickr30k").encode()}
+        ),
+        lay(folder / "entities", lists("flickr30k")),
+    ],
+}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_users_have_is_arranged_and_read(run, tmp_path, kind):
-    name, given = sources(kind, tmp_path / "in")
-    first = run(name, *given, "--check")
+@pytest.mark.parametrize("source", SOURCES)
+def test_what_users_have_is_arranged_and_read(run, tmp_path, source):
+    name = source.split()[0]
+    first = run(name, *SOURCES[source](tmp_path / "in"), "--check")
     check(first, name, tmp_path / "out")
     before = {p: p.stat().st_ino for p in (tmp_path / "out").rglob("*.jpg")}
     assert len(before) == 6
@@ -193,31 +188,18 @@ def test_what_lies_right_is_left_in_place(run, tmp_path):
 
 
 def test_archives_that_lie_in_the_folder_itself_are_unpacked(run, tmp_path):
-    root = tmp_path / "out"
-    zipped(root / "Flickr8k_Dataset.zip", under("Flicker8k_Dataset", pictures("flickr8k")))
-    zipped(root / "Flickr8k_text.zip", official("flickr8k"))
-    check(run("flickr8k"), "flickr8k", root)
+    downloads(tmp_path / "out")
+    check(run("flickr8k"), "flickr8k", tmp_path / "out")
 
 
-def test_pictures_are_linked_not_copied(run, tmp_path):
-    folder = lay(tmp_path / "in", pictures("flickr8k") | karpathy("flickr8k"))
+@pytest.mark.parametrize("error", [None, OSError(18, "Invalid cross-device link")])
+def test_needed_pictures_alone_are_linked_or_else_copied(run, tmp_path, monkeypatch, error):
+    if error:
+        monkeypatch.setattr("os.link", Mock(side_effect=error))
+    folder = lay(tmp_path / "in", BOTH | {"holiday.jpg": b"1", "12.jpg": b"2"})
     check(run("flickr8k", folder), "flickr8k", tmp_path / "out")
     name = NAMES["flickr8k"][0]
-    assert (tmp_path / "out" / "images" / name).samefile(folder / name)
-
-
-def test_they_are_copied_where_links_are_not_possible(run, tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(18, "Invalid cross-device link")
-
-    monkeypatch.setattr("os.link", refuse)
-    folder = lay(tmp_path / "in", pictures("flickr8k") | karpathy("flickr8k"))
-    check(run("flickr8k", folder), "flickr8k", tmp_path / "out")
-
-
-def test_other_pictures_stay_where_they_are(run, tmp_path):
-    files = pictures("flickr8k") | karpathy("flickr8k") | {"holiday.jpg": b"1", "12.jpg": b"2"}
-    assert run("flickr8k", lay(tmp_path / "in", files))[0] == 0
+    assert (tmp_path / "out" / "images" / name).samefile(folder / name) == (error is None)
     assert len(list((tmp_path / "out" / "images").iterdir())) == 6
 
 
@@ -243,10 +225,8 @@ def test_pictures_that_are_missing_are_listed_and_added_later(run, tmp_path):
     some = dict(list(pictures("flickr8k").items())[2:])
     code, lines, err = run("flickr8k", lay(tmp_path / "in", some | karpathy("flickr8k")))
     assert code == 1 and not lines
-    assert err.splitlines() == [
-        f"missing: 2 of 6 pictures; from {flickr.DATASETS['flickr8k'].origin}",
-        *(f"    {name}" for name in NAMES["flickr8k"][:2]),
-    ]
+    title = f"missing: 2 of 6 pictures; from {flickr.DATASETS['flickr8k'].origin}"
+    assert err.splitlines() == [title, *(f"    {name}" for name in NAMES["flickr8k"][:2])]
     rest = lay(tmp_path / "rest", dict(list(pictures("flickr8k").items())[:2]))
     check(run("flickr8k", rest), "flickr8k", tmp_path / "out")
 
@@ -273,20 +253,17 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_lost_and_truncated_files_are_noticed_and_restored(run, tmp_path, damage):
     root = tmp_path / "out"
-    given = [
-        zipped(tmp_path / "a.zip", under("Flicker8k_Dataset", pictures("flickr8k"))),
-        zipped(tmp_path / "b.zip", karpathy("flickr8k")),
-    ]
-    check(run("flickr8k", *given), "flickr8k", root)
+    archive = zipped(tmp_path / "a.zip", EIGHT | karpathy("flickr8k"))
+    check(run("flickr8k", archive), "flickr8k", root)
     DAMAGES[damage](root)
     code, _, err = run("flickr8k")
     assert code == 1 and ("captions and splits" if damage == "captions" else "1 of 6 pict") in err
-    check(run("flickr8k", *given), "flickr8k", root)
+    check(run("flickr8k", archive), "flickr8k", root)
     assert {p.name: p.read_bytes() for p in (root / "images").iterdir()} == pictures("flickr8k")
 
 
 def test_a_link_that_shares_the_damage_is_no_repair(run, tmp_path):
-    folder = lay(tmp_path / "in", pictures("flickr8k") | karpathy("flickr8k"))
+    folder = lay(tmp_path / "in", BOTH)
     check(run("flickr8k", folder), "flickr8k", tmp_path / "out")
     (folder / NAMES["flickr8k"][1]).write_bytes(b"short")
     code, _, err = run("flickr8k", folder)
@@ -295,15 +272,13 @@ def test_a_link_that_shares_the_damage_is_no_repair(run, tmp_path):
 
 
 def test_an_empty_picture_is_none(run, tmp_path):
-    files = pictures("flickr8k") | karpathy("flickr8k") | {NAMES["flickr8k"][1]: b""}
-    code, _, err = run("flickr8k", lay(tmp_path / "in", files))
+    code, _, err = run("flickr8k", lay(tmp_path / "in", BOTH | {NAMES["flickr8k"][1]: b""}))
     assert code == 1 and f"    {NAMES['flickr8k'][1]}\n" in err
 
 
 def test_pictures_that_are_there_are_not_brought_a_second_time(run, tmp_path):
     lay(tmp_path / "out" / "Flicker8k_Dataset", pictures("flickr8k"))
-    folder = lay(tmp_path / "in", pictures("flickr8k") | karpathy("flickr8k"))
-    check(run("flickr8k", folder), "flickr8k", tmp_path / "out")
+    check(run("flickr8k", lay(tmp_path / "in", BOTH)), "flickr8k", tmp_path / "out")
     assert not (tmp_path / "out" / "images").exists()
 
 
@@ -323,9 +298,7 @@ def test_links_to_pictures_become_pictures(run, tmp_path):
 
 
 def test_broken_pictures_are_named_when_asked_for(run, tmp_path):
-    files = pictures("flickr8k") | karpathy("flickr8k")
-    files[NAMES["flickr8k"][1]] = b"<html>"
-    folder = lay(tmp_path / "in", files)
+    folder = lay(tmp_path / "in", BOTH | {NAMES["flickr8k"][1]: b"<html>"})
     code, _, err = run("flickr8k", folder, "--check")
     assert code == 1 and "broken: 1 pictures" in err and NAMES["flickr8k"][1] in err
     assert run("flickr8k", folder)[0] == 0
