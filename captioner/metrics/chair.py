@@ -66,8 +66,10 @@ def mentions(caption: str) -> list[str]:
 
 def _depicted(category: str, words: list[str], start: int, stop: int) -> bool:
     """Whether words[start:stop] mean only an image of the object they name."""
+    if category not in chair_names.DEPICTED:
+        return False
     around = " ".join([*words[max(0, start - 3) : start], "_", words[stop]])
-    return category in chair_names.DEPICTED and bool(chair_names.DEPICTION.search(around))
+    return chair_names.DEPICTION.search(around) is not None
 
 
 def phrases() -> Iterator[tuple[str, str]]:
