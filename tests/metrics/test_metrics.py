@@ -119,12 +119,10 @@ def test_cider_by_hand():
 def random_texts(seed: int, images: int = 6) -> tuple[list[list[str]], list[str]]:
     draw = random.Random(seed)
 
-    def text() -> str:
-        return " ".join(draw.choices("abcde", k=draw.randint(0, 9)))
+    def texts(count: int) -> list[str]:
+        return [" ".join(draw.choices("abcde", k=draw.randint(0, 9))) for _ in range(count)]
 
-    return [[text() for _ in range(draw.randint(1, 4))] for _ in range(images)], [
-        text() for _ in range(images)
-    ]
+    return [texts(draw.randint(1, 4)) for _ in range(images)], texts(images)
 
 
 def grams(text: str, n: int) -> Counter:
@@ -183,9 +181,8 @@ def test_rouge_equals_the_table_of_its_subsequences(seed):
     table = np.zeros((len(a) + 1, len(b) + 1), int)
     for i, x in enumerate(a):
         for j, y in enumerate(b):
-            table[i + 1, j + 1] = (
-                table[i, j] + 1 if x == y else max(table[i, j + 1], table[i + 1, j])
-            )
+            longest = max(table[i, j + 1], table[i + 1, j])
+            table[i + 1, j + 1] = table[i, j] + 1 if x == y else longest
     precision, recall = table[-1, -1] / len(a), table[-1, -1] / len(b)
     expected = 2.44 * precision * recall / (recall + 1.44 * precision) if precision else 0
     assert rouge_l([[" ".join(b)]], [" ".join(a)])[0] == pytest.approx(expected)
@@ -194,13 +191,12 @@ def test_rouge_equals_the_table_of_its_subsequences(seed):
 # --- laws
 
 
-def toy() -> tuple[dict[int, list[str]], dict[int, str]]:
-    references = {
-        1: ["A man rides a horse.", "A rider on a brown horse"],
-        2: ["Two dogs play in the snow.", "Dogs are playing outside", "Snow, and two dogs"],
-        3: ["A red bus on the street"],
-    }
-    return references, {1: "A man on a horse", 2: "Two dogs in the snow!", 3: "A bus"}
+REFERENCES = {
+    1: ["A man rides a horse.", "A rider on a brown horse"],
+    2: ["Two dogs play in the snow.", "Dogs are playing outside", "Snow, and two dogs"],
+    3: ["A red bus on the street"],
+}
+CAPTIONS = {1: "A man on a horse", 2: "Two dogs in the snow!", 3: "A bus"}
 
 
 def test_a_caption_equal_to_its_only_reference_is_perfect():
@@ -212,10 +208,9 @@ def test_a_caption_equal_to_its_only_reference_is_perfect():
 
 
 def test_the_order_of_images_and_references_changes_nothing():
-    references, captions = toy()
-    result = score(references, captions)
-    turned = {image: references[image][::-1] for image in (3, 1, 2)}
-    again = score(turned, {image: captions[image] for image in (2, 3, 1)})
+    result = score(REFERENCES, CAPTIONS)
+    turned = {image: REFERENCES[image][::-1] for image in (3, 1, 2)}
+    again = score(turned, {image: CAPTIONS[image] for image in (2, 3, 1)})
     assert again["corpus"] == pytest.approx(result["corpus"], abs=1e-12)
     for image, values in result["per_image"].items():
         assert again["per_image"][image] == pytest.approx(values, abs=1e-12)
@@ -269,12 +264,12 @@ def assert_no_table(path, reason="no table of document frequencies"):
         DocumentFrequencies.load(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", b"\x93NUMPY", pickle.dumps({})])
-def test_what_is_no_table_of_document_frequencies_is_named(tmp_path, content):
+def test_what_is_no_table_of_document_frequencies_is_named(tmp_path):
     path = tmp_path / "table.npz"
     assert_no_table(path, "No such file")
-    path.write_bytes(content)
-    assert_no_table(path)
+    for content in (b"", b"PK\x03\x04 no zip", b"\x93NUMPY", pickle.dumps({})):
+        path.write_bytes(content)
+        assert_no_table(path)
     np.savez(path, images=1, words=np.array([object()]))
     assert_no_table(path)
 
@@ -306,8 +301,7 @@ def test_references_must_be_counted_with_the_numbers_of_the_frequencies():
 
 
 def test_an_empty_caption_scores_0_and_an_empty_reference_is_legal():
-    references, captions = toy()
-    result = score({**references, 3: ["...", "A bus"]}, {**captions, 2: ""})
+    result = score({**REFERENCES, 3: ["...", "A bus"]}, {**CAPTIONS, 2: ""})
     assert result["per_image"][2] == pytest.approx(dict.fromkeys(result["corpus"], 0), abs=1e-12)
     assert result["per_image"][3]["ROUGE_L"] == pytest.approx(1)
     both = score({1: ["."], 2: ["."]}, {1: "", 2: "?"})["corpus"]

