@@ -44,14 +44,14 @@ def test_it_averages_its_members(average):
     several, inputs, token_NT = members(), features(), tokens()
     ensemble = OnOne(several, average)
     memory, state = ensemble.start(inputs, N)
-    keep = ("0.h0", "1.alpha", "2.alpha")
+    traced = ("h0", "alpha", "alpha")
+    keep = [f"{k}.{name}" for k, name in enumerate(traced)]
     logits_PV, _, kept = ensemble(token_NT, LENGTH_N, memory, state, keep)
     log_probs = []
-    for k, member in enumerate(several):
-        names = [name[2:] for name in keep if name.startswith(str(k))]
-        logits, _, traces = member(token_NT, LENGTH_N, *member.start(inputs, N), names)
+    for member, name, key in zip(several, traced, keep):
+        logits, _, traces = member(token_NT, LENGTH_N, *member.start(inputs, N), [name])
         log_probs.append(logits.log_softmax(1))
-        assert all(torch.equal(kept[f"{k}.{name}"], traces[name]) for name in names)
+        assert torch.equal(kept[key], traces[name])
     log_probs = torch.stack(log_probs)
     expected = log_probs.mean(0) if average == "log_prob" else log_probs.exp().mean(0).log()
     torch.testing.assert_close(logits_PV, expected, atol=1e-12, rtol=0)

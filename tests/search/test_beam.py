@@ -69,15 +69,6 @@ def test_that_it_never_falls_for_one_image_is_no_law():
     torch.testing.assert_close(wide.score_BK.exp(), torch.tensor([[0.02]]).double())
 
 
-def test_one_group_is_beam_search():
-    for seed in range(5):
-        features, plain = run(Beam(4, n=4, max_length=7), random_decoder(seed))
-        one_group = Beam(4, n=4, max_length=7, groups=1, diversity=9.0)
-        _, groups = run(one_group, random_decoder(seed), features)
-        for a, b in zip(plain, groups):
-            assert a == b if isinstance(a, list) else torch.equal(a, b)
-
-
 def test_groups_differ_by_their_diversity():
     """Without diversity every group finds the same; with much of it, other words at each step."""
     decoder = random_decoder(1, vocabulary=12, sharp=1.0)
@@ -93,7 +84,8 @@ def test_groups_differ_by_their_diversity():
 
 
 def diverse_by_lists(table_VV, width, groups, diversity, T):
-    """Diverse beam search of one image as a page of Python: {tokens: log-probability}."""
+    """Diverse beam search of one image as a page of Python: {tokens: log-probability}. With one
+    group it is beam search, whatever the diversity."""
     V, k = len(table_VV), width // groups
     live = [[(0.0, (BOS,))] for _ in range(groups)]
     finished = [[] for _ in range(groups)]
@@ -114,10 +106,10 @@ def diverse_by_lists(table_VV, width, groups, diversity, T):
     return {words[1:]: total for group in best for total, words in group}
 
 
-@pytest.mark.parametrize("width, groups", [(2, 2), (3, 3), (4, 2), (6, 3), (6, 2)])
+@pytest.mark.parametrize("width, groups", [(4, 1), (2, 2), (3, 3), (4, 2), (6, 3), (6, 2)])
 @pytest.mark.parametrize("diversity", [0.3, 1.0, 5.0])
 def test_diverse_beam_search_by_lists(width, groups, diversity):
-    for seed in range(30):
+    for seed in range(20):
         random = torch.Generator().manual_seed(seed)
         table_VV = torch.randn(8, 8, generator=random).double()
         table_VV[:, [PAD, BOS]] = -torch.inf

@@ -1,6 +1,8 @@
 """What captions may and must say, in words: from the model, the command line, and eval.py."""
 
+import copy
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -18,62 +20,60 @@ from captioner.types import EOS, PAD, UNK
 from tests.helpers.runs import run
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def loaded(model_dir):
     return captioner.load(model_dir).double()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def paths(scenes_dir):
     return sorted((scenes_dir / "images").iterdir())[:4]
 
 
 def test_by_default_neither_the_unknown_word_nor_nothing(loaded, paths):
-    loaded.decoder.W_hy.bias.data[[UNK, EOS]] = 100.0
+    speechless = copy.deepcopy(loaded)
+    speechless.decoder.W_hy.bias.data[[UNK, EOS]] = 100.0
     for strategy in (search.Greedy(), search.Beam(2), search.Sample(), search.StochasticBeam(2)):
-        for result in loaded.caption(paths, strategy):
+        for result in speechless.caption(paths, strategy):
             assert result.caption and "<unk>" not in result.caption
-    silent = loaded.caption(paths, constraints=Constraints(min_length=0))
+    silent = speechless.caption(paths, constraints=Constraints(min_length=0))
     assert {result.caption for result in silent} == {""}
-    unknown = loaded.caption(paths, constraints=Constraints(unk=True))
+    unknown = speechless.caption(paths, constraints=Constraints(unk=True))
     assert all("<unk>" in result.caption for result in unknown)
 
 
 def test_words_and_phrases(loaded, paths):
     free = [result.caption.split() for result in loaded.caption(paths)]
     word, phrase = free[0][0], " ".join(free[1][:2])
-    some = Constraints(forbid=[word], forbid_in={1: [phrase]}, include_in={2: ["red circle"]})
-    held = [result.caption for result in loaded.caption(paths, constraints=some, batch_size=3)]
-    assert all(word not in caption.split() for caption in held)
-    assert f" {phrase} " not in f" {held[1]} "
-    assert "red circle" in held[2] and "red circle" not in " ".join(free[2])
-    begun = loaded.caption(paths, constraints=Constraints(begin="a red", include=["circle"]))
-    assert all(r.caption.startswith("a red") and "circle" in r.caption for r in begun)
-    short = Constraints(max_length=4, endings=["a", "the", "and"])
-    for result in loaded.caption(paths, constraints=short):
-        assert len(result.caption.split()) <= 4 and result.caption.split()[-1] not in ("a", "and")
-    once = loaded.caption(paths, constraints=Constraints(no_repeated_ngram=1, no_repeat=True))
-    assert all(len(set(r.caption.split())) == len(r.caption.split()) for r in once)
+
+    def captions(**options):
+        constraints = Constraints(**options)
+        return [r.caption for r in loaded.caption(paths, constraints=constraints, batch_size=3)]
+
+    several = captions(forbid=[word], forbid_in={1: [phrase]}, include_in={2: ["red circle"]})
+    assert all(word not in caption.split() for caption in several)
+    assert f" {phrase} " not in f" {several[1]} "
+    assert "red circle" in several[2] and "red circle" not in " ".join(free[2])
+    for caption in captions(begin="a red", include=["circle"]):
+        assert caption.startswith("a red") and "circle" in caption
+    for caption in captions(max_length=4, endings=["a", "the", "and"]):
+        assert len(caption.split()) <= 4 and caption.split()[-1] not in ("a", "the", "and")
+    for caption in captions(no_repeated_ngram=1, no_repeat=True):
+        assert len(set(caption.split())) == len(caption.split())
 
 
 @pytest.mark.parametrize(
-    "wording, message",
+    "options, message",
     [
-        (
-            Constraints(forbid=["zebra"]),
-            "constraints.forbid='zebra': the model does not know 'zebra'",
-        ),
-        (
-            Constraints(include=["a zebra"]),
-            "constraints.include='a zebra': the model does not know",
-        ),
-        (Constraints(include_in={0: [" "]}), "constraints.include_in=' ': there is no word in it"),
-        (Constraints(endings=["a red"]), "give single words"),
+        (dict(forbid=["zebra"]), "constraints.forbid='zebra': the model does not know 'zebra'"),
+        (dict(include=["a zebra"]), "constraints.include='a zebra': the model does not know"),
+        (dict(include_in={0: [" "]}), "constraints.include_in=' ': there is no word in it"),
+        (dict(endings=["a red"]), "give single words"),
     ],
 )
-def test_words_that_are_not_known_are_named(loaded, paths, wording, message):
+def test_words_that_are_not_known_are_named(loaded, paths, options, message):
     with pytest.raises(InputError, match=message):
-        loaded.caption(paths, constraints=wording)
+        loaded.caption(paths, constraints=Constraints(**options))
 
 
 def test_a_picture_without_a_caption_has_an_error(loaded, paths):
@@ -130,15 +130,14 @@ def test_on_the_command_line(model_dir, paths, capsys):
 
 
 def test_an_evaluation_names_the_images_without_a_caption(loaded, scenes_dir):
-    some = records.read_records(scenes_dir, "val")[:5]
-    source = PixelSource([record.image for record in some], loaded.encoder.preprocess)
-    wording = Constraints(max_length=1, include_in={1: ["a red"], 3: ["a red"]})
+    five = records.read_records(scenes_dir, "val")[:5]
+    source = PixelSource([record.image for record in five], loaded.encoder.preprocess)
+    predict = partial(predictions.predict, loaded, five, source, search.Beam(3), 2)
     with pytest.raises(InputError) as error:
-        predictions.predict(loaded, some, source, search.Beam(3), 2, constraints=wording)
+        predict(constraints=Constraints(max_length=1, include_in={1: ["a red"], 3: ["a red"]}))
     lines = str(error.value).splitlines()
-    assert [line.split(":")[0].strip() for line in lines[1:]] == [str(some[i].id) for i in (1, 3)]
-    free = predictions.predict(loaded, some, source, search.Beam(3), 2, constraints=UNCONSTRAINED)
-    assert len(free) == 5
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [str(five[i].id) for i in (1, 3)]
+    assert len(predict(constraints=UNCONSTRAINED)) == 5
 
 
 def test_in_eval(model_dir, scenes_dir, tmp_path):
@@ -147,12 +146,13 @@ def test_in_eval(model_dir, scenes_dir, tmp_path):
         "wording.max_length=3", "wording.include=[red]", "+wording.forbid_in={0:[a]}",
         f"run_dir={tmp_path}", f"data.cache={tmp_path}/cache",
     )  # fmt: skip
-    hypothesis = json.loads((tmp_path / "predictions.json").read_text())
-    assert all("red" in p["caption"].split() and len(p["caption"].split()) <= 3 for p in hypothesis)
-    assert "a" not in hypothesis[0]["caption"].split()
+    predicted = json.loads((tmp_path / "predictions.json").read_text())
+    words = [prediction["caption"].split() for prediction in predicted]
+    assert all("red" in caption and len(caption) <= 3 for caption in words)
+    assert "a" not in words[0]
 
 
-def test_no_wording_needs_the_tokenizer_to_change():
+def test_no_constraint_needs_the_tokenizer_to_change():
     tokenizer = tokenizers.Word(["a", "dog", "runs"], 9)
     names = [rule.__name__ for rule in UNCONSTRAINED.rules(tokenizer)]
     assert names == ["forbid(3)", "min_length(1)"]

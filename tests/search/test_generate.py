@@ -71,7 +71,7 @@ def test_greedy(seed, n):
     assert [unpadded(tokens) for tokens in captions.token_BKT[:, 0].tolist()] == words
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("width", [2, 5])
 @pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0, 1.5])
 @ngrams

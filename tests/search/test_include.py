@@ -81,14 +81,13 @@ def test_met_and_next_words():
 
 
 def test_words_that_do_not_fit_are_the_error_of_their_image():
-    too_long = MustInclude(in_image={0: [(4, 5, 4, 5, 4)]})
-    _, captions = run(Beam(5, max_length=4), random_decoder(1, V), 2, must_include=too_long)
-    assert captions.error_B == ["the words it must include are not all in it after 3 words", None]
-    forbidden, must = on_words.forbid(4), MustInclude(in_image={0: [4]})
-    beam = Beam(5, max_length=4)
-    _, captions = run(beam, random_decoder(1, V), 2, rules=[forbidden], must_include=must)
-    error = "the words it must include are not all in it after 3 words, under forbid(4)"
-    assert captions.error_B == [error, None]
+    error = "the words it must include are not all in it after 3 words"
+    cases = [((4, 5, 4, 5, 4), [], error), (4, [on_words.forbid(4)], f"{error}, under forbid(4)")]
+    for phrase, rules, message in cases:
+        must_include = MustInclude(in_image={0: [phrase]})
+        options = dict(rules=rules, must_include=must_include)
+        _, captions = run(Beam(5, max_length=4), random_decoder(1, V), 2, **options)
+        assert captions.error_B == [message, None]
 
 
 def test_phrases_that_begin_alike_give_no_hypothesis_twice():

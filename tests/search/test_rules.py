@@ -40,14 +40,14 @@ def test_every_strategy_keeps_every_rule(strategy, name):
     broken = 0
     for seed in range(40):
         decoder = random_decoder(seed, V)
-        decoder.W_hy.bias.data[EOS] -= seed / 10  # from short to long captions
+        decoder.W_hy.bias.data[EOS] -= seed % 6 / 5  # from short to long captions
         features, captions = run(strategy, decoder, 2, rules=[rule])
         assert captions.error_B == [None, None]
         for b, hypotheses in enumerate(hypotheses_of(captions)):
             assert all(allowed(tokens, b) for tokens in hypotheses)
         free = hypotheses_of(run(strategy, decoder, features)[1])[1]
         broken += any(not allowed(tokens, 1) for tokens in free)
-        if broken and seed >= 11:
+        if broken and seed >= 5:
             break
     assert broken
 
