@@ -43,6 +43,8 @@ ZEROS = {
     MindsEye: ("memory_size",),
     Transformer: ("layers", "heads", "feed_forward", "hidden_size"),
 }
+MUTS = ("MUT1", "MUT2")
+TOO_NARROW = r"{} takes its input as it is, .*\(8\) .*\(512\): give the decoder one size for both"
 WRONG = [
     *((Kind, {size: 0}, f"{size}=0: give 1 or more") for Kind in ZEROS for size in ZEROS[Kind]),
     *((Kind, {"cell": "XXX"}, "decoder.cell=XXX: give one of RNN, ReLU") for Kind in WITH_CELL),
@@ -54,7 +56,7 @@ WRONG = [
     (Recurrent, {"hidden_size": -1}, "hidden_size=-1"),
     (Recurrent, {"cell": []}, "one for each layer"),
     (Recurrent, {"cell": ["RNN", "GRU"], "layers": 3}, r"layers=3 with cell=\['RNN', 'GRU'\]"),
-    (Recurrent, {"cell": "MUT1", "embed_size": 8}, "give the decoder one size for both"),
+    *((Recurrent, {"cell": cell, "embed_size": 8}, TOO_NARROW.format(cell)) for cell in MUTS),
     (Recurrent, {"image_layers": [1]}, r"image_layers=\[1\]: give some of \[0\]"),
     (Recurrent, {"image_layers": []}, "image_layers"),
     (Recurrent, {"layers": 2, "inject": "pre", "image_layers": [1]}, "only par and first"),

@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 
+from captioner.decoders.base import token_log_probs
 from captioner.decoders.recurrent import Recurrent
 from captioner.search import Beam, Consensus, Greedy, Sample, StochasticBeam
+from captioner.tokenizers import frame
 from captioner.types import BOS, EOS, PAD, Features
 from tests.helpers.laws import D, R
 
@@ -57,18 +59,10 @@ def hypotheses_of(captions):
 
 def log_probs(decoder, features, hypotheses):
     """Teacher-forced log-probabilities of captions (END included, where it is) of one image."""
-    N, T = len(hypotheses), max(map(len, hypotheses), default=1)
-    token_NT = torch.full((N, T), PAD)
-    target_NT = torch.full((N, T), PAD)
-    for n, words in enumerate(hypotheses):
-        target_NT[n, : len(words)] = torch.tensor(words)
-        token_NT[n, : len(words)] = torch.tensor([BOS, *words[:-1]])
-    length_N = (target_NT != PAD).sum(1)
+    if not hypotheses:
+        return []
     with torch.no_grad():
-        logits_PV, _, _ = decoder(token_NT, length_N, *decoder.start(features, N))
-    gain_P = logits_PV.log_softmax(1).gather(1, target_NT[target_NT != PAD][:, None])[:, 0]
-    row_P = torch.arange(N).repeat_interleave(length_N)
-    return torch.zeros(N).double().index_add(0, row_P, gain_P).tolist()
+        return token_log_probs(decoder, features, *frame(hypotheses)).log_prob_NT.sum(1).tolist()
 
 
 def every_hypothesis(vocabulary, max_length):
@@ -98,8 +92,8 @@ def agrees(decoder, beam, allowed=lambda hypothesis, b: True, images=2, **option
         missing = beam.n - len(best)
         got = [unpadded(tokens) for tokens in captions.token_BKT[b].tolist()]
         assert got == [h for _, h in best] + [()] * missing
-        expected = torch.tensor([s for s, _ in best] + [-math.inf] * missing).double()
-        torch.testing.assert_close(captions.score_BK[b], expected, atol=1e-6, rtol=0)
+        expected = torch.tensor([s for s, _ in best] + [-math.inf] * missing, dtype=torch.float64)
+        torch.testing.assert_close(captions.score_BK[b], expected, atol=1e-9, rtol=0)
         assert (captions.error_B[b] is None) == bool(possible)
         counts.append(len(possible))
     return counts

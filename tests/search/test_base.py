@@ -12,13 +12,9 @@ from captioner.search.rules import forbid, min_length
 from captioner.types import EOS, PAD, UNK, Features
 from tests.helpers import brute
 from tests.helpers.brute import (
-    GRADES,
-    STRATEGIES,
     every_short_strategy,
     every_strategy,
     hypotheses_of,
-    log_probs,
-    one,
     random_decoder,
     run,
 )
@@ -27,19 +23,19 @@ from tests.helpers.brute import (
 @every_strategy
 @pytest.mark.parametrize("rules", [(), (forbid(UNK), min_length(2))])
 def test_scores_are_teacher_forced_log_probabilities(name, rules):
-    strategy, lengths = STRATEGIES[name], set()
+    strategy, lengths = brute.STRATEGIES[name], set()
     for seed in range(8):
         decoder = random_decoder(seed, vocabulary=9)
         features, captions = run(strategy, decoder, rules=rules)
         for b, hypotheses in enumerate(hypotheses_of(captions)):
-            truth = log_probs(decoder, one(features, b), hypotheses)
+            truth = brute.log_probs(decoder, brute.one(features, b), hypotheses)
             for k, tokens in enumerate(hypotheses):
                 lengths.add(len(tokens))
                 assert EOS not in tokens[:-1] and len(tokens) <= 6
                 assert abs(captions.log_prob_BK[b, k].item() - truth[k]) < 1e-9
                 if isinstance(strategy, Consensus):  # its scores have a test of their own
                     continue
-                grade = GRADES[getattr(strategy, "score", "power")]
+                grade = brute.GRADES[getattr(strategy, "score", "power")]
                 score = grade(truth[k], len(tokens), getattr(strategy, "length_penalty", 0))
                 assert abs(captions.score_BK[b, k].item() - score) < 1e-9
         assert (captions.score_BK.nan_to_num(neginf=-1e9).diff(dim=1) <= 0).all()
@@ -49,7 +45,7 @@ def test_scores_are_teacher_forced_log_probabilities(name, rules):
 @every_strategy
 def test_batches_and_their_order_change_nothing(name):
     """In float64, though images leave at other times; alone, by seven, and in another order."""
-    strategy, decoder = STRATEGIES[name], random_decoder(1, vocabulary=9)
+    strategy, decoder = brute.STRATEGIES[name], random_decoder(1, vocabulary=9)
     features, together = run(strategy, decoder, 24)
     shuffled = torch.randperm(24).tolist()
     for size, order in ((1, range(24)), (7, range(24)), (24, shuffled)):
@@ -66,10 +62,10 @@ def test_batches_and_their_order_change_nothing(name):
 @every_strategy
 def test_hypotheses_are_distinct(name):
     for seed in range(10):
-        _, captions = run(STRATEGIES[name], random_decoder(seed, vocabulary=9))
+        _, captions = run(brute.STRATEGIES[name], random_decoder(seed, vocabulary=9))
         for hypotheses in hypotheses_of(captions):
             distinct = len(set(hypotheses)) == len(hypotheses)
-            assert distinct or isinstance(STRATEGIES[name], Sample)
+            assert distinct or isinstance(brute.STRATEGIES[name], Sample)
             assert len(hypotheses) >= (2 if captions.token_BKT.shape[1] > 2 else 1)
 
 
@@ -77,14 +73,14 @@ def test_hypotheses_are_distinct(name):
 def test_half_precision_is_summed_in_float32(name):
     decoder = random_decoder(0, vocabulary=9).to(torch.bfloat16)
     features = Features(*(part.to(torch.bfloat16) for part in brute.pictures(4)[:2]))
-    _, captions = run(STRATEGIES[name], decoder, features)
+    _, captions = run(brute.STRATEGIES[name], decoder, features)
     assert captions.score_BK.dtype == captions.log_prob_BK.dtype == torch.float32
     assert (captions.score_BK[:, 0] > -torch.inf).all()
 
 
 @every_strategy
 def test_a_language_model_has_no_image(name):
-    decoder, strategy = random_decoder(0, vocabulary=9), STRATEGIES[name]
+    decoder, strategy = random_decoder(0, vocabulary=9), brute.STRATEGIES[name]
     with torch.no_grad():
         captions = strategy(decoder.step, *decoder.start(None, 2 * strategy.rows))
     assert captions.token_BKT.shape[0] == 2 and (captions.score_BK[:, 0] > -torch.inf).all()
@@ -115,7 +111,7 @@ def test_rules_that_leave_nothing_are_reported_for_their_image_alone(strategy):
     ]
     assert (captions.score_BK[[0, 2]] == -torch.inf).all()
     assert (captions.token_BKT[[0, 2]] == PAD).all()
-    _, alone = run(strategy, decoder, one(features, 1), rules=rules, image_numbers=[6])
+    _, alone = run(strategy, decoder, brute.one(features, 1), rules=rules, image_numbers=[6])
     T = alone.token_BKT.shape[2]
     assert torch.equal(captions.token_BKT[1:2, :, :T], alone.token_BKT)
 

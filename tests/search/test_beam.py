@@ -9,17 +9,7 @@ from captioner.search import SCORES, Beam, Greedy, StochasticBeam
 from captioner.search.rules import forbid, min_length
 from captioner.types import BOS, EOS, PAD
 from tests.helpers import brute
-from tests.helpers.brute import (
-    V,
-    agrees,
-    chi_square,
-    hypotheses_of,
-    markov,
-    random_decoder,
-    rows,
-    run,
-    unpadded,
-)
+from tests.helpers.brute import V, agrees, hypotheses_of, random_decoder, rows, run, unpadded
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -53,7 +43,7 @@ def test_the_mean_score_does_not_fall_with_the_width():
 def test_that_it_never_falls_for_one_image_is_no_law():
     """Two better beginnings push out what ends well."""
     A, B, x, junk = 3, 4, 5, range(10, 20)
-    step = markov(
+    step = brute.markov(
         {
             BOS: {A: 0.6, B: 0.4},
             A: {x: 0.3, 6: 0.25, 7: 0.25, 8: 0.2},
@@ -141,7 +131,7 @@ def test_gumbels_of_many_words_in_float32():
 def test_sampling_without_replacement_is_drawing_one_after_the_other(rules, temperature):
     """Two of three or four: pairs come as often as when drawn from an urn; two steps deep."""
     images = 6000
-    step = markov({BOS: {3: 0.4, 4: 0.6}, 3: {5: 0.5, 6: 0.5}, 4: {5: 0.3, 6: 0.7}})
+    step = brute.markov({BOS: {3: 0.4, 4: 0.6}, 3: {5: 0.5, 6: 0.5}, 4: {5: 0.3, 6: 0.7}})
     strategy = StochasticBeam(2, temperature, max_length=4)
     captions = strategy(step, {}, rows(2 * images), rules)
     p = {}
@@ -161,7 +151,7 @@ def test_sampling_without_replacement_is_drawing_one_after_the_other(rules, temp
     for hypotheses in captions.token_BKT.tolist():
         counts[keys.index(frozenset(unpadded(tokens)[:2] for tokens in hypotheses))] += 1
     expected = images * torch.tensor([pairs[key] for key in keys]).double()
-    assert chi_square(counts, expected) < 20.6  # p = 0.001 at 5 degrees of freedom
+    assert brute.chi_square(counts, expected) < 20.6  # p = 0.001 at 5 degrees of freedom
 
 
 def test_without_replacement_every_hypothesis_comes_if_there_are_no_more():

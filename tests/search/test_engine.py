@@ -5,41 +5,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as draws
 
-from captioner.decoders.attention import AdaptiveAttention, SoftAttention, UpDown
-from captioner.decoders.cells import CELLS
-from captioner.decoders.minds_eye import MindsEye
-from captioner.decoders.mrnn import MRNN
-from captioner.decoders.recurrent import INJECT, Recurrent
-from captioner.decoders.transformer import Transformer
 from captioner.search import SCORES, Beam, Greedy, Sample
 from captioner.types import BOS, EOS, PAD
-from tests.helpers import brute
+from tests.helpers import brute, decoders
 from tests.helpers.brute import GRADES, V, agrees, hypotheses_of, random_decoder, rows
-from tests.helpers.laws import D, OnOne
+from tests.helpers.laws import OnOne
 
-DECODERS = {
-    **{
-        f"{cell}-{inject}": lambda cell=cell, inject=inject: Recurrent(
-            V, D, cell, 6, 6, inject=inject, dropout=0.0
-        )
-        for cell in CELLS
-        for inject in INJECT
-    },
-    "two layers": lambda: Recurrent(V, D, ["GRU", "LSTM"], 5, 6, layers=2, dropout=0.0),
-    "mrnn": lambda: MRNN(V, D, 4, 5, 6, dropout=0.0),
-    "minds_eye": lambda: MindsEye(V, D, "GRU", 4, 5, 6, dropout=0.0),
-    "soft": lambda: SoftAttention(V, D, "LSTM", 4, 5, 6, dropout=0.0),
-    "adaptive": lambda: AdaptiveAttention(V, D, "GRU", 4, 5, 6, "dot", dropout=0.0),
-    "up_down": lambda: UpDown(V, D, "LSTM", 4, 5, 6, dropout=0.0),
-    "transformer": lambda: Transformer(V, D, 8, 2, 2, 12, dropout=0.0),
-    "ensemble": lambda: OnOne([DECODERS["transformer"](), DECODERS["soft"]()], "prob"),
+DECODERS = decoders.DECODERS | {
+    "ensemble": lambda vocabulary: OnOne(
+        [decoders.transformer(vocabulary), decoders.DECODERS["SoftAttention-LSTM-dot"](vocabulary)],
+        "prob",
+    )
 }
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_a_wide_beam_equals_brute_force(name):
-    torch.manual_seed(0)
-    decoder = DECODERS[name]().double().eval()
+@pytest.mark.parametrize("make", DECODERS.values(), ids=DECODERS)
+def test_a_wide_beam_equals_brute_force(make):
+    decoder = make(V).eval()
     for parameter in decoder.parameters():
         parameter.data += 0.7 * torch.randn_like(parameter)
     assert agrees(decoder, Beam(27, 0.7, n=27, max_length=3)) == [40, 40]
