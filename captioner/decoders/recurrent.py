@@ -80,9 +80,8 @@ class Recurrent(PackedDecoder):
         image_layers, possible = list(image_layers), list(range(len(names)))
         wrong = f"decoder.image_layers={image_layers}"
         if image_layers != [0] and inject not in ("par", "first"):
-            raise InputError(
-                f"{wrong} with inject={inject}: only par and first choose their layers"
-            )
+            wrong += f" with inject={inject}"
+            raise InputError(f"{wrong}: only par and first choose their layers")
         if not image_layers or not set(image_layers) <= set(possible):
             raise InputError(f"{wrong}: give some of {possible}")
         self.inject, self.image_layers = inject, sorted(set(image_layers))
@@ -91,9 +90,7 @@ class Recurrent(PackedDecoder):
         self.cells = nn.ModuleList(  # type: ignore[assignment]
             cells.make_cell(name, size, hidden_size) for name, size in zip(names, sizes)
         )
-        self.entries = [
-            f"{name}{layer}" for layer, cell in enumerate(self.cells) for name in cell.entries
-        ]
+        self.entries = [f"{name}{n}" for n, cell in enumerate(self.cells) for name in cell.entries]
         rows = {"pre": embed_size, "init": len(self.entries) * hidden_size, "merge": hidden_size}
         self.image_sizes = [len(self.cells[layer].b) for layer in self.image_layers]
         size = rows.get(inject, sum(self.image_sizes))
@@ -131,9 +128,8 @@ class Recurrent(PackedDecoder):
 
     def step(self, token_N: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
         image = state.get("image", memory.get("image"))
-        h_NH, states = self._layers_step(
-            self.words(token_N), self._by_layer(image), self._by_cell(state)
-        )
+        images, states = self._by_layer(image), self._by_cell(state)
+        h_NH, states = self._layers_step(self.words(token_N), images, states)
         state_after = self._named(states)
         if "image" in state:  # `first`: used up
             state_after["image"] = torch.zeros_like(state["image"])

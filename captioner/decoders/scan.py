@@ -37,10 +37,6 @@ class Pack(NamedTuple):
         """Whether all rows are equally long; they keep their order then."""
         return self.sizes_T[-1] == len(self.order_N) > 0
 
-    def take(self, x_NT: Tensor) -> Tensor:
-        """(N, T, ..) -> (P, ..)."""
-        return x_NT[self.row_P, self.time_P]
-
     def by_row(self, x_P: Tensor) -> Tensor:
         """The same positions, row by row."""
         if self.even:
@@ -83,7 +79,7 @@ class PackedDecoder(WordDecoder):
 
     def forward(self, token_NT, length_N, memory, state, keep=()):
         packed = pack(length_N, token_NT.shape[1])
-        x_PE = self.words(packed.take(token_NT))
+        x_PE = self.words(token_NT[packed.row_P, packed.time_P])
         h_PX, after, kept = self.unroll(x_PE, packed, memory, state, keep)
         self.check_keep(keep, kept)
         logits_PV = self.logits(packed.by_row(h_PX))

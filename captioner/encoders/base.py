@@ -89,10 +89,9 @@ class CNN(nn.Module):
             return
         weight, side = next(self.parameters(), torch.zeros(0)), self.preprocess.size
         noise_13SS = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-        pixels_13SS = noise_13SS.to(weight.device, weight.dtype)
-        pixels_13SS = pixels_13SS.contiguous(memory_format=torch.channels_last)
+        noise_13SS = noise_13SS.to(weight.device, weight.dtype, memory_format=torch.channels_last)
         with torch.no_grad():
-            self._fused[:] = [fuse_batch_norms(self.trunk, self.feature_map, pixels_13SS)]
+            self._fused[:] = [fuse_batch_norms(self.trunk, self.feature_map, noise_13SS)]
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "CNN":  # of `to`, `double`, `cuda`
         before = [p.dtype for p in self.parameters()]

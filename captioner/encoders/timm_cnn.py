@@ -1,6 +1,7 @@
 """Encoders from timm's CNNs: one of them, or several side by side."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from typing import NamedTuple
@@ -63,11 +64,11 @@ class Joined(CNN):
             raise InputError("encoder.names=[]: give the names of timm's models")
         backbones = [_load_backbone(n, pretrained, weights, image_size, resize) for n in names]
         preprocess = backbones[0].preprocess
-        for other in backbones:
-            if _pixels(other.preprocess) != _pixels(preprocess):
+        for _, _, _, other in backbones:  # the fraction that a crop keeps may differ
+            if replace(other, crop_pct=preprocess.crop_pct) != preprocess:
                 raise InputError(
                     f"encoder.names={list(names)}: they want different pixels: {preprocess} and "
-                    f"{other.preprocess}"
+                    f"{other}"
                 )
         from_last = zip_longest(*(reversed(b.stages) for b in backbones), fillvalue=[])
         stages = [[p for stage in same for p in stage] for same in from_last][::-1]
@@ -117,8 +118,3 @@ def _load_backbone(
     preprocess = Preprocess(size, resize, **options)
     stages = [[parameters[key] for key in keys] for _, keys in groups]
     return _Backbone(trunk, int(trunk.num_features), stages, preprocess)  # type: ignore[arg-type]
-
-
-def _pixels(preprocess: Preprocess) -> tuple[object, ...]:
-    """The options that decide a CNN's pixels; the fraction that a crop keeps may differ."""
-    return preprocess.size, preprocess.interpolation, preprocess.mean, preprocess.std

