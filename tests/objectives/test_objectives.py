@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from captioner.data.batches import make_batch
 from captioner.decoders.minds_eye import MindsEye
@@ -41,17 +40,6 @@ def test_it_is_the_sum_over_real_words_and_end(smoothing):
     expected = torch.autograd.grad(3 * word_by_word(model, smoothing), parameters)
     for parameter, gradient in zip(parameters, expected):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-10, rtol=0)
-
-
-def test_without_smoothing_it_is_torchs_cross_entropy_over_what_can_be_said():
-    model = Model()
-    memory, state = model.decoder.start(source([1, 2], None), 6)
-    logits, _, _ = model.decoder(BATCH.token_NT[:, :-1], BATCH.length_N, memory, state)
-    target = torch.tensor([4, 5, 6, 2, 7, 2, 8, 9, 2])
-    torch.testing.assert_close(
-        CrossEntropy()(model, BATCH, 0)[0],
-        F.cross_entropy(logits[:, 2:], target - 2, reduction="sum"),
-    )
 
 
 def test_a_decoders_own_penalty_is_added_and_not_logged_as_nll():

@@ -146,12 +146,8 @@ def test_the_csv_logger_goes_on_after_its_rows(tmp_path):
     logger = lightning.csv_logger(tmp_path, rows, write=True)
     logger.log_metrics({"loss": 2.0}, step=2)
     logger.save()
-    assert (tmp_path / "metrics.csv").read_text().split() == [
-        "loss,step",
-        "2.5,0",
-        "2.25,1",
-        "2.0,2",
-    ]
+    lines = (tmp_path / "metrics.csv").read_text().split()
+    assert lines == ["loss,step", "2.5,0", "2.25,1", "2.0,2"]
 
 
 def test_slurms_checkpoint_has_the_name_that_lightning_gives_it(tmp_path):

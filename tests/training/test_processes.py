@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import eval as eval_command
 from captioner import distributed
 from captioner.data import records
 from captioner.training import checkpoints
@@ -24,6 +25,7 @@ from tests.helpers.runs import (
     in_process,
     in_processes,
     logged,
+    run,
     scores_in,
 )
 
@@ -141,33 +143,26 @@ if distributed.rank() == 0:
 """
 
 
-def evaluated(folder, model_dir, scenes_dir, dtype, world, batch_size):
-    script = folder / "evaluate.py"
-    script.write_text(EVALUATE)
-    out = folder / f"{dtype}-{world}-{batch_size}.json"
-    command = [*TORCHRUN, str(world), script, model_dir, scenes_dir, dtype, out, str(batch_size)]
-    subprocess.run(command, check=True, capture_output=True, timeout=200)
-    return json.loads(out.read_text())
-
-
 @pytest.mark.slow
 def test_predictions_and_scores_are_the_same_for_any_number_of_processes(
-    model_dir, scenes_dir, tmp_path, record_property
+    model_dir, scenes_dir, tmp_path
 ):
-    """In float64 every word; in float32 a near-tie may flip with the batch's shape: counted."""
-    alone, *others = (
-        evaluated(tmp_path, model_dir, scenes_dir, "float64", world, batch_size)
-        for world, batch_size in [(1, 7), (2, 7), (3, 4), (3, 64)]
-    )
+    """In float64 every word; in float32 a near-tie may flip with the batch's shape."""
+    (tmp_path / "evaluate.py").write_text(EVALUATE)
+
+    def evaluated(dtype, world, batch_size):
+        out = tmp_path / f"{dtype}-{world}-{batch_size}.json"
+        arguments = [model_dir, scenes_dir, dtype, out, str(batch_size)]
+        command = [*TORCHRUN, str(world), tmp_path / "evaluate.py", *arguments]
+        subprocess.run(command, check=True, capture_output=True, timeout=200)
+        return json.loads(out.read_text())
+
+    alone = evaluated("float64", 1, 7)
     assert len(alone[0]) == 23
-    for other in others:
-        assert other == alone
-    alone, *others = (
-        evaluated(tmp_path, model_dir, scenes_dir, "float32", world, 7) for world in (1, 2)
-    )
-    flips = sum(a["caption"] != b["caption"] for a, b in zip(alone[0], others[0][0]))
-    record_property("captions that differ in float32", f"{flips} of 23")
-    assert flips <= 2
+    for world, batch_size in [(2, 7), (3, 4), (3, 64)]:
+        assert evaluated("float64", world, batch_size) == alone
+    (alone, _), (shared, _) = (evaluated("float32", world, 7) for world in (1, 2))
+    assert sum(a["caption"] != b["caption"] for a, b in zip(alone, shared)) <= 2
 
 
 @pytest.mark.slow
@@ -177,11 +172,11 @@ def test_eval_py_shares_the_pictures(options, model_dir, scenes_dir, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (run_dir,) = (tmp_path / "runs").iterdir()
-    alone = [python(), ROOT / "eval.py", *data, "search=greedy", f"run_dir={tmp_path}/alone"]
-    subprocess.run(alone, check=True, capture_output=True, timeout=120)
+    alone = tmp_path / "alone"
+    run(eval_command, *data, "search=greedy", f"run_dir={alone}")
     name = "predictions.json"
-    assert (run_dir / name).read_text() == (tmp_path / "alone" / name).read_text()
-    assert scores_in(run_dir) == scores_in(tmp_path / "alone")
+    assert (run_dir / name).read_text() == (alone / name).read_text()
+    assert scores_in(run_dir) == scores_in(alone)
 
 
 # The end of one is the end of all
@@ -218,7 +213,7 @@ def test_a_process_that_fails_or_hangs_ends_the_others(options, tmp_path, launch
     assert left.stdout == ""
 
 
-# SLURM
+RANKS = "SLURM_PROCID", "SLURM_LOCALID"
 
 
 @pytest.mark.slow
@@ -229,32 +224,27 @@ def test_slurm_stops_requeues_and_goes_on(options, tmp_path):
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/requeued\n')
     scontrol.chmod(0o755)
 
-    def job(mishap=None, restarts=0):
-        tasks = []
-        for task in range(2):
-            slurm = {
-                "SLURM_JOB_ID": "1234", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2",
-                "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": str(task), "SLURM_NODEID": "0",
-                "SLURM_LOCALID": str(task), "SLURM_NODELIST": "localhost",
-                "SLURM_RESTART_COUNT": str(restarts), "MASTER_ADDR": "127.0.0.1",
-                "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-            }  # fmt: skip
-            tasks.append(
-                subprocess.Popen(
-                    [python(), ROOT / "train.py", *options, *DDP],
-                    env=mishaps.environment(tmp_path, mishap) | slurm,
-                    cwd=tmp_path,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
+    slurm = {
+        "SLURM_JOB_ID": "1234", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost",
+        "MASTER_ADDR": "127.0.0.1", "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+    }  # fmt: skip
+
+    def job(mishap=None, restarts="0"):
+        env = mishaps.environment(tmp_path, mishap) | slurm | {"SLURM_RESTART_COUNT": restarts}
+        command = [python(), ROOT / "train.py", *options, *DDP]
+        pipes = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True}
+        tasks = [
+            subprocess.Popen(command, env=env | dict.fromkeys(RANKS, task), **pipes)
+            for task in ("0", "1")
+        ]
         errors = [task.communicate(timeout=120)[1] for task in tasks]
         return [task.returncode for task in tasks], errors
 
     codes, errors = job("SIGUSR1:1:1:0")
     assert codes == [128 + signal.SIGUSR1, 0], errors
     assert (tmp_path / "requeued").read_text() == "requeue 1234\n"
-    codes, errors = job(restarts=1)  # the same command
+    codes, errors = job(restarts="1")  # the same command
     assert codes == [0, 0], errors
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert run_dir.name == "slurm_1234"
