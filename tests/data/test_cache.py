@@ -1,7 +1,9 @@
 """The feature cache: equal to the encoder, never stale, goes on where it was."""
 
+import os
 import shutil
-import time
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -32,15 +34,22 @@ def pictures(tmp_path):
     return sorted(folder.iterdir())
 
 
-def count_calls(monkeypatch, encoder):
-    seen = []
-    real = type(encoder).forward
-    monkeypatch.setattr(
-        type(encoder),
-        "forward",
-        lambda self, x, grid=False: (seen.append(len(x)), real(self, x, grid))[1],
-    )
-    return lambda: sum(seen)
+@pytest.fixture
+def computed(monkeypatch, encoder):
+    """Gives the number of pictures that went through the encoder since the last call."""
+    sizes, forward = [], type(encoder).forward
+
+    def counting(self, pixels, grid=False):
+        sizes.append(len(pixels))
+        return forward(self, pixels, grid)
+
+    def count():
+        total = sum(sizes)
+        sizes.clear()
+        return total
+
+    monkeypatch.setattr(type(encoder), "forward", counting)
+    return count
 
 
 def rows(cache, paths):
@@ -62,72 +71,60 @@ def test_cached_features_are_the_encoders(tmp_path, encoder, pictures, grid):
     assert torch.equal(again[rows(again, pictures[::-1])[::-1, 0]].pooled_BD, features.pooled_BD)
 
 
-def test_nothing_is_computed_twice(tmp_path, encoder, pictures, monkeypatch):
+def test_nothing_is_computed_twice(tmp_path, encoder, pictures, computed):
     rows(FeatureCache(tmp_path / "cache", encoder), pictures[:4])
-    copy = tmp_path / "another name.png"
-    shutil.copy(pictures[0], copy)
-    cache = FeatureCache(tmp_path / "cache", encoder)
-    computed = count_calls(monkeypatch, encoder)
-    cache = FeatureCache(tmp_path / "cache", encoder)
-    found = rows(cache, [*pictures, copy])
+    assert computed() == 4
+    copy = Path(shutil.copy(pictures[0], tmp_path / "another name.png"))
+    numbers = rows(FeatureCache(tmp_path / "cache", encoder), [*pictures, copy])
     assert computed() == 3
-    assert found[0] == found[-1]  # the same bytes are the same picture
+    assert numbers[0] == numbers[-1]  # the same bytes are the same picture
 
 
-def test_bytes_are_read_again_only_where_size_or_time_changed(
+def test_bytes_are_read_again_only_if_size_or_time_changed(
     tmp_path, encoder, pictures, monkeypatch
 ):
     rows(FeatureCache(tmp_path / "cache", encoder), pictures)
-    read = []
-    real = images.read_bytes
-    monkeypatch.setattr(integrity, "read_bytes", lambda path: (read.append(path), real(path))[1])
+    read = Mock(side_effect=images.read_bytes)
+    monkeypatch.setattr(integrity, "read_bytes", read)
     rows(FeatureCache(tmp_path / "cache", encoder), pictures)
-    assert read == []
-    time.sleep(0.01)
-    pictures[2].touch()
+    read.assert_not_called()
+    os.utime(pictures[2], (0, 0))
     rows(FeatureCache(tmp_path / "cache", encoder), pictures)
-    assert read == [pictures[2]]
+    read.assert_called_once_with(pictures[2])
 
 
 def test_a_changed_picture_or_encoder_is_never_served_from_before(tmp_path, encoder, pictures):
     cache = FeatureCache(tmp_path / "cache", encoder)
     before = cache[rows(cache, pictures)[:, 0]].pooled_BD
-    time.sleep(0.01)
     shutil.copy(pictures[1], pictures[0])
+    os.utime(pictures[0], (0, 0))
     cache = FeatureCache(tmp_path / "cache", encoder)
     after = cache[rows(cache, pictures)[:, 0]].pooled_BD
     assert torch.equal(after[0], before[1]) and torch.equal(after[1:], before[1:])
     other = Timm("resnet10t", image_size=64)
-    other.load_state_dict(
-        {k: t * 1.5 if "conv1" in k else t for k, t in encoder.state_dict().items()}
-    )
+    weights = encoder.state_dict()
+    other.load_state_dict({k: t * 1.5 if "conv1" in k else t for k, t in weights.items()})
     larger = Timm("resnet10t", image_size=96)
-    larger.load_state_dict(encoder.state_dict())
-    folders = {FeatureCache(tmp_path / "cache", e).folder for e in (encoder, other, larger)}
-    assert len(folders) == 3
-    blind = {FeatureCache(tmp_path / "cache", Blind(size)).folder for size in (5, 6)}
-    assert len(blind) == 2
+    larger.load_state_dict(weights)
+    encoders = (encoder, other, larger, Blind(5), Blind(6))
+    assert len({FeatureCache(tmp_path / "cache", e).folder for e in encoders}) == 5
 
 
 @pytest.mark.parametrize("cut", ["rows", "data", "lost", "hashes"])
-def test_interrupted_it_goes_on(tmp_path, encoder, pictures, monkeypatch, cut):
+def test_interrupted_it_goes_on(tmp_path, encoder, pictures, computed, cut):
     """Whatever was written last when the power went: whole rows stay, half ones are done again."""
     cache = FeatureCache(tmp_path / "cache", encoder)
     whole = cache[rows(cache, pictures)[:, 0]].pooled_BD.clone()
     cache = FeatureCache(tmp_path / "interrupted", encoder)
     rows(cache, pictures[:4])
     text = cache.folder / "rows.txt"
-    if cut == "rows":
-        text.write_bytes(text.read_bytes()[:-5])
-    elif cut == "data":
-        with open(cache.folder / "pooled.f16", "ab") as file:
-            file.write(b"half a row")
-    elif cut == "lost":  # named, but its data never reached the disk
-        path = cache.folder / "pooled.f16"
+    data, hashes = cache.folder / "pooled.f16", cache.digests.path
+    if cut == "data":
+        data.write_bytes(data.read_bytes() + b"half a row")
+    else:  # "lost": named, but its data never reached the disk
+        path = {"rows": text, "lost": data, "hashes": hashes}[cut]
         path.write_bytes(path.read_bytes()[:-5])
-    else:
-        cache.digests.path.write_bytes(cache.digests.path.read_bytes()[:-9])
-    computed = count_calls(monkeypatch, encoder)
+    computed()
     cache = FeatureCache(tmp_path / "interrupted", encoder)
     features = cache[rows(cache, pictures)[:, 0]].pooled_BD
     assert computed() == (4 if cut in ("rows", "lost") else 3)
@@ -137,40 +134,35 @@ def test_interrupted_it_goes_on(tmp_path, encoder, pictures, monkeypatch, cut):
 def test_views_are_different_and_repeat(tmp_path, encoder, pictures):
     augment = images.Augment(min_area=0.3)
     cache = FeatureCache(tmp_path / "a", encoder, views=3, augment=augment)
-    found = rows(cache, pictures)
-    assert found.shape == (7, 3) and len(np.unique(found)) == 21
+    numbers = rows(cache, pictures)
+    assert numbers.shape == (7, 3) and len(np.unique(numbers)) == 21
+    view_0, view_1, view_2 = (cache[numbers[:, k]].pooled_BD for k in range(3))
     plain = FeatureCache(tmp_path / "b", encoder)
-    torch.testing.assert_close(
-        cache[found[:, 0]].pooled_BD,
-        plain[rows(plain, pictures)[:, 0]].pooled_BD,
-        atol=2e-3, rtol=2e-3,
-    )  # fmt: skip
-    assert not torch.allclose(cache[found[:, 0]].pooled_BD, cache[found[:, 1]].pooled_BD, atol=1e-3)
+    plain_BD = plain[rows(plain, pictures)[:, 0]].pooled_BD
+    torch.testing.assert_close(view_0, plain_BD, atol=2e-3, rtol=2e-3)
+    assert not torch.allclose(view_0, view_1, atol=1e-3)
     again = FeatureCache(tmp_path / "c", encoder, views=3, augment=augment)
-    torch.testing.assert_close(
-        again[rows(again, pictures[::-1])[::-1, 2]].pooled_BD,
-        cache[found[:, 2]].pooled_BD,
-        atol=2e-3, rtol=2e-3,
-    )  # fmt: skip
+    again_BD = again[rows(again, pictures[::-1])[::-1, 2]].pooled_BD
+    torch.testing.assert_close(again_BD, view_2, atol=2e-3, rtol=2e-3)
 
 
-def test_all_bad_pictures_are_listed_and_the_good_ones_kept(
-    tmp_path, encoder, pictures, monkeypatch
-):
+def test_all_bad_pictures_are_listed_and_the_good_ones_kept(tmp_path, encoder, pictures, computed):
     (tmp_path / "html.jpg").write_text("<html>")
     paths = [pictures[0], tmp_path / "html.jpg", *pictures[1:], tmp_path / "none.jpg"]
     with pytest.raises(InputError, match="2 of 9 pictures") as error:
         rows(FeatureCache(tmp_path / "cache", encoder), paths)
     assert "html.jpg" in str(error.value) and "none.jpg" in str(error.value)
-    computed = count_calls(monkeypatch, encoder)
+    assert computed() == 7
     rows(FeatureCache(tmp_path / "cache", encoder), pictures)
     assert computed() == 0
 
 
 def test_wrong_uses_are_named(tmp_path, encoder):
-    with pytest.raises(InputError, match="encoder.train=none"):
-        FeatureCache(tmp_path, Timm("resnet10t", train="all"))
-    with pytest.raises(InputError, match="data.views=3 needs data.augment"):
-        FeatureCache(tmp_path, encoder, views=3)
-    with pytest.raises(InputError, match="data.views=2 or more"):
-        FeatureCache(tmp_path, encoder, augment=images.Augment())
+    trained = Timm("resnet10t", train="all")
+    for message, one, options in (
+        ("encoder.train=none", trained, {}),
+        ("data.views=3 needs data.augment", encoder, {"views": 3}),
+        ("data.views=2 or more", encoder, {"augment": images.Augment()}),
+    ):
+        with pytest.raises(InputError, match=message):
+            FeatureCache(tmp_path, one, **options)

@@ -5,6 +5,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -158,9 +159,8 @@ def test_bad_bytes_are_a_named_error_without_decoding(data, reason, monkeypatch)
 def test_read_takes_paths_and_names_them_in_errors(tmp_path):
     path = tmp_path / "café 图 😀.png"
     path.write_bytes(encode(PHOTO))
-    assert np.array_equal(images.read_image(path), PHOTO) and np.array_equal(
-        images.read_image(str(path)), PHOTO
-    )
+    for name in (path, str(path)):
+        assert np.array_equal(images.read_image(name), PHOTO)
     os.mkfifo(tmp_path / "fifo.jpg")  # reading it would wait for a writer
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "page.jpg").write_text("<html>")
@@ -182,12 +182,10 @@ def test_read_takes_paths_and_names_them_in_errors(tmp_path):
         assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read every file")
-def test_permission_denied_is_a_named_error(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"")
-    (tmp_path / "a.png").chmod(0)
-    with pytest.raises(ImageError, match="Permission denied"):
-        images.read_image(tmp_path / "a.png")
+def test_permission_denied_is_a_named_error(monkeypatch):
+    monkeypatch.setattr(os, "stat", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(ImageError, match="^a.png: Permission denied$"):
+        images.read_image("a.png")
 
 
 def test_a_giant_file_is_refused_unread(tmp_path):
@@ -198,10 +196,7 @@ def test_a_giant_file_is_refused_unread(tmp_path):
 
 
 def test_running_out_of_memory_is_not_the_pictures_fault(monkeypatch):
-    def load(self):
-        raise MemoryError
-
-    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", Mock(side_effect=MemoryError))
     with pytest.raises(MemoryError):
         images.decode_image(encode(PHOTO))
 
@@ -209,7 +204,7 @@ def test_running_out_of_memory_is_not_the_pictures_fault(monkeypatch):
 # The tensor
 
 
-@pytest.mark.parametrize("size", [(60, 40), (40, 60), (500, 375), (333, 500), (7, 9), (224, 224)])
+@pytest.mark.parametrize("size", [(60, 40), (500, 375), (333, 500), (7, 9), (224, 224)])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("square,crop_pct", [(224, 0.875), (240, 0.882), (64, 1.0), (33, 0.9)])
 def test_preprocess_equals_torchvision(size, interpolation, square, crop_pct):
@@ -245,27 +240,25 @@ def test_preprocess_survives_json():
     assert Preprocess(**json.loads(json.dumps(asdict(preprocess)))) == preprocess
 
 
-@pytest.mark.parametrize(
-    "kind,wrong",
-    [
-        (Preprocess, {"size": 0}),
-        (Preprocess, {"size": 224.0}),
-        (Preprocess, {"mode": "pad"}),
-        (Preprocess, {"crop_pct": 1.1}),
-        (Preprocess, {"interpolation": "nearest"}),
-        (Preprocess, {"crop_pct": "0.9"}),
-        (Preprocess, {"mean": (0.5,)}),
-        (Preprocess, {"mean": "abc"}),
-        (Preprocess, {"std": (1, 1, 0)}),
-        (Augment, {"min_area": 0}),
-        (Augment, {"stretch": 0.9}),
-        (Augment, {"colour": 1}),
-        (Augment, {"flip": 2}),
-    ],
-)
-def test_wrong_settings_are_named(kind, wrong):
-    with pytest.raises(InputError, match=next(iter(wrong))):
-        kind(**wrong)
+WRONG = {
+    Preprocess: {
+        "size": (0, 224.0),
+        "mode": ("pad",),
+        "crop_pct": (1.1, "0.9"),
+        "interpolation": ("nearest",),
+        "mean": ((0.5,), "abc"),
+        "std": ((1, 1, 0),),
+    },
+    Augment: {"min_area": (0,), "stretch": (0.9,), "colour": (1,), "flip": (2,)},
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_settings_are_named(kind):
+    for name, values in WRONG[kind].items():
+        for value in values:
+            with pytest.raises(InputError, match=f"^{name} is "):
+                kind(**{name: value})
 
 
 def test_pictures_that_did_not_come_from_read_are_refused():
@@ -302,7 +295,7 @@ def test_crops_keep_min_area_and_never_mirror():
     x, y = np.meshgrid(np.arange(256), np.arange(256))
     image = Image.fromarray(np.stack([x, y, 0 * x], axis=-1).astype(np.uint8))
     lefts = []
-    for seed in range(200):
+    for seed in range(100):
         view = Augment(min_area=0.5, stretch=1.1, colour=0)(image, Preprocess(64), seed)
         red, green, _ = np.asarray(view).astype(float).transpose(2, 0, 1)
         width, height = np.ptp(red) / 63 * 64, np.ptp(green) / 63 * 64
