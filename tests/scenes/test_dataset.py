@@ -2,19 +2,14 @@
 
 import hashlib
 import json
-import os
-import subprocess
-from pathlib import Path
 
 import pytest
 from pycocotools.coco import COCO
 
 from captioner.errors import InputError
 from captioner.scenes import read_scenes, scene, write_scenes
-from tests.helpers.forks import python
+from data_prep.scenes import main
 from tests.helpers.scenes import true_of
-
-COMMAND = Path(__file__).parents[2] / "data_prep" / "scenes.py"
 
 
 def digests(folder):
@@ -75,33 +70,25 @@ def test_wrong_folders_and_sizes_are_named(tmp_path):
     write_scenes(tmp_path / "mine", 1, 1, 1)
     (tmp_path / "file").write_text("a file")
     (tmp_path / "empty.json").write_text("{}")
-    with pytest.raises(InputError, match="other options"):
-        write_scenes(tmp_path / "mine", 1, 1, 2)
-    with pytest.raises(InputError, match="other files"):
-        write_scenes(tmp_path)
-    with pytest.raises(InputError, match="cannot write"):
-        write_scenes(tmp_path / "file")
-    with pytest.raises(InputError, match="negative"):
-        write_scenes(tmp_path / "new", train=-1)
-    for path, message in (
-        ("file", "not readable as JSON"),
-        ("empty.json", "no scenes"),
-        ("no", "No such file"),
+    for name, sizes, message in (
+        ("mine", (1, 1, 2), "other options"),
+        ("", (), "other files"),
+        ("file", (), "cannot write"),
+        ("new", (-1,), "negative"),
     ):
         with pytest.raises(InputError, match=message):
-            read_scenes(tmp_path / path)
+            write_scenes(tmp_path / name, *sizes)
+    wrong = {"file": "not readable as JSON", "empty.json": "no scenes", "no": "No such file"}
+    for name, message in wrong.items():
+        with pytest.raises(InputError, match=message):
+            read_scenes(tmp_path / name)
     assert not (tmp_path / "images").exists() and not (tmp_path / "new").exists()
 
 
-def test_the_command(tmp_path):
-    def run(*sizes):
-        command = [python(), str(COMMAND), str(tmp_path / "data"), "--train=2", *sizes]
-        environment = {**os.environ, "PYTHONPATH": str(COMMAND.parents[1])}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-
-    done = run("--val=1", "--test=1")
-    assert done.returncode == 0 and "4/4 pictures" in done.stderr, done.stderr
+def test_the_command(tmp_path, capsys):
+    command = [str(tmp_path / "data"), "--train=2", "--val=1"]
+    assert main([*command, "--test=1"]) == 0
+    assert "4/4 pictures" in capsys.readouterr().err
     assert json.loads((tmp_path / "data" / "captions_test.json").read_text())["info"]["test"] == 1
-    done = run("--val=1", "--test=2")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert main([*command, "--test=2"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

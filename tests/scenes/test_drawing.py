@@ -12,7 +12,7 @@ from tests.helpers.scenes import DRAWN, a_scene, thing
 
 def test_test_pictures_hold_pairs_never_seen_in_training():
     pairs = {
-        split: [{(t.shape, t.colour) for t in scene(0, split, i).things} for i in range(1500)]
+        split: [{(t.shape, t.colour) for t in scene(0, split, i).things} for i in range(300)]
         for split in SPLITS
     }
     train, held_out = set().union(*pairs["train"]), set(HELD_OUT)
