@@ -186,6 +186,9 @@ class Checkpoints(pl.callbacks.Checkpoint):
     def on_train_batch_start(self, *args: Any) -> None:
         self._stop(self.agreed)  # only now is the last step in metrics.csv
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        lightning.forget_cut_off_validation(trainer)
+
     def before_validation(self, trainer: pl.Trainer) -> None:
         """Called from inside the first validation step: Lightning repeats a validation that was cut
         off only where its state says that one was under way."""

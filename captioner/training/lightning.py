@@ -121,6 +121,13 @@ def is_between_micro_batches(trainer: pl.Trainer) -> bool:
     return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
+def forget_cut_off_validation(trainer: pl.Trainer) -> None:
+    """Count only finished batches of validation. Lightning keeps one that was begun before a run
+    was stopped, and would then take a validation that is cut off once more for a finished one."""
+    total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+    total.ready = total.started = total.processed = total.completed  # type: ignore[attr-defined]
+
+
 def next_batch(trainer: pl.Trainer) -> int:
     """The number of the epoch's batch that a run resumed now begins with."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready

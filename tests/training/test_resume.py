@@ -121,11 +121,12 @@ def test_interrupted_three_times_it_still_ends_the_same(options, unbroken, tmp_p
     "interval, mishaps",
     [
         ("val_check_interval=0.6", ["SIGTERM:0:0:2", "SIGTERM:0:1:0", "val-SIGTERM:0:1:0"]),
-        ("val_check_interval=0.4", ["SIGTERM:0:0:2", "SIGTERM:0:1:0"]),
-        ("val_check_interval=0.4", ["val-SIGTERM:0:0:0"]),
+        ("val_check_interval=0.4", ["SIGTERM:0:0:2", "SIGTERM:0:1:0", "val-SIGTERM:0:1:0"]),
+        ("val_check_interval=0.4", ["val-SIGTERM:0:0:0", "SIGTERM:0:0:2", "SIGTERM:0:1:0"]),
+        ("val_check_interval=1.0", ["val-SIGTERM:0:0:0", "val-SIGTERM:0:0:0", "SIGTERM:0:1:0"]),
         ("max_steps=5", ["SIGTERM:0:1:0"]),
     ],
-    ids=["between micro-batches", "after a step", "inside one", "none after the last epoch"],
+    ids=["between micro-batches", "after a step", "inside one", "twice in one", "none at the end"],
 )
 def test_validation_may_come_at_another_place_than_the_epochs_end(
     blind, tmp_path, interval, mishaps
