@@ -129,7 +129,7 @@ def check_matching(references: Mapping[Id, Sequence[str]], captions: Mapping[Id,
     if empty := [image for image in captions if len(references[image]) == 0]:
         raise InputError(f"{list_images(empty)} with an empty list of references: leave them out")
     if bare := [image for image in captions if isinstance(references[image], str)]:
-        raise InputError(f"{list_images(bare)} with one string as references: give a list")
+        raise InputError(f"{list_images(bare)} with a string as references: give a list of strings")
     if not captions:
         raise InputError("no captions to score")
 

@@ -323,7 +323,7 @@ def test_cider_of_one_image_is_0_with_a_warning():
         ({1: ["a"]}, {"1": "a"}, r"1 image \('1'\) captioned .*\(1 is not '1'\)"),
         ({i: ["a"] for i in range(9)}, {8: "a"}, r"8 images \(0, 1, 2, 3, 4, \.\.\.\) .* caption "),
         ({1: ["a"], 2: []}, {1: "a", 2: "b"}, r"1 image \(2\) with an empty list"),
-        ({1: "a man"}, {1: "a"}, r"1 image \(1\) with one string as references"),
+        ({1: "a man"}, {1: "a"}, r"1 image \(1\) with a string as references"),
         ({}, {}, "no captions to score"),
     ],
 )
