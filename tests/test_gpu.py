@@ -144,19 +144,19 @@ def test_every_decoder_computes_there_what_it_computes_here(name):
 
     def run(device):
         decoder.to(device).zero_grad()
-        some = features().to(device)
-        memory, state = decoder.start(some, N)
+        inputs = features().to(device)
+        memory, state = decoder.start(inputs, N)
         logits_PV, _, _ = decoder(token_NT.to(device), LENGTH_N.to(device), memory, state)
         logits_PV[:, 2:].square().sum().backward()
         gradients = [None if p.grad is None else p.grad.cpu().clone() for p in decoder.parameters()]
         with torch.no_grad():
-            said = Beam(3, max_length=6)(decoder.step, *decoder.start(some, B * 3))
-        return logits_PV.detach().cpu(), gradients, said.token_BKT.cpu()
+            captions = Beam(3, max_length=6)(decoder.step, *decoder.start(inputs, B * 3))
+        return logits_PV.detach().cpu(), gradients, captions.token_BKT.cpu()
 
     torch.manual_seed(0)
-    here = run("cpu")
+    on_cpu = run("cpu")
     torch.manual_seed(0)
-    torch.testing.assert_close(run("cuda"), here, atol=1e-9, rtol=0)
+    torch.testing.assert_close(run("cuda"), on_cpu, atol=1e-9, rtol=0)
     half_precision_gives_nearly_the_same_gradients(
         lambda vocabulary: decoder, "cuda", torch.float16
     )
@@ -164,13 +164,13 @@ def test_every_decoder_computes_there_what_it_computes_here(name):
 
 @every_strategy
 def test_every_strategy_says_there_what_it_says_here(name):
-    strategy, decoder, some = STRATEGIES[name], random_decoder(0, V), pictures(5)
+    strategy, decoder, inputs = STRATEGIES[name], random_decoder(0, V), pictures(5)
     chosen = [rule for rule, _ in RULES.values()]
     searches = [{"rules": [rule]} for rule in chosen] + [{}]
     if name == "sum":
         searches += [{"must_include": MustInclude(4, in_image={1: [(5, 4)]})}]
     for options in searches:
-        here = run(strategy, decoder.cpu(), some, **options)[1]
-        there = run(strategy, decoder.cuda(), some.to("cuda"), **options)[1]
-        assert torch.equal(there.token_BKT.cpu(), here.token_BKT)
-        assert there.error_B == here.error_B
+        on_cpu = run(strategy, decoder.cpu(), inputs, **options)[1]
+        on_gpu = run(strategy, decoder.cuda(), inputs.to("cuda"), **options)[1]
+        assert torch.equal(on_gpu.token_BKT.cpu(), on_cpu.token_BKT)
+        assert on_gpu.error_B == on_cpu.error_B

@@ -66,13 +66,13 @@ def imports(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_a_module_imports_its_own_package_or_a_lower_one(path):
-    own = room(module_of(path))
-    assert own in RANK, f"{path}: docs/architecture.md gives {own} no rank"
+    home = room(module_of(path))
+    assert home in RANK, f"{path}: docs/architecture.md gives {home} no rank"
     for name in imports(path):
-        if name.split(".")[0] not in ("captioner", "data_prep") or room(name) == own:
+        if name.split(".")[0] not in ("captioner", "data_prep") or room(name) == home:
             continue
-        ground = RANK[own] == RANK[room(name)] == 0  # those files are one package; cycles: below
-        assert RANK[room(name)] < RANK[own] or ground, f"{path} imports {name}, of no lower rank"
+        ground = RANK[home] == RANK[room(name)] == 0  # those files are one package; cycles: below
+        assert RANK[room(name)] < RANK[home] or ground, f"{path} imports {name}, of no lower rank"
 
 
 def test_there_are_no_cycles():

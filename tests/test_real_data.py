@@ -31,5 +31,5 @@ def test_two_hundred_photographs_are_enough_to_beat_the_blind(real_data, tmp_pat
     assert len(predictions) == len({p["image_id"] for p in predictions}) == 200
     assert zero_shot > 0
     paths = [record.image for record in records.read_records(real_data / "coco_sample")[:20]]
-    said = captioner.load(model).caption(paths)
-    assert all(c.error is None and c.caption for c in said)
+    captions = captioner.load(model).caption(paths)
+    assert all(c.error is None and c.caption for c in captions)

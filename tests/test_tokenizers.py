@@ -94,11 +94,11 @@ def test_wrong_options_are_named(options, message):
 @pytest.mark.parametrize("kind", [Word, Char])
 def test_token_strings_are_what_the_metrics_make_of_the_text(kind):
     texts = ["A dog's ball, isn't it?", "Two men (one old) at 5 o'clock", "it is what they're"]
-    made = kind.train(texts)
+    tokenizer = kind.train(texts)
     for text in texts:
-        ids = [*made.encode(text), EOS, 5]
-        assert made.token_string(ids) == " ".join(tokenize(made.decode(ids)))
-        assert made.token_string(ids) == " ".join(tokenize(text))
+        ids = [*tokenizer.encode(text), EOS, 5]
+        assert tokenizer.token_string(ids) == " ".join(tokenize(tokenizer.decode(ids)))
+        assert tokenizer.token_string(ids) == " ".join(tokenize(text))
 
 
 def test_a_frame_is_bos_the_ids_and_padding():

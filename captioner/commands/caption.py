@@ -100,20 +100,26 @@ def run(options: Namespace) -> None:
                 print(f"{printable(result.path)}: {escape(hypothesis.caption)}", flush=True)
 
 
+FLAGS = {"width": "beam", "length_penalty": "length-penalty", "n": "best", "samples": "consensus"}
+
+
 def choose_strategy(saved: Strategy, options: Namespace) -> Strategy:
     """The search saved with the model, with the options of the command line in place of its own."""
     from captioner.search import Beam, Consensus
 
-    flags = {"width": "beam", "length_penalty": "length-penalty", "n": "best"}
-    flags |= {"samples": "consensus"}
-    values = options.beam, options.length_penalty, options.best, options.consensus or None
-    given: dict[str, Any] = {name: v for name, v in zip(flags, values) if v is not None}
+    values = {
+        "width": options.beam,
+        "length_penalty": options.length_penalty,
+        "n": options.best,
+        "samples": options.consensus or None,
+    }
+    given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     kind: type[Strategy] = type(saved)
     if options.consensus is not None:
         kind = Consensus if options.consensus else Beam
     elif not given.keys() <= vars(saved).keys():
         kind = Beam
-    with flags_in_messages(**flags):
+    with flags_in_messages(**FLAGS):
         if kind is type(saved):
             return replace(saved, **given)  # type: ignore[type-var]  # they are data classes
         alike = isinstance(saved, Beam | Consensus)

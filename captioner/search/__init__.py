@@ -10,13 +10,20 @@ not depend on its batch. The default is 0, 1, 2 ...  `rules`: see captioner/sear
 `must_include`: see captioner/search/include.py.
 """
 
-from captioner.search.base import SCORES as SCORES
-from captioner.search.base import Captions as Captions
-from captioner.search.base import Strategy as Strategy
-from captioner.search.beam import Beam as Beam
-from captioner.search.beam import StochasticBeam as StochasticBeam
-from captioner.search.consensus import Consensus as Consensus
-from captioner.search.sampling import Greedy as Greedy
-from captioner.search.sampling import Sample as Sample
+from captioner.search.base import SCORES, Captions, Strategy
+from captioner.search.beam import Beam, StochasticBeam
+from captioner.search.consensus import Consensus
+from captioner.search.sampling import Greedy, Sample
 
 STRATEGIES = (Greedy, Sample, Beam, StochasticBeam, Consensus)
+__all__ = [
+    "SCORES",
+    "STRATEGIES",
+    "Beam",
+    "Captions",
+    "Consensus",
+    "Greedy",
+    "Sample",
+    "StochasticBeam",
+    "Strategy",
+]

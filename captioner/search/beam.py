@@ -95,9 +95,8 @@ class StochasticBeam(Strategy):
         return self.n
 
     def search(self, inputs: Inputs) -> Captions:
-        # Ranked by G: that of what a hypothesis may become is never greater.
-        perturbed = lambda value_XS, length: value_XS[..., 1]  # noqa: E731
-        policy = Policy(self.n, self.n, self.max_length, self._candidates, perturbed, values=3)
+        sizes = self.n, self.n, self.max_length
+        policy = Policy(*sizes, self._candidates, _perturbed, values=3)
         captions = beam_search(policy, inputs)
         return captions.ranked(captions.log_prob_BK)
 
@@ -121,3 +120,8 @@ class StochasticBeam(Strategy):
         key_NC, word_NC = base.top(key_NV, 2 * self.n)
         true_NC = live_NS[:, :1] + log_prob_NV.gather(1, word_NC)
         return torch.stack([true_NC, key_NC, drawn_NV.gather(1, word_NC)], dim=2), word_NC
+
+
+def _perturbed(value_XS: Tensor, length: int) -> Tensor:
+    """G, by which hypotheses are ranked: it does not rise as a hypothesis grows."""
+    return value_XS[..., 1]

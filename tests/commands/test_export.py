@@ -27,13 +27,13 @@ def test_the_encoder_is_left_out_where_pip_brings_it(folder, capsys):
     tensors = load_file(out / "model.safetensors")
     assert not any(name.startswith("encoder.") for name in tensors)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
-    whole, small = loading.load(model), loading.load(out)
-    for name, tensor in whole.state_dict().items():
+    complete, small = loading.load(model), loading.load(out)
+    for name, tensor in complete.state_dict().items():
         expected = tensor if name.startswith("encoder.") else tensor.half().to(tensor)
         other = small.state_dict()[name]
         assert other.dtype == tensor.dtype and torch.equal(other, expected), name
     pixels = torch.rand(2, 3, 64, 64)
-    torch.testing.assert_close(small.encode(pixels), whole.encode(pixels))
+    torch.testing.assert_close(small.encode(pixels), complete.encode(pixels))
 
 
 def test_an_encoder_that_has_learned_is_kept(folder, capsys):

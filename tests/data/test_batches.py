@@ -81,9 +81,9 @@ def test_going_on_is_skipping_to_a_batch_number():
 
 def test_more_captions_than_rows_are_drawn_anew_each_epoch():
     ids = [[[4 + k] for k in range(12)]]
-    said = [set(epoch(number=e, ids=ids)[0].token_NT[:, 1].tolist()) for e in range(40)]
-    assert all(len(words) == 5 for words in said)
-    assert set.union(*said) == set(range(4, 16))
+    words = [set(epoch(number=e, ids=ids)[0].token_NT[:, 1].tolist()) for e in range(40)]
+    assert all(len(drawn) == 5 for drawn in words)
+    assert set.union(*words) == set(range(4, 16))
 
 
 def test_batches_hold_captions_of_similar_length():

@@ -114,7 +114,7 @@ def test_a_changed_picture_or_encoder_is_never_served_from_before(tmp_path, enco
 def test_interrupted_it_goes_on(tmp_path, encoder, pictures, computed, cut):
     """Whatever was written last when the power went: whole rows stay, half ones are done again."""
     cache = FeatureCache(tmp_path / "cache", encoder)
-    whole = cache[rows(cache, pictures)[:, 0]].pooled_BD.clone()
+    complete = cache[rows(cache, pictures)[:, 0]].pooled_BD.clone()
     cache = FeatureCache(tmp_path / "interrupted", encoder)
     rows(cache, pictures[:4])
     text = cache.folder / "rows.txt"
@@ -128,7 +128,7 @@ def test_interrupted_it_goes_on(tmp_path, encoder, pictures, computed, cut):
     cache = FeatureCache(tmp_path / "interrupted", encoder)
     features = cache[rows(cache, pictures)[:, 0]].pooled_BD
     assert computed() == (4 if cut in ("rows", "lost") else 3)
-    torch.testing.assert_close(features, whole, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(features, complete, atol=2e-3, rtol=2e-3)
 
 
 def test_views_are_different_and_repeat(tmp_path, encoder, pictures):

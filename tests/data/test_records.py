@@ -65,8 +65,8 @@ def write(root: Path, files: dict[str, str | bytes | dict], pictures="images") -
     return root
 
 
-def plain(found: list[records.Record]) -> list[tuple]:
-    return [(record.image.name, record.split, list(record.captions)) for record in found]
+def plain(result: list[records.Record]) -> list[tuple]:
+    return [(record.image.name, record.split, list(record.captions)) for record in result]
 
 
 def message(*args, **options) -> str:
@@ -117,9 +117,9 @@ def test_every_source_gives_the_same_records(tmp_path, source):
     root = write(tmp_path, SOURCES[source], folder)
     expected = [(name, split, captions) for _, name, split, captions in IMAGES]
     for split in ("train", "val", "test"):
-        found = records.read_records(root, split)
-        assert plain(found) == [image for image in expected if image[1] == split]
-        assert all(record.image.parent == root / folder for record in found)
+        result = records.read_records(root, split)
+        assert plain(result) == [image for image in expected if image[1] == split]
+        assert all(record.image.parent == root / folder for record in result)
     assert plain(records.read_records(root, "dev")) == plain(records.read_records(str(root), "val"))
     assert sorted(plain(records.read_records(root))) == sorted(expected)
     ids = [record.id for record in records.read_records(root, "train")]
@@ -200,8 +200,11 @@ def test_images_without_captions_are_read_where_they_are_wanted(tmp_path):
     """COCO's image_info files have no annotations at all."""
     info = {"images": coco(*IMAGES[:2])["images"]}
     root = write(tmp_path, {"image_info_test2014.json": info})
-    found = records.read_records(root, "test", captions="image_info_test2014.json", bare=True)
-    assert [(r.id, r.image.name, r.captions) for r in found] == [(7, "a.jpg", ()), (3, "b.jpg", ())]
+    result = records.read_records(root, "test", captions="image_info_test2014.json", bare=True)
+    assert [(r.id, r.image.name, r.captions) for r in result] == [
+        (7, "a.jpg", ()),
+        (3, "b.jpg", ()),
+    ]
     error = message(root, "test", captions="image_info_test2014.json")
     assert "2 of 2 images have no caption" in error
     write(tmp_path, {"captions_test.json": info})
@@ -390,6 +393,6 @@ def test_flickr8k_has_its_official_splits_in_both_files():
 
 @needs_data
 def test_coco_sample():
-    found = records.read_records(DATA / "coco_sample", "val")
-    assert len(found) == 200 and sum(len(record.captions) for record in found) == 1001
-    assert found[0].id == 196 and found[0].image.name == "000000000196.jpg"
+    result = records.read_records(DATA / "coco_sample", "val")
+    assert len(result) == 200 and sum(len(record.captions) for record in result) == 1001
+    assert result[0].id == 196 and result[0].image.name == "000000000196.jpg"

@@ -17,10 +17,10 @@ def corpus(tmp_path, lengths, kind="char"):
     for number, length in enumerate(lengths):
         words = "".join(rng.choice(list("abcdef \n"), length))
         (tmp_path / "texts" / f"{number:03d}.txt").write_text(words)
-    some = text.documents(str(tmp_path / "texts"))
-    pieces = [piece for document in some for piece in document.pieces()]
+    documents = text.documents(str(tmp_path / "texts"))
+    pieces = [piece for document in documents for piece in document.pieces()]
     tokenizer = tokenizers.train_tokenizer(pieces, kind)
-    return text.Corpus(some, tokenizer, tmp_path / "cache"), tokenizer, pieces
+    return text.Corpus(documents, tokenizer, tmp_path / "cache"), tokenizer, pieces
 
 
 @pytest.mark.parametrize("lengths", [[500], [40, 1, 7, 300, 12, 99]])
@@ -28,9 +28,9 @@ def corpus(tmp_path, lengths, kind="char"):
     "batch_size, bptt, world", [(1, 10, 1), (4, 10, 1), (3, 7, 2), (2, 999, 1)]
 )
 def test_every_token_is_said_once_after_the_one_before(tmp_path, lengths, batch_size, bptt, world):
-    found, tokenizer, pieces = corpus(tmp_path, lengths)
-    streams = [text.Streams(found, batch_size, bptt, 3, 5, r, world) for r in range(world)]
-    said, before = [], {}
+    encoded, tokenizer, pieces = corpus(tmp_path, lengths)
+    streams = [text.Streams(encoded, batch_size, bptt, 3, 5, r, world) for r in range(world)]
+    predicted, before = [], {}
     for number in range(len(streams[0])):
         for rank, stream in enumerate(streams):
             batch = stream[number]
@@ -45,35 +45,37 @@ def test_every_token_is_said_once_after_the_one_before(tmp_path, lengths, batch_
                 elif number:  # it goes on where the row was
                     assert not batch.fresh_N[row] and before[rank, row] == tokens[0]
                 assert BOS not in tokens[1:] and EOS not in tokens[:length]
-                said += tokens[1 : length + 1]
+                predicted += tokens[1 : length + 1]
                 before[rank, row] = tokens[length]
     expected = [i for piece in pieces for i in [*tokenizer.encode(piece), EOS]]
-    assert sorted(said) == sorted(expected) and len(found) == len(expected)
+    assert sorted(predicted) == sorted(expected) and len(encoded) == len(expected)
 
 
 def test_one_stream_is_the_text_itself(tmp_path):
-    found, tokenizer, (piece,) = corpus(tmp_path, [123])
-    streams = text.Streams(found, 1, 10, 0)
-    said = [i for k in range(len(streams)) for i in streams[k].token_NT[0, 1:].tolist() if i != PAD]
-    assert tokenizer.decode(said) == piece
+    encoded, tokenizer, (piece,) = corpus(tmp_path, [123])
+    streams = text.Streams(encoded, 1, 10, 0)
+    tokens = [
+        i for k in range(len(streams)) for i in streams[k].token_NT[0, 1:].tolist() if i != PAD
+    ]
+    assert tokenizer.decode(tokens) == piece
 
 
 def test_order_is_a_function_of_seed_and_epoch(tmp_path):
-    found, *_ = corpus(tmp_path, [30] * 12)
+    encoded, *_ = corpus(tmp_path, [30] * 12)
 
     def order(seed, epoch):
-        return [text.Streams(found, 2, 8, seed, epoch)[k].token_NT.tolist() for k in range(8)]
+        return [text.Streams(encoded, 2, 8, seed, epoch)[k].token_NT.tolist() for k in range(8)]
 
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(0, 1) != order(1, 1)
 
 
 def test_ids_are_encoded_once_and_anew_where_the_text_changed(tmp_path):
-    found, tokenizer, _ = corpus(tmp_path, [50, 60])
+    encoded, tokenizer, _ = corpus(tmp_path, [50, 60])
     files = sorted((tmp_path / "cache").iterdir())
     again, *_ = corpus(tmp_path, [50, 60])
     assert sorted((tmp_path / "cache").iterdir()) == files
-    assert (again.ids == found.ids).all()
+    assert (again.ids == encoded.ids).all()
     (tmp_path / "texts/001.txt").write_text("abc\n")
     new = text.Corpus(text.documents(str(tmp_path / "texts")), tokenizer, tmp_path / "cache")
     assert new.ids[new.start_D[1] :].tolist() == [BOS, *tokenizer.encode("abc\n"), EOS]
@@ -96,10 +98,10 @@ def test_few_documents_are_cut_and_of_many_some_are_held_out(tmp_path):
     assert "".join(texts) == path.read_text() and texts[1].startswith("line ")
     assert 0.08 < len(texts[1]) / len(path.read_text()) < 0.12
     corpus(tmp_path, [9] * 200)
-    some = text.documents(str(tmp_path / "texts"))
-    train, val = text.split(some, 0.1)
-    assert sorted(train + val) == sorted(some) and 8 <= len(val) <= 35
-    assert text.split(some, 0.1)[1] == val
+    documents = text.documents(str(tmp_path / "texts"))
+    train, val = text.split(documents, 0.1)
+    assert sorted(train + val) == sorted(documents) and 8 <= len(val) <= 35
+    assert text.split(documents, 0.1)[1] == val
 
 
 @pytest.mark.parametrize(
@@ -123,10 +125,10 @@ def test_bad_text_is_named(tmp_path, write, share, message):
 
 
 def test_pythons_own_source_is_there():
-    some = text.documents("python")
-    assert len(some) > 100 and all(document.path.suffix == ".py" for document in some)
-    assert sum(document.end for document in some) > 2e6
-    for document in some:
+    documents = text.documents("python")
+    assert len(documents) > 100 and all(document.path.suffix == ".py" for document in documents)
+    assert sum(document.end for document in documents) > 2e6
+    for document in documents:
         assert "".join(document.pieces())
 
 

@@ -194,14 +194,14 @@ def test_no_more_is_written_than_an_entry_says(tmp_path):
 
 def test_damage_is_found_out(make, tmp_path):
     path = make(FILES)
-    whole = path.read_bytes()
+    original = path.read_bytes()
     if path.suffix != ".tar":  # which has no checksum of its contents
-        at = len(whole) // 2
-        path.write_bytes(whole[:at] + b"0123456789" + whole[at + 10 :])
+        at = len(original) // 2
+        path.write_bytes(original[:at] + b"0123456789" + original[at + 10 :])
         with pytest.raises(InputError, match="damaged|neither"):
             archive.unpack(path, tmp_path / "out")
         assert not (tmp_path / "out" / "sub" / "b.jpg").exists()
-    path.write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(original[: len(original) // 2])
     with pytest.raises(InputError, match="damaged|neither|less"):
         archive.unpack(path, tmp_path / "out")
     names = [name for name in contents(tmp_path / "out") if name != "a.txt"]

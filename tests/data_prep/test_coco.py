@@ -143,11 +143,11 @@ def test_lost_and_truncated_pictures_are_restored(run, site, tmp_path, deleted):
     assert len(list(archives.iterdir())) == (0 if deleted else 3)
     asked = len(site.asked)
     lost, short = (tmp_path / "coco" / "train2017" / name for name in NAMES["train", 2017][:2])
-    whole = lost.read_bytes(), short.read_bytes()
+    originals = lost.read_bytes(), short.read_bytes()
     lost.unlink()
-    short.write_bytes(whole[1][:100])
+    short.write_bytes(originals[1][:100])
     assert run(*options)[0] == 0
-    assert (lost.read_bytes(), short.read_bytes()) == whole
+    assert (lost.read_bytes(), short.read_bytes()) == originals
     again = ["/zips/train2017.zip"] if deleted else []
     assert [path for path, _ in site.asked[asked:]] == again
 

@@ -144,8 +144,8 @@ def forge(handler) -> None:
 
 def from_the_start(handler) -> None:
     """206, but with bytes that are there already."""
-    whole = f"bytes 0-{len(OTHER) - 1}/{len(OTHER)}"
-    answer(handler, ranges=False, code=206, Content_Range=whole, ETag=etag(DATA))
+    content_range = f"bytes 0-{len(OTHER) - 1}/{len(OTHER)}"
+    answer(handler, ranges=False, code=206, Content_Range=content_range, ETag=etag(DATA))
 
 
 def longer(handler) -> None:

@@ -40,8 +40,8 @@ def tokens(name: str) -> str:
 
 
 def listed(name: str, split: str) -> bytes:
-    found = [p for p, its in zip(NAMES[name], SPLIT, strict=True) if its == split]
-    return "\n".join(p if name == "flickr8k" else p.removesuffix(".jpg") for p in found).encode()
+    names = [p for p, its in zip(NAMES[name], SPLIT, strict=True) if its == split]
+    return "\n".join(p if name == "flickr8k" else p.removesuffix(".jpg") for p in names).encode()
 
 
 def lists(name: str) -> dict[str, bytes]:
@@ -222,8 +222,8 @@ def test_split_lists_that_are_missing_are_named(run, tmp_path):
 
 
 def test_pictures_that_are_missing_are_listed_and_added_later(run, tmp_path):
-    some = dict(list(pictures("flickr8k").items())[2:])
-    code, lines, err = run("flickr8k", lay(tmp_path / "in", some | karpathy("flickr8k")))
+    incomplete = dict(list(pictures("flickr8k").items())[2:])
+    code, lines, err = run("flickr8k", lay(tmp_path / "in", incomplete | karpathy("flickr8k")))
     assert code == 1 and not lines
     title = f"missing: 2 of 6 pictures; from {flickr.DATASETS['flickr8k'].origin}"
     assert err.splitlines() == [title, *(f"    {name}" for name in NAMES["flickr8k"][:2])]

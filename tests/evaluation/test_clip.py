@@ -17,17 +17,17 @@ def test_by_hand():
     image_BD = np.array([[2.0, 0], [0, 3]])
     caption_BD = np.array([[3.0, 4], [0, -1]])
     reference_RD = np.array([[1.0, 0], [4, 3], [0, -5]])
-    found = clip_score(image_BD, caption_BD, reference_RD, np.array([0, 0, 1]))
+    scores = clip_score(image_BD, caption_BD, reference_RD, np.array([0, 0, 1]))
     score, best = 2.5 * 3 / 5, (3 * 4 + 4 * 3) / 25  # the second of the two references
     reference = 2 * score * best / (score + best)
-    np.testing.assert_allclose(found.per_image(), [[score, reference], [0, 0]])
-    assert found.corpus() == pytest.approx({"CLIPScore": score / 2, "RefCLIPScore": reference / 2})
+    np.testing.assert_allclose(scores.per_image(), [[score, reference], [0, 0]])
+    assert scores.corpus() == pytest.approx({"CLIPScore": score / 2, "RefCLIPScore": reference / 2})
 
 
 def test_half_precision_is_enough_to_be_normalised():
     vectors = np.full((1, 512), 300, np.float16)  # whose squares would be infinite
-    found = clip_score(vectors, vectors, vectors, np.array([0]))
-    assert found.corpus()["CLIPScore"] == pytest.approx(2.5)
+    scores = clip_score(vectors, vectors, vectors, np.array([0]))
+    assert scores.corpus()["CLIPScore"] == pytest.approx(2.5)
 
 
 @pytest.fixture(scope="module")

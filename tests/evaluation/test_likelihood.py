@@ -36,7 +36,7 @@ def model(tokenizer: Tokenizer, seed: int = 0) -> CaptionModel:
 
 
 def words(*texts: str) -> Word:
-    return Word.train(texts or [text for some in TEXTS for text in some])
+    return Word.train(texts or [text for group in TEXTS for text in group])
 
 
 def stepwise(captioner: CaptionModel, image: int, ids: list[int]) -> float:
@@ -79,7 +79,7 @@ def test_an_unknown_word_is_spelled():
 
 
 def test_every_word_counts_of_a_caption_longer_than_training_allows():
-    tokenizer = Word.train((text for some in TEXTS for text in some), max_length=2)
+    tokenizer = Word.train((text for group in TEXTS for text in group), max_length=2)
     corpus = likelihood.perplexity(model(tokenizer), RECORDS, source).corpus()
     assert corpus == pytest.approx(likelihood.perplexity(model(words()), RECORDS, source).corpus())
 
@@ -87,12 +87,12 @@ def test_every_word_counts_of_a_caption_longer_than_training_allows():
 def test_retrieval_ranks_the_images_by_the_probability_of_the_caption(monkeypatch):
     monkeypatch.setattr(likelihood, "ROWS", 48)  # blocks of 2 and of 2 images
     captioner = model(words())
-    sums, whole = likelihood.retrieval(captioner, RECORDS, source)
+    sums, corpus = likelihood.retrieval(captioner, RECORDS, source)
     ids = [captioner.tokenizer.encode(texts[0]) for texts in TEXTS]
     log_prob_NB = np.array([[stepwise(captioner, b, row) for b in range(4)] for row in ids])
     ranks = 1 + (log_prob_NB > np.diag(log_prob_NB)[:, None]).sum(1)
     assert len(set(ranks)) > 1
-    assert whole == {"median_rank": np.median(ranks)}
+    assert corpus == {"median_rank": np.median(ranks)}
     assert sums.corpus() == {f"R@{k}": np.mean(ranks <= k) for k in (1, 5, 10)}
 
 
@@ -101,8 +101,8 @@ def test_a_blind_model_finds_nothing():
         return Features(torch.zeros(len(index), 5).double())
 
     many = [Record(i, Path("x"), ("a dog runs",), "val") for i in range(21)]
-    sums, whole = likelihood.retrieval(model(words()), many, blind)
-    assert whole == {"median_rank": 11} and sums.corpus() == {"R@1": 0, "R@5": 0, "R@10": 0}
+    sums, corpus = likelihood.retrieval(model(words()), many, blind)
+    assert corpus == {"median_rank": 11} and sums.corpus() == {"R@1": 0, "R@5": 0, "R@10": 0}
 
 
 def test_a_diverged_model_is_no_perfect_one():

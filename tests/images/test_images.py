@@ -26,9 +26,9 @@ def pixels(data: bytes) -> np.ndarray:
 
 def flat(image: Image.Image) -> list[int]:
     """The one colour of an encoded picture of one colour."""
-    found = np.unique(pixels(encode(image)).reshape(-1, 3), axis=0)
-    assert len(found) == 1
-    return found[0].tolist()
+    colours = np.unique(pixels(encode(image)).reshape(-1, 3), axis=0)
+    assert len(colours) == 1
+    return colours[0].tolist()
 
 
 # What a picture is
@@ -123,10 +123,10 @@ def test_interlaced_png(bits, colour, size):
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
 def test_a_file_cut_anywhere_is_an_error_or_the_whole_picture(form):
     data = encode(PHOTO.resize((24, 16)), form)
-    whole = pixels(data)
+    complete = pixels(data)
     for length in range(len(data)):
         try:
-            assert (pixels(data[:length]) == whole).all(), length
+            assert (pixels(data[:length]) == complete).all(), length
         except ImageError as error:
             assert "\n" not in str(error)
     with pytest.raises(ImageError):

@@ -57,10 +57,10 @@ def test_a_shift_of_every_image_shifts_the_interval():
 def test_the_paired_interval_is_that_of_the_differences():
     """Two systems that differ by 0.01 on every image: surely, though each varies far more."""
     value_B = RNG.random(500)
-    found = bootstrap.compare([mean("x", value_B + 0.01)], [mean("x", value_B)], 1000)["x"]
-    assert found.difference == pytest.approx(0.01)
-    assert found.low == pytest.approx(0.01) and found.high == pytest.approx(0.01)
-    assert found.p == 1 / 1001
+    result = bootstrap.compare([mean("x", value_B + 0.01)], [mean("x", value_B)], 1000)["x"]
+    assert result.difference == pytest.approx(0.01)
+    assert result.low == pytest.approx(0.01) and result.high == pytest.approx(0.01)
+    assert result.p == 1 / 1001
 
 
 def test_the_p_value_is_that_of_all_swaps():
@@ -68,8 +68,8 @@ def test_the_p_value_is_that_of_all_swaps():
     observed = abs((a_B - b_B).mean())
     signs = np.array(list(itertools.product([1, -1], repeat=10)))
     exact = np.mean(abs((signs * (a_B - b_B)).mean(1)) >= observed - 1e-12)
-    found = bootstrap.compare([mean("x", a_B)], [mean("x", b_B)], 5000)["x"]
-    assert found.p == pytest.approx(exact, abs=0.02)
+    result = bootstrap.compare([mean("x", a_B)], [mean("x", b_B)], 5000)["x"]
+    assert result.p == pytest.approx(exact, abs=0.02)
 
 
 def test_p_values_of_equal_systems_are_spread_evenly():
@@ -83,8 +83,8 @@ def test_p_values_of_equal_systems_are_spread_evenly():
 
 def test_a_system_does_not_differ_from_itself():
     sums = mean("x", RNG.random(50))
-    found = bootstrap.compare([sums], [sums], 100)["x"]
-    assert found.p == 1 and found.low == found.high == found.difference == 0
+    result = bootstrap.compare([sums], [sums], 100)["x"]
+    assert result.p == 1 and result.low == result.high == result.difference == 0
 
 
 def test_what_has_no_value_in_some_images_or_in_any():
@@ -92,8 +92,8 @@ def test_what_has_no_value_in_some_images_or_in_any():
     sums = shares(["x"], part_B1, whole_B1)
     assert sums.corpus() == {"x": 0.5} and np.isnan(sums.per_image()[1:]).all()
     assert bootstrap.intervals([sums], 200)["x"] == (0.5, 0.5)  # some resamples have none
-    found = bootstrap.compare([sums], [shares(["x"], 0 * part_B1, 0 * whole_B1)], 100)["x"]
-    assert np.isnan(found.difference) and np.isnan(found.p)
+    result = bootstrap.compare([sums], [shares(["x"], 0 * part_B1, 0 * whole_B1)], 100)["x"]
+    assert np.isnan(result.difference) and np.isnan(result.p)
     nothing = shares(["x"], np.zeros((3, 1)), np.zeros((3, 1)))
     assert np.isnan(bootstrap.intervals([nothing], 100)["x"]).all()
 

@@ -91,8 +91,8 @@ def test_no_phrase_means_two_things_and_each_is_found():
     assert not twice
     for phrase, category in phrases():
         assert phrase == phrase.lower().strip()
-        found = mentions(phrase.removesuffix(" ."))
-        assert found == ([category] if category else []), (phrase, found)
+        mentioned = mentions(phrase.removesuffix(" ."))
+        assert mentioned == ([category] if category else []), (phrase, mentioned)
 
 
 AWKWARD = """
@@ -138,9 +138,9 @@ def test_names_in_a_row_are_one_object_and_repeats_are_counted():
 def test_words_of_real_captions_are_found(real_data):
     golden = real_data / "metrics_golden" / "coco_topk_tokenized.json"
     references = list(json.loads(golden.read_text())["refs"].values())
-    found = [{name for text in texts for name in mentions(text)} for texts in references]
-    assert np.mean([bool(names) for names in found]) > 0.97
-    assert len(set.union(*found)) == 80
+    mentioned = [{name for text in texts for name in mentions(text)} for texts in references]
+    assert np.mean([bool(names) for names in mentioned]) > 0.97
+    assert len(set.union(*mentioned)) == 80
     first = [texts[0] for texts in references]
     human = chair([texts[1:] for texts in references], first, [frozenset()] * len(first)).corpus()
     # People agree: what one mentions, most often one of four others mentions too.

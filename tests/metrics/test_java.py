@@ -76,15 +76,15 @@ STRANGE += ["\0 \x01 \ud800 a"]
 def scored():
     """(sums, what Java answered, index of the first own image) of a golden set and own images."""
     official, references, captions = golden("flickr30k_magic")
-    own = [PLAIN]
+    lines = [PLAIN]
     for text in [*AWKWARD, *AWKWARD.values(), *STRANGE]:  # each followed by the plain image
-        own += [(PLAIN[0], text), PLAIN, ([text, "x"], PLAIN[1]), PLAIN]
+        lines += [(PLAIN[0], text), PLAIN, ([text, "x"], PLAIN[1]), PLAIN]
     answers: list[str] = []
     ask = meteor._ask_jar
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meteor, "_ask_jar", lambda *given: answers.extend(ask(*given)) or answers)
         sums = meteor.meteor(
-            [*references, *(texts for texts, _ in own)], [*captions, *(text for _, text in own)]
+            [*references, *(texts for texts, _ in lines)], [*captions, *(text for _, text in lines)]
         )
     return sums, answers, len(captions)
 

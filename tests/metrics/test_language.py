@@ -13,12 +13,12 @@ CAPTIONS = ["a dog runs", "a dog runs", "a a cat with a", "<unk> cat", ""]
 
 
 def test_shares_by_hand():
-    found = language(CAPTIONS, training=["a dog  runs"], finished=[True, True, False, True, True])
+    result = language(CAPTIONS, training=["a dog  runs"], finished=[True, True, False, True, True])
     expected = {"words": 13 / 5, "repeated_words": 1 / 5, "unknown_words": 1 / 13}
     expected |= {"bad_endings": 2 / 5}  # "with a", and the empty one
-    assert found.corpus() == pytest.approx(expected | {"novel": 3 / 5, "unfinished": 1 / 5})
-    assert found.per_image()[2, :3].tolist() == [5, 1, 1]
-    assert language(CAPTIONS).names == found.names[:4]  # neither training nor finished given
+    assert result.corpus() == pytest.approx(expected | {"novel": 3 / 5, "unfinished": 1 / 5})
+    assert result.per_image()[2, :3].tolist() == [5, 1, 1]
+    assert language(CAPTIONS).names == result.names[:4]  # neither training nor finished given
 
 
 def test_only_a_word_directly_after_itself_is_repeated():
@@ -33,12 +33,12 @@ def test_whole_words_dangle():
 
 
 def test_variety_by_hand():
-    found = variety(CAPTIONS)
-    assert found.pop("self_BLEU") == pytest.approx(others([CAPTIONS]))
+    result = variety(CAPTIONS)
+    assert result.pop("self_BLEU") == pytest.approx(others([CAPTIONS]))
     different_words, different_pairs = 6, 7  # "a dog" and "dog runs" come twice
     expected = {"vocabulary": different_words, "unique": 4 / 5}
     expected |= {"distinct_1": different_words / 13, "distinct_2": different_pairs / 9}
-    assert found == pytest.approx(expected)
+    assert result == pytest.approx(expected)
 
 
 def others(captions: list[list[str]]) -> float:

@@ -240,11 +240,12 @@ def test_rewards_of_any_captions_in_any_order_equal_those_of_the_whole():
     references, captions = random_texts(2, images=12)
     counted = References(references)
     image_N = [7, 0, 7, 7, 3, 11, 0]
-    said = [captions[(image * 5 + n) % 12] for n, image in enumerate(image_N)]
-    matches = counted.match(said, image_N)
-    expected = cider([references[i] for i in image_N], said, document_frequencies(references))[1]
+    predicted = [captions[(image * 5 + n) % 12] for n, image in enumerate(image_N)]
+    matches = counted.match(predicted, image_N)
+    frequencies = document_frequencies(references)
+    expected = cider([references[i] for i in image_N], predicted, frequencies)[1]
     np.testing.assert_allclose(Cider(counted)(matches), expected, atol=1e-12)
-    _, expected_4N = bleu([references[i] for i in image_N], said)
+    _, expected_4N = bleu([references[i] for i in image_N], predicted)
     np.testing.assert_array_equal(bleu_module.bleu(matches).per_image().T, expected_4N)
 
 
