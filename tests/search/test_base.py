@@ -7,6 +7,7 @@ import torch
 
 from captioner.errors import InputError
 from captioner.search import Beam, Consensus, Greedy, Sample, StochasticBeam
+from captioner.search.base import top
 from captioner.search.include import MustInclude
 from captioner.search.rules import forbid, min_length
 from captioner.types import EOS, PAD, UNK, Features
@@ -168,3 +169,12 @@ WRONG = {
 def test_a_wrong_option_is_named(Strategy, name, value):
     with pytest.raises(InputError, match=rf"^search\.{name}={value}: "):
         Strategy(**{name: value})
+
+
+@pytest.mark.parametrize("words", [4, 63, 1000, 1024])
+def test_top_is_the_start_of_the_sorted_row(words):
+    x_NV = torch.randn(7, words).masked_fill(torch.rand(7, words) < 0.3, -torch.inf)
+    best_NC, word_NC = top(x_NV, 6)
+    assert torch.equal(best_NC, x_NV.sort(dim=1, descending=True).values[:, :6])
+    assert torch.equal(x_NV.gather(1, word_NC), best_NC)
+    assert all(len(row) == len(set(row)) for row in word_NC.tolist())
