@@ -19,8 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from captioner import images
-from captioner.data.batches import EvalBatches, PixelSource
-from captioner.data.loader import Loader
+from captioner.data.batches import EvalBatches, Loader, PixelSource
 from captioner.types import Batch
 
 BATCH = 16

@@ -98,6 +98,12 @@ def json_field(item: Any, key: str, kinds: tuple[type, ...], place: str) -> Any:
     return item[key]
 
 
+def json_items(item: Any, key: str, place: str) -> Iterator[tuple[str, Any]]:
+    """The place and the content of each item of a list in an object. Raises as `json_field`."""
+    for i, content in enumerate(json_field(item, key, (list,), place)):
+        yield f"{place}: {key}[{i}]", content
+
+
 def report(error: InputError, prefix: str = "error") -> int:
     """Print the message to stderr. Returns the exit code of a command that ends with it, 2."""
     print(escape(f"{prefix}: {error}"), file=sys.stderr)

@@ -4,9 +4,9 @@ So nothing random needs to be saved: epoch e's batch b is the same in every run,
 workers, and resuming in the middle of an epoch is skipping to a batch number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from captioner import images
 from captioner.data.cache import FeatureCache
+from captioner.prefetch import prefetch
 from captioner.tokenizers import frame
 from captioner.types import Batch, Features, PerMember
 
@@ -91,6 +92,28 @@ def share(items: list[T], rank: int, world: int) -> list[T]:
     If they do not divide evenly, the first ones are added again: no process waits for another.
     """
     return (items + (items * world)[: -len(items) % world])[rank::world]
+
+
+class Batches(Protocol):
+    """A pure function of the number, so that going on in the middle is skipping to one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Any: ...
+
+
+class Loader:
+    """An epoch's batches from number `start` on, read ahead; its length is the whole epoch's."""
+
+    def __init__(self, batches: Batches, start: int = 0, workers: int = 0):
+        self.batches, self.start, self.workers = batches, start, workers
+
+    def __iter__(self) -> Iterator[Any]:
+        numbers = range(self.start, len(self.batches))
+        return prefetch(self.batches.__getitem__, numbers, self.workers)
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 class TrainBatches:

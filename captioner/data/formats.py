@@ -11,11 +11,11 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from captioner.errors import InputError, json_field, parse_json, read_json, read_text
+from captioner.errors import InputError, json_field, json_items, parse_json, read_json, read_text
 
 _TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)", re.DOTALL)
 _END = 2**16  # bytes at either end of a file that tell its format
@@ -64,14 +64,11 @@ def format_of(path: Path) -> str | None:
 def _coco(path: Path) -> list[Entry]:
     data = read_json(path)
     entries: dict[int | str, Entry] = {}
-    for i, image in enumerate(json_field(data, "images", (list,), str(path))):
-        where = f"{path}: images[{i}]"
+    for where, image in json_items(data, "images", str(path)):
         key = json_field(image, "id", (int, str), where)
         _add(entries, Entry(key, json_field(image, "file_name", (str,), where), [], None, where))
     info = "image_info" in path.name and "annotations" not in data  # COCO's test images
-    annotations = [] if info else json_field(data, "annotations", (list,), str(path))
-    for i, annotation in enumerate(annotations):
-        where = f"{path}: annotations[{i}]"
+    for where, annotation in () if info else json_items(data, "annotations", str(path)):
         key = json_field(annotation, "image_id", (int, str), where)
         if key not in entries:
             fault = f"image_id {key!r} is not in images"
@@ -82,16 +79,13 @@ def _coco(path: Path) -> list[Entry]:
 
 def _karpathy(path: Path) -> list[Entry]:
     entries: dict[int | str, Entry] = {}
-    for i, image in enumerate(json_field(read_json(path), "images", (list,), str(path))):
-        where = f"{path}: images[{i}]"
+    for where, image in json_items(read_json(path), "images", str(path)):
         name, split = (json_field(image, key, (str,), where) for key in ("filename", "split"))
         if folder := image.get("filepath"):
             name = f"{folder}/{name}"
         key = json_field(image, "cocoid" if "cocoid" in image else "imgid", (int, str), where)
-        captions = [
-            _caption(sentence, "raw", f"{where}.sentences[{j}]")
-            for j, sentence in enumerate(json_field(image, "sentences", (list,), where))
-        ]
+        sentences = json_items(image, "sentences", where)
+        captions = [_caption(sentence, "raw", place) for place, sentence in sentences]
         _add(entries, Entry(key, name, captions, split, where))
     return list(entries.values())
 
@@ -167,7 +161,5 @@ def _add(entries: dict[int | str, Entry], entry: Entry) -> None:
     entries[entry.id] = entry
 
 
-READERS: dict[str, Callable[[Path], list[Entry]]] = dict(
-    coco=_coco, karpathy=_karpathy, tokens=_tokens, jsonl=_jsonl, csv=_csv
-)
+READERS = dict(coco=_coco, karpathy=_karpathy, tokens=_tokens, jsonl=_jsonl, csv=_csv)
 """Format -> function that reads a file, in order of precedence."""

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from captioner import distributed
-from captioner.data.batches import EvalBatches, Source
-from captioner.data.loader import Loader
+from captioner.data.batches import EvalBatches, Loader, Source
 from captioner.data.records import Record
 from captioner.decoders.base import token_log_probs
 from captioner.errors import InputError

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner import distributed
-from captioner.data.batches import EvalBatches, Source
-from captioner.data.loader import Loader
+from captioner.data.batches import EvalBatches, Loader, Source
 from captioner.data.records import Record
 from captioner.errors import InputError, printable, read_json
 from captioner.models.caption_model import CaptionModel

@@ -11,11 +11,10 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from captioner.errors import InputError, first_five, json_field, printable, read_json
+from captioner.errors import InputError, first_five, json_field, json_items, printable, read_json
 from captioner.metrics import chair_names
 from captioner.metrics.statistics import Statistics, shares
 
@@ -117,24 +116,23 @@ def read_objects(path: Path | str) -> dict[int | str, frozenset[str]]:
 
     Raises InputError naming the file and the key if it is broken or has other categories.
     """
-    path = Path(path)
-    data = read_json(path)
+    data, name = read_json(Path(path)), printable(path)
     names: dict[int, str] = {}
-    for place, entry in _entries(data, "categories", path):
+    for place, entry in json_items(data, "categories", name):
         names[json_field(entry, "id", (int,), place)] = json_field(entry, "name", (str,), place)
     known = {category for _, category in phrases()}
-    if unknown := [name for name in names.values() if name not in known]:
+    if unknown := [category for category in names.values() if category not in known]:
         raise InputError(
-            f"{printable(path)}: categories {first_five(map(repr, unknown))} are none of COCO's "
+            f"{name}: categories {first_five(map(repr, unknown))} are none of COCO's "
             "80: CHAIR needs an instances file of COCO, as instances_val2014.json"
         )
     objects: dict[int | str, set[str]] = {}
-    for place, entry in _entries(data, "images", path):
+    for place, entry in json_items(data, "images", name):
         image = json_field(entry, "id", (int, str), place)
         if image in objects:
             raise InputError(f"{place}: id {image!r} is that of another image too: take one out")
         objects[image] = set()
-    for place, entry in _entries(data, "annotations", path):
+    for place, entry in json_items(data, "annotations", name):
         image = json_field(entry, "image_id", (int, str), place)
         category = json_field(entry, "category_id", (int,), place)
         if image not in objects:
@@ -143,9 +141,3 @@ def read_objects(path: Path | str) -> dict[int | str, frozenset[str]]:
             raise InputError(f"{place}: category_id {category!r} is none of the categories")
         objects[image].add(names[category])
     return {image: frozenset(categories) for image, categories in objects.items()}
-
-
-def _entries(data: Any, key: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """Each entry of a list in the file, with its place for messages."""
-    for i, entry in enumerate(json_field(data, key, (list,), printable(path))):
-        yield f"{printable(path)}: {key}[{i}]", entry

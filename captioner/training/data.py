@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import pytorch_lightning as pl
 
-from captioner.data.batches import EvalBatches, Source, TrainBatches
-from captioner.data.loader import Batches, Loader
+from captioner.data.batches import Batches, EvalBatches, Loader, Source, TrainBatches
 from captioner.data.records import Record
 from captioner.data.text import Corpus, Streams
 from captioner.errors import InputError

@@ -6,8 +6,14 @@ import torch
 
 from captioner import images
 from captioner.data import records
-from captioner.data.batches import EvalBatches, PixelSource, TrainBatches, image_vectors, make_batch
-from captioner.data.loader import Loader
+from captioner.data.batches import (
+    EvalBatches,
+    Loader,
+    PixelSource,
+    TrainBatches,
+    image_vectors,
+    make_batch,
+)
 from captioner.types import BOS, EOS, PAD, Features
 
 

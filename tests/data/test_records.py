@@ -264,7 +264,7 @@ BROKEN = [
     ("dataset_x.json", without("images", 1, "split", karpathy), ["images[1]: key 'split'"]),
     ("dataset_x.json", without("images", 0, "sentences", karpathy), ["images[0]: key 'sent"]),
     ("dataset_x.json", without("images", 0, "imgid", karpathy), ["images[0]: key 'imgid'"]),
-    ("dataset_x.json", karpathy((1, "a.jpg", "train", [" "])), ["images[0].sentences[0]: empty"]),
+    ("dataset_x.json", karpathy((1, "a.jpg", "train", [" "])), ["images[0]: sentences[0]: empty"]),
     ("dataset_x.json", karpathy((1, "a.jpg", "train", [])), ["images[0]: 1 of 1 images have no"]),
     ("dataset_x.json", karpathy(*IMAGES, IMAGES[0]), ["images[4]: id 7 is that of"]),
     ("train.token.txt", "a.jpg#0\tA dog .\n\na.jpg#1 A cat .\n", ["line 3: 'a.jpg#1 A cat .'"]),
