@@ -40,12 +40,13 @@ def os_reason(error: OSError) -> str:
 
 
 @contextmanager
-def naming_file(path: Path | str) -> Iterator[None]:
+def naming_file(path: Path | str, remedy: str = "") -> Iterator[None]:
     """Turn an OSError into an InputError with its file's name, or `path` if it knows none."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"{printable(error.filename or path)}: {os_reason(error)}") from error
+        name = printable(error.filename or path)
+        raise InputError(f"{name}: {os_reason(error)}{remedy}") from error
 
 
 def first_five(items: Iterable[object]) -> str:

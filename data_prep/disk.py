@@ -4,22 +4,16 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from captioner import files
-from captioner.errors import InputError, os_reason
+from captioner.errors import InputError, naming_file
 
-
-@contextmanager
-def reporting_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError (disk full, no permission) into an InputError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or path}: {os_reason(error)}; put that right and run the command "
-            "again: it goes on where it stopped"
-        ) from error
+reporting_errors = partial(
+    naming_file,
+    remedy="; put that right and run the command again: it goes on where it stopped",
+)
 
 
 @contextmanager

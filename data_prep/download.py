@@ -7,6 +7,7 @@ A download is resumed only if the server confirms (If-Range) that the file has n
 the usual choice for data files, restarts an interrupted download, too slow for 19 GB.
 """
 
+import hashlib
 import json
 import re
 import time
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from captioner import files
 from captioner.errors import InputError
-from data_prep import checksum, disk
+from data_prep import disk
 
 CHUNK = 2**16
 TIMEOUT = 30.0  # seconds for connecting and for each read, before a connection counts as stalled
@@ -59,19 +60,38 @@ def fetch(
     with disk.reporting_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            checksum.verify(path, size, sha256, "move it away and run the command again")
+            _verify(path, size, sha256, "move it away and run the command again")
             return
     _complete(url, part, size, magic)
     with disk.reporting_errors(path):
         try:
             again = "run the command again, or take another --mirror"
-            checksum.verify(part, size, sha256, f"it was deleted: {again}")
+            _verify(part, size, sha256, f"it was deleted: {again}")
         except InputError:
             part.unlink()
             _info_path(part).unlink(missing_ok=True)
             raise
         disk.publish(part, path)
         _info_path(part).unlink(missing_ok=True)
+
+
+def _verify(path: Path, size: int | None, sha256: str | None, remedy: str) -> None:
+    """Raise InputError, with both values and the remedy, if the size or the SHA-256 differs."""
+    actual = path.stat().st_size
+    if size is not None and actual != size:
+        raise InputError(f"{path}: {actual:,} bytes instead of {size:,}; {remedy}")
+    if sha256 is None:
+        return
+    digest = hashlib.sha256()
+    title = f"checking {path.name}"
+    bar = tqdm(total=actual, desc=title, unit="B", unit_scale=True, disable=None)
+    with open(path, "rb") as file, bar:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    if digest.hexdigest() != sha256:
+        fault = f"its SHA-256 is {digest.hexdigest()}, but that of the true file is {sha256}"
+        raise InputError(f"{path}: {fault}; {remedy}")
 
 
 def _complete(url: str, part: Path, size: int | None, magic: bytes) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from captioner.errors import InputError, Unavailable
 
@@ -56,11 +57,13 @@ def run(
     stderr; nothing is left running then, nor after an interrupt.
     """
     command = [str(find_java(metric)), *LOCALE, *arguments]
+    environment = {name: text for name, text in os.environ.items() if name not in OVERRULES}
+    environment["LC_ALL"] = "C.UTF-8"  # paths with letters beyond ASCII
     try:
         with tempfile.TemporaryDirectory(prefix="captioner-") as name:
             folder = Path(name)
             (folder / "stdin").write_bytes(stdin)
-            code = _run(command, folder, timeout, keep)
+            code = _run(command, folder, timeout, env=environment, pass_fds=keep)
             if code != 0:
                 raise Unavailable(f"{metric}: {command[0]} {_failure(code, timeout, folder)}")
             return (folder / result).read_text(encoding="utf-8", errors="replace")
@@ -68,25 +71,14 @@ def run(
         raise Unavailable(f"{metric}: {command[0]} cannot be run: {error}") from error
 
 
-def _run(command: list[str], folder: Path, timeout: float, keep: Sequence[int]) -> int | None:
-    """Run it. Returns the exit code, or None if the time was over."""
-    environment = {name: text for name, text in os.environ.items() if name not in OVERRULES}
-    environment["LC_ALL"] = "C.UTF-8"  # paths with letters beyond ASCII
-    with (
-        open(folder / "stdin", "rb") as stdin,
-        open(folder / "stdout", "wb") as stdout,
-        open(folder / "stderr", "wb") as stderr,
-    ):
-        process = subprocess.Popen(
-            command,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            cwd=folder,
-            env=environment,
-            pass_fds=keep,
-            start_new_session=True,  # `java` may be a script: end what it starts too
-        )
+def _run(command: list[str], folder: Path, timeout: float, **options: Any) -> int | None:
+    """Run it in a folder. Returns the exit code, or None if the time was over."""
+    files = {"stdin": "rb", "stdout": "wb", "stderr": "wb"}
+    with contextlib.ExitStack() as stack:
+        for name, mode in files.items():
+            options[name] = stack.enter_context(open(folder / name, mode))
+        # `java` may be a script: a session of its own, to end what it starts too
+        process = subprocess.Popen(command, cwd=folder, start_new_session=True, **options)
     try:
         return process.wait(timeout)
     except subprocess.TimeoutExpired:

@@ -105,7 +105,7 @@ def test_only_bytes_that_surely_fit_are_put_together(server, file, plan, resumed
     assert_complete(file)
 
 
-@pytest.mark.parametrize("place", ["data_prep.checksum.verify", "data_prep.disk.publish"])
+@pytest.mark.parametrize("place", ["data_prep.download._verify", "data_prep.disk.publish"])
 def test_interrupted_after_the_last_byte_nothing_is_asked_for_again(
     server, file, monkeypatch, place
 ):
