@@ -5,6 +5,7 @@ workers, and resuming in the middle of an epoch is skipping to a batch number.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -33,16 +34,13 @@ class Source(Protocol):
     ) -> Tensor | Features | PerMember: ...
 
 
+@dataclass
 class PixelSource:
     """Opens the pictures: for an encoder that trains."""
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        preprocess: images.Preprocess,
-        augment: images.Augment | None = None,
-    ):
-        self.paths, self.preprocess, self.augment = paths, preprocess, augment
+    paths: Sequence[Path]
+    preprocess: images.Preprocess
+    augment: images.Augment | None = None
 
     def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> Tensor:
         augment = None if draw is None else self.augment
@@ -53,11 +51,12 @@ class PixelSource:
         )
 
 
+@dataclass
 class FeatureSource:
     """Looks features up, for a frozen encoder. row_IV: what FeatureCache.compute returned."""
 
-    def __init__(self, cache: FeatureCache, row_IV: np.ndarray):
-        self.cache, self.row_IV = cache, row_IV
+    cache: FeatureCache
+    row_IV: np.ndarray
 
     def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> Features:
         rows_BV = self.row_IV[list(index)]
@@ -65,11 +64,11 @@ class FeatureSource:
         return self.cache[rows_BV[np.arange(len(rows_BV)), view]]
 
 
+@dataclass
 class EnsembleSource:
     """For an ensemble: the same pictures as each of its members wants them."""
 
-    def __init__(self, members: Sequence[Source]):
-        self.members = members
+    members: Sequence[Source]
 
     def __call__(self, index: Sequence[int], draw: Sequence[int] | None) -> PerMember:
         return PerMember(member(index, draw) for member in self.members)
@@ -102,11 +101,13 @@ class Batches(Protocol):
     def __getitem__(self, number: int) -> Any: ...
 
 
+@dataclass
 class Loader:
     """An epoch's batches from number `start` on, read ahead; its length is the whole epoch's."""
 
-    def __init__(self, batches: Batches, start: int = 0, workers: int = 0):
-        self.batches, self.start, self.workers = batches, start, workers
+    batches: Batches
+    start: int = 0
+    workers: int = 0
 
     def __iter__(self) -> Iterator[Any]:
         numbers = range(self.start, len(self.batches))
@@ -116,6 +117,7 @@ class Loader:
         return len(self.batches)
 
 
+@dataclass
 class TrainBatches:
     """The batches of one epoch, by number: `batch_size` pictures with C captions each.
 
@@ -124,30 +126,27 @@ class TrainBatches:
     epoch; one with fewer leaves rows of length 0. Each process has its `share` of the batches.
     """
 
+    source: Source
+    token_ids: Sequence[Sequence[Sequence[int]]]
+    batch_size: int
+    captions: int
+    rank: int = 0
+    world: int = 1
+    seed: int = 0
+    epoch: int = 0
     CHUNK = 20
 
-    def __init__(
-        self,
-        source: Source,
-        token_ids: Sequence[Sequence[Sequence[int]]],
-        batch_size: int,
-        captions: int,
-        rank: int = 0,
-        world: int = 1,
-        seed: int = 0,
-        epoch: int = 0,
-    ):
-        self.source, self.token_ids, self.captions = source, token_ids, captions
-        self.seed, self.epoch = seed, epoch
-        rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(len(token_ids))
-        length = np.array([np.mean([len(ids) for ids in image]) for image in token_ids])
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        length = np.array([np.mean([len(ids) for ids in image]) for image in self.token_ids])
+        order = rng.permutation(len(length))
         batches: list[np.ndarray] = []
-        for start in range(0, len(order), batch_size * self.CHUNK):
-            chunk = order[start : start + batch_size * self.CHUNK]
+        for start in range(0, len(order), self.batch_size * self.CHUNK):
+            chunk = order[start : start + self.batch_size * self.CHUNK]
             chunk = chunk[np.argsort(length[chunk], kind="stable")]
-            batches += np.split(chunk, range(batch_size, len(chunk), batch_size))
-        self.batches = share([batches[b] for b in rng.permutation(len(batches))], rank, world)
+            batches += np.split(chunk, range(self.batch_size, len(chunk), self.batch_size))
+        shuffled = [batches[b] for b in rng.permutation(len(batches))]
+        self.batches = share(shuffled, self.rank, self.world)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -164,25 +163,23 @@ class TrainBatches:
         return make_batch(self.source, self.batches[number].tolist(), draws, rows, self.captions)
 
 
+@dataclass
 class EvalBatches:
     """All pictures in order, as they are, with their first C captions; a `share` per process.
 
     Pictures that are added again have no captions.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        token_ids: Sequence[Sequence[Sequence[int]]],
-        batch_size: int,
-        captions: int,
-        rank: int = 0,
-        world: int = 1,
-    ):
-        self.source, self.token_ids, self.captions = source, token_ids, captions
-        self.indices = share(list(range(len(token_ids))), rank, world)
-        self.count = len(range(rank, len(token_ids), world))
-        self.batch_size = batch_size
+    source: Source
+    token_ids: Sequence[Sequence[Sequence[int]]]
+    batch_size: int
+    captions: int
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        self.indices = share(list(range(len(self.token_ids))), self.rank, self.world)
+        self.count = len(range(self.rank, len(self.token_ids), self.world))
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)

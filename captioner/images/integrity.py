@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -102,6 +103,7 @@ class PictureDigests:
             files.append_bytes(self.path, b"\n")
 
 
+@dataclass
 class PictureReader:
     """Reads, hashes and decodes pictures, and makes the views that a cache lacks.
 
@@ -109,16 +111,11 @@ class PictureReader:
     "DIGEST VIEW" that need not be made. Without `preprocess`, pictures are only checked.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        preprocess: Preprocess | None = None,
-        augment: Augment | None = None,
-        views: Sequence[str] = (),
-        cached: Container[str] = (),
-    ):
-        self.paths, self.preprocess, self.augment = paths, preprocess, augment
-        self.views, self.cached = views, cached
+    paths: Sequence[Path]
+    preprocess: Preprocess | None = None
+    augment: Augment | None = None
+    views: Sequence[str] = ()
+    cached: Container[str] = ()
 
     def read(self, i: int) -> Picture | str:
         """Return the picture at paths[i], or what is wrong with it, with its path."""

@@ -5,6 +5,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ BROKEN = (ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib
 """The errors of reading a file that is not a table of the right arrays."""
 
 
+@dataclass(eq=False)
 class DocumentFrequencies:
     """The number of images in whose references each n-gram occurs.
 
@@ -26,8 +28,9 @@ class DocumentFrequencies:
     something.
     """
 
-    def __init__(self, images: int, numbers: Numbers, frequency_G: np.ndarray):
-        self.images, self.numbers, self.frequency_G = images, numbers, frequency_G
+    images: int
+    numbers: Numbers
+    frequency_G: np.ndarray
 
     @classmethod
     def from_references(cls, references: References) -> "DocumentFrequencies":

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -18,16 +19,13 @@ from captioner.metrics.tokenize import token_strings
 Id = TypeVar("Id", bound=Hashable)
 
 
+@dataclass
 class Texts:
     """The references and captions of B images as token strings; counted when first needed."""
 
-    def __init__(
-        self,
-        references: Sequence[Sequence[str]],
-        captions: Sequence[str],
-        frequencies: DocumentFrequencies | None = None,
-    ):
-        self.references, self.captions, self.frequencies = references, captions, frequencies
+    references: Sequence[Sequence[str]]
+    captions: Sequence[str]
+    frequencies: DocumentFrequencies | None = None
 
     @cached_property
     def matches(self) -> Matches:
