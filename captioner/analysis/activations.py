@@ -1,7 +1,7 @@
 """The activations of a model's units as it reads text, or captions that it generates itself."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from captioner.tokenizers import frame
 LENGTH = 2000  # characters of a piece of a document
 WARM_UP = 1000  # characters before it that are read as well, to warm up the state
 ROWS = 16  # pieces that are read side by side
+BATCH = 32  # pictures
 LEAST_PLACES = 20  # places with a property, and without it, for it to be scored
 LEAST_DOCUMENTS = 3  # documents with it, and without it
 
@@ -61,14 +62,19 @@ def read_activations(
     if limit < 2 * LEAST_DOCUMENTS:
         raise InputError(f"--limit {limit}: give {2 * LEAST_DOCUMENTS} or more")
     model = loading.read_model(folder)
+    decoder = model.decoder
+    if not isinstance(decoder, Recurrent):
+        kind = type(decoder).__name__
+        raise InputError(f"{kind}: its units are not looked at, only those of a Recurrent decoder")
+    names, units = tuple(decoder.entries), range(decoder.hidden_size)
     if isinstance(model, LanguageModel):
         documents = text.documents(data, pattern)
         held_out = text.split(documents, val_share)[1] if val_share else documents
         readings = read_texts(model, held_out, limit)
     else:
         captioned = [r for r in records.read_records(Path(data), split) if r.captions]
-        readings = read_captions(model, captioned[:limit])
-    return readings, unit_labels(model)
+        readings = read_captions(model, captioned[:limit], names)
+    return readings, [f"{name}[{unit}]" for name in names for unit in units]
 
 
 def read_texts(
@@ -81,53 +87,57 @@ def read_texts(
     """
     if model.tokenizer.kind != "char":
         raise InputError("properties of texts are of characters, and this model reads words")
-    pieces = [(d, begin) for d in documents for begin in range(0, d.end - d.begin, LENGTH)]
-    chosen = np.linspace(0, len(pieces) - 1, min(limit, len(pieces))).astype(int)
-    cut = list(_cut([pieces[i] for i in chosen]))
-    readings = []
-    for first in range(0, len(cut), ROWS):
-        rows = cut[first : first + ROWS]
-        states = _states(model, [content for content, *_ in rows])
-        for (content, warm_up, values, number), state_TU in zip(rows, states):
-            units = model.tokenizer.split(content)[warm_up:]
-            readings.append(Reading(units, state_TU[warm_up:].copy(), values, number))
-    if len({reading.document for reading in readings}) < 2 * LEAST_DOCUMENTS:
-        return [reading._replace(document=n) for n, reading in enumerate(readings)]
-    return readings
-
-
-def _cut(pieces: Sequence[tuple[text.Document, int]]) -> Iterator[tuple[str, int, Values, int]]:
-    """The text of each piece, with up to WARM_UP characters before it; their number; the properties
-    of the others, as they follow from the whole document; and the document's number."""
-    for number, (document, group) in enumerate(groupby(pieces, lambda piece: piece[0])):
+    places = [(d, begin) for d in documents for begin in range(0, d.end - d.begin, LENGTH)]
+    chosen = np.linspace(0, len(places) - 1, min(limit, len(places))).astype(int)
+    pieces = []  # the text as read, its first characters to warm up, values, document
+    by_document = groupby((places[i] for i in chosen), lambda place: place[0])
+    for number, (document, group) in enumerate(by_document):
         content = "".join(document.pieces())
         values = properties.of_text(content, document.code)
         for _, begin in group:
             warm_up, end = min(begin, WARM_UP), begin + LENGTH
             if begin < len(content):  # as many bytes may be fewer characters
                 piece_values = {name: value[begin:end] for name, value in values.items()}
-                yield content[begin - warm_up : end], warm_up, piece_values, number
+                pieces.append((content[begin - warm_up : end], warm_up, piece_values, number))
+    names = tuple(model.decoder.entries)
+    readings = []
+    for first in range(0, len(pieces), ROWS):
+        rows = pieces[first : first + ROWS]
+        token_NT, length_N = frame([model.tokenizer.encode(content) for content, *_ in rows])
+        with torch.inference_mode():
+            memory, state = model.decoder.start(None, len(rows))  # bos is read too
+            _, _, kept = model.decoder(token_NT, length_N + 1, memory, state, keep=names)
+        state_NTU = torch.cat([kept[name] for name in names], dim=-1)[:, 1:].numpy()
+        for (content, warm_up, values, number), state_TU in zip(rows, state_NTU):
+            units = model.tokenizer.split(content)
+            state_TU = state_TU[warm_up : len(units)].copy()
+            readings.append(Reading(units[warm_up:], state_TU, values, number))
+    if len({reading.document for reading in readings}) < 2 * LEAST_DOCUMENTS:
+        return [reading._replace(document=n) for n, reading in enumerate(readings)]
+    return readings
 
 
 def read_captions(
-    model: CaptionModel, captioned: Sequence[records.Record], batch_size: int = 32
+    model: CaptionModel, captioned: Sequence[records.Record], names: Sequence[str]
 ) -> list[Reading]:
-    """The readings of captions that the model generates for the pictures of records."""
+    """The readings of captions that the model generates for the pictures of records.
+
+    names: of the entries of the decoder's state.
+    """
     references = [token_strings(record.captions) for record in captioned]
     count = Counter(name for texts in references for name in {*chain(*map(mentions, texts))})
     most = len(captioned) - LEAST_PLACES
     objects = [name for name, images in count.items() if LEAST_PLACES <= images <= most]
     assert isinstance(model.encoder, CNN)
     source = batches.PixelSource([record.image for record in captioned], model.encoder.preprocess)
-    names = tuple(_recurrent(model).entries)
     readings = []
-    for first in range(0, len(captioned), batch_size):
-        batch = range(len(captioned))[first : first + batch_size]
+    for first in range(0, len(captioned), BATCH):
+        batch = range(len(captioned))[first : first + BATCH]
         with torch.inference_mode():
             features = model.encode(source(batch, None))
             generated = model.generate(features, Beam(), batch)
             _, kept = model.trace(features, generated, names)
-        states = torch.cat([kept[name][:, 0] for name in names], dim=-1).cpu().numpy()
+        states = torch.cat([kept[name][:, 0] for name in names], dim=-1).numpy()
         for number, tokens, state_TU in zip(batch, generated.token_BKT[:, 0].tolist(), states):
             record, words = captioned[number], model.tokenizer.decode_units(tokens)
             values = properties.of_caption(words, references[number], objects)
@@ -135,31 +145,3 @@ def read_captions(
             values = {name: value[: len(rows)] for name, value in values.items()}
             readings.append(Reading(words[: len(rows)], rows, values, number, record.image))
     return readings
-
-
-def _recurrent(model: CaptionModel | LanguageModel) -> Recurrent:
-    """The decoder, whose `entries` are those of its state, such as h0 and c0."""
-    if not isinstance(model.decoder, Recurrent):
-        kind = type(model.decoder).__name__
-        raise InputError(f"{kind}: its units are not looked at, only those of a Recurrent decoder")
-    return model.decoder
-
-
-def _states(model: LanguageModel, contents: Sequence[str]) -> list[np.ndarray]:
-    """All entries of the state after each unit of each text: (T, U) each."""
-    names = tuple(_recurrent(model).entries)
-    token_NT, length_N = frame([model.tokenizer.encode(content) for content in contents])
-    length_N += 1  # bos is read too
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        memory, state = model.decoder.start(None, len(token_NT))
-        tokens = token_NT.to(device), length_N.to(device)
-        _, _, kept = model.decoder(*tokens, memory, state, keep=names)
-    state_NTU = torch.cat([kept[name] for name in names], dim=-1).cpu().numpy()
-    return [rows[1:length] for rows, length in zip(state_NTU, length_N.tolist())]
-
-
-def unit_labels(model: CaptionModel | LanguageModel) -> list[str]:
-    """The label of each unit: the entry of the state and the index in it, such as "c1[37]"."""
-    decoder = _recurrent(model)
-    return [f"{name}[{unit}]" for name in decoder.entries for unit in range(decoder.hidden_size)]

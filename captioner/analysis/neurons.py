@@ -35,12 +35,7 @@ class Match(NamedTuple):
     label: str
     score: float
     control: float
-    numeric: bool
-
-    @property
-    def measure(self) -> str:
-        """The name of the score."""
-        return "rho" if self.numeric else "AUC"
+    measure: str
 
 
 def find_units(readings: Sequence[Reading], labels: Sequence[str]) -> list[Match]:
@@ -61,8 +56,8 @@ def find_units(readings: Sequence[Reading], labels: Sequence[str]) -> list[Match
             continue
         unit, score = _best_unit([_gather(half, name) for half in with_property], numeric)
         _, control = _best_unit([_gather(half, name, rng) for half in with_property], numeric)
-        chance = 0.0 if numeric else 0.5
-        match = Match(name, unit, labels[unit], score + chance, control + chance, numeric)
+        chance, measure = (0.0, "rho") if numeric else (0.5, "AUC")
+        match = Match(name, unit, labels[unit], score + chance, control + chance, measure)
         matches.append((abs(score), match))
     if not matches:
         raise InputError("too little data for any property: give more text, or pictures")

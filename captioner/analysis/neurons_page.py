@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import jinja2
@@ -71,11 +72,9 @@ def _runs(units: Sequence[str], levels: Sequence[int]) -> list[Run]:
     """The units with adjacent ones of one level joined: words by spaces, which each ends with."""
     space = "" if all(len(unit) == 1 for unit in units) else " "
     runs: list[Run] = []
-    for unit, level in zip(units, levels):
-        if runs and runs[-1][0] == level:
-            runs[-1] = level, runs[-1][1] + space + unit
-        else:
-            runs += [(0, space)] * bool(runs and space) + [(level, unit)]
+    for level, group in groupby(zip(levels, units), lambda pair: pair[0]):
+        runs += [(0, space)] * bool(runs and space)
+        runs.append((level, space.join(unit for _, unit in group)))
     return runs
 
 

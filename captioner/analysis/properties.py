@@ -5,7 +5,7 @@ or NaN where the property has no value.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import numpy as np
@@ -47,11 +47,11 @@ def of_text(text: str, code: bool) -> Values:
         "last letter of a word": np.where(letter, ends.astype(float), np.nan),
     }
     if not code:
-        return values | {"inside quotes": _marked(text, [m.span() for m in QUOTES.finditer(text)])}
+        return values | {"inside quotes": _marked(text, QUOTES.finditer(text))}
     tokens = list(PYTHON.finditer(text))
-    strings = [m.span() for m in tokens if m.lastgroup == "string"]
+    strings = [token for token in tokens if token.lastgroup == "string"]
     string = _marked(text, strings)
-    comment = _marked(text, [m.span() for m in tokens if m.lastgroup == "comment"], 0)
+    comment = _marked(text, (token for token in tokens if token.lastgroup == "comment"), 0)
     hidden = _marked(text, strings, 0) + comment
     bare = "".join(" " if i and c != "\n" else c for c, i in zip(text, hidden))
     depth = np.cumsum([(c in "([{") - (c in ")]}") for c in bare])
@@ -59,19 +59,17 @@ def of_text(text: str, code: bool) -> Values:
         "inside a string": string,
         "inside a comment": comment,
         "inside a string or a comment": np.maximum(string, comment),
-        "inside the condition of an if": _marked(
-            text, [m.span() for m in CONDITION.finditer(bare)]
-        ),
+        "inside the condition of an if": _marked(text, CONDITION.finditer(bare)),
         "indentation of the line": _indentation(text),
         "depth of brackets": np.maximum(depth, 0).astype(float),
     }
 
 
-def _marked(text: str, spans: Sequence[tuple[int, int]], closing: int = 1) -> np.ndarray:
-    """1 inside the spans: from the opening mark on, until the closing one is read."""
+def _marked(text: str, matches: Iterable[re.Match[str]], closing: int = 1) -> np.ndarray:
+    """1 inside the matches: from the opening mark on, until the closing one is read."""
     value = np.zeros(len(text))
-    for begin, end in spans:
-        value[begin : max(begin + 1, end - closing)] = 1
+    for match in matches:
+        value[match.start() : max(match.start() + 1, match.end() - closing)] = 1
     return value
 
 

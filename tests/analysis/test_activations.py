@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from captioner.analysis import activations, properties
-from captioner.data import text
 from tests.helpers.models import tiny_language_model
 
 
@@ -24,8 +23,15 @@ def test_pieces_are_read_with_what_stands_before_them(tmp_path, monkeypatch):
     model = tiny_language_model(layers=2)
     model.decoder.float()
     content = "".join(f"the cat {'on' * (n % 4)} Zé\n# the mat" + "\n" * (n % 3) for n in range(12))
-    (tmp_path / "a.py").write_bytes(b"\xef\xbb\xbf" + content.replace("\n", "\r\n").encode())
-    readings = activations.read_texts(model, text.documents(str(tmp_path)), 99)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.py").write_bytes(
+        b"\xef\xbb\xbf" + content.replace("\n", "\r\n").encode()
+    )
+    model.save(tmp_path / "model")
+    readings, labels = activations.read_activations(
+        tmp_path / "model", str(tmp_path / "text"), 99, val_share=0
+    )
+    assert labels[7 * 3 + 2] == "c1[2]"
     assert [u for reading in readings for u in reading.units] == model.tokenizer.split(content)
     assert len({reading.document for reading in readings}) == len(readings) > 3  # few documents
     expected = properties.of_text(content, code=True)
@@ -35,4 +41,3 @@ def test_pieces_are_read_with_what_stands_before_them(tmp_path, monkeypatch):
         for t in (0, 1, len(reading.units) - 1):
             state_U = state_after(model, content[max(0, begin - 25) : begin + t + 1])
             assert reading.state_TU[t] == pytest.approx(state_U, abs=1e-5)
-    assert activations.unit_labels(model)[7 * 3 + 2] == "c1[2]"

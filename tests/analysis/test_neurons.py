@@ -30,8 +30,8 @@ def test_the_best_unit_is_found_and_chance_finds_none():
     matches = {match.name: match for match in neurons.find_units(readings(), NAMES)}
     assert set(matches) == {"number", "mark", "none"}  # "always" cannot be told
     number, mark, none = matches["number"], matches["mark"], matches["none"]
-    assert number.unit == 7 and number.numeric and number.score > 0.95
-    assert mark.unit == 11 and not mark.numeric and mark.score < 0.05
+    assert number.unit == 7 and number.measure == "rho" and number.score > 0.95
+    assert mark.unit == 11 and mark.measure == "AUC" and mark.score < 0.05
     assert abs(none.score - 0.5) < 0.06 and abs(number.control) < 0.06
     assert abs(mark.control - 0.5) < 0.06 and abs(none.control - 0.5) < 0.06
 
