@@ -1,6 +1,5 @@
 """Threads that work ahead of the code that needs their results."""
 
-from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, Queue
@@ -25,24 +24,20 @@ def prefetch(read: Callable[[A], B], items: Sequence[A], workers: int = 0) -> It
     if workers == 0:
         yield from map(read, items)
         return
-    pool = ThreadPoolExecutor(workers, "reader")
-    try:
-        waiting: deque[Future[B]] = deque()
-        for item in items:
-            waiting.append(pool.submit(read, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # also if the caller stops early
-        pool.shutdown(cancel_futures=True)
+    for (result,) in prefetch_batches(read, items, 1, workers, ahead=2 * workers):
+        yield result
 
 
 def prefetch_batches(
-    read: Callable[[A], B], items: Iterable[A], batch_size: int, workers: int
+    read: Callable[[A], B],
+    items: Iterable[A],
+    batch_size: int,
+    workers: int,
+    ahead: int | None = None,
 ) -> Generator[list[B], None, None]:
-    """Yield map(read, items), in order, in lists of `batch_size`; two batches are read ahead.
+    """Yield map(read, items), in order, in lists of `batch_size`.
 
+    ahead: number of items that are read before they are wanted; by default, two batches.
     A batch of a collection is only smaller if it is the last one. Other iterables may be slow, such
     as the lines of a terminal: a batch with at least one item does not wait longer than PATIENCE
     for the next one. They are iterated in a thread of their own.
@@ -50,7 +45,7 @@ def prefetch_batches(
     patience = None if isinstance(items, Collection) else PATIENCE
     pool = ThreadPoolExecutor(workers, "reader")
     arrived: Queue[Future[B] | None] = Queue()
-    slots, closed = Semaphore(2 * batch_size), False
+    slots, closed = Semaphore(ahead or 2 * batch_size), False
 
     def submit_all() -> None:
         try:

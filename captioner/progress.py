@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -12,45 +13,37 @@ INTERVAL = 10.0
 """Seconds between two lines."""
 
 
-class Lines:
-    """Says every ten seconds how much is done, with the time that is left; short work says nothing.
+@contextmanager
+def progress(
+    title: str, total: int, unit: str, show: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """A context manager that gives `update(count)`, which shows on stderr how much is done.
 
+    Where stderr is no terminal, short work says nothing; else, with the time that is left:
     features: 640 of 6000 images, 1:24 left
     """
+    done, start = 0, time.monotonic()
+    last, lines = start, show and not sys.stderr.isatty()
 
-    def __init__(self, title: str, total: int, unit: str):
-        self.title, self.total, self.unit, self.n = title, total, unit, 0
-        self.start = self.last = time.monotonic()
+    def update(count: int) -> None:
+        nonlocal done, last
+        bar.update(min(count, total - done))
+        done = min(done + count, total)
+        if lines and last + INTERVAL <= time.monotonic():
+            last = time.monotonic()
+            left = time_left(last - start, done, total)
+            print(f"{title}: {done} of {total} {unit}, {left} left", file=sys.stderr, flush=True)
 
-    def __enter__(self) -> "Lines":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Nothing to close."""
-
-    def update(self, count: int = 1) -> None:
-        """Say that so many more are done."""
-        self.n += count
-        if self.last + INTERVAL <= time.monotonic():
-            self.last = time.monotonic()
-            left = time_left(self.last - self.start, self.n, self.total)
-            line = f"{self.title}: {self.n} of {self.total} {self.unit}, {left} left"
-            print(line, file=sys.stderr, flush=True)
-
-
-def progress(title: str, total: int, unit: str, show: bool = True) -> "tqdm | Lines":
-    """A context manager whose `update` shows on stderr how much is done."""
-    if not show or sys.stderr.isatty():
-        return tqdm(total=total, desc=title, unit=f" {unit}", disable=not show)
-    return Lines(title, total, unit)
+    with tqdm(total=total, desc=title, unit=f" {unit}", disable=lines or not show) as bar:
+        yield update
 
 
 def with_progress(items: Iterable[T], title: str, total: int, unit: str, show: bool) -> Iterator[T]:
     """The same items; how many have been used is shown on stderr."""
-    with progress(title, total, unit, show) as bar:
+    with progress(title, total, unit, show) as update:
         for item in items:
             yield item
-            bar.update()
+            update(1)
 
 
 def time_left(seconds: float, done: float, total: float) -> str:

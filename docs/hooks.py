@@ -24,6 +24,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 import configuration  # noqa: E402
 
 import captioner  # noqa: E402
+from captioner.commands.command_line import Verb  # noqa: E402
+from captioner.commands.main import VERBS  # noqa: E402
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -81,7 +83,7 @@ def undocumented() -> Iterator[str]:
     """The public modules, classes, functions and methods without a docstring.
 
     A method may inherit the docstring of the method that it overrides, or be explained by name in
-    the docstring of its class.
+    the docstring of its class; and the functions of a verb are explained in the protocol Verb.
     """
     for module in modules():
         yield from _undocumented(module.__name__, module, module)
@@ -91,6 +93,8 @@ def _undocumented(name: str, thing: Any, module: ModuleType) -> Iterator[str]:
     if not thing.__doc__:
         yield name
     bases = thing.__mro__[1:] if isinstance(thing, type) else ()
+    if thing in VERBS.values():
+        bases = (Verb,)
     for key, value in vars(thing).items():
         value = getattr(value, "fget", None) or getattr(value, "__func__", value)
         if key.startswith("_") or getattr(value, "__module__", None) != module.__name__:

@@ -23,10 +23,10 @@ def clock(monkeypatch):
     ],
 )  # fmt: skip
 def test_a_line_every_ten_seconds(clock, capsys, seconds, expected):
-    with progress.progress("features", 50, "images") as lines:
+    with progress.progress("features", 50, "images") as update:
         for _ in range(5):
             clock[0] += seconds
-            lines.update(10)
+            update(10)
     assert capsys.readouterr().err.splitlines() == expected
 
 

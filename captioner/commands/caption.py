@@ -33,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """The pictures, the model, the search, and the output."""
     parser.set_defaults(retry="caption the others again")
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="files, folders, globs, or - for a list on stdin"
@@ -66,7 +65,6 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Print the captions of each picture as they are made; a picture that fails is counted."""
     from tqdm import tqdm
 
     from captioner.models.directory import is_model
@@ -131,16 +129,13 @@ def _record(result: Caption, options: Namespace) -> dict[str, Any]:
     """What `--json` prints of a picture."""
     if result.error is not None:
         return {"path": result.path, "error": result.error}
-    record: dict[str, Any] = {"path": result.path, "caption": result.caption, "score": result.score}
-    if options.tokens:
-        record["tokens"] = result.hypotheses[0].tokens
-    if (options.best or 1) > 1:
-        record["best"] = [
-            {"caption": one.caption, "score": one.score, "log_prob": one.log_prob}
-            | ({"tokens": one.tokens} if options.tokens else {})
-            for one in result.hypotheses
-        ]
-    return record
+    best = [hypothesis._asdict() for hypothesis in result.hypotheses]
+    if not options.tokens:
+        for hypothesis in best:
+            del hypothesis["tokens"]
+    record = {"path": result.path, **best[0]}
+    del record["log_prob"]
+    return record | ({"best": best} if (options.best or 1) > 1 else {})
 
 
 def _expand(path: str) -> Iterable[str]:

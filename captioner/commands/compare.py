@@ -11,7 +11,6 @@ DESCRIPTION = (
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """The predictions, the references, and the options of the scores."""
     parser.add_argument("a", type=Path, metavar="A.json", help="predictions, COCO results format")
     parser.add_argument("b", type=Path, metavar="B.json", help="predictions for the same images")
     parser.add_argument("--refs", type=Path, required=True, help="a caption file")
@@ -30,7 +29,6 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Print a table, or JSON."""
     from rich.console import Console
 
     from captioner.data.records import read_references

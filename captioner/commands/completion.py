@@ -9,12 +9,10 @@ DESCRIPTION = (
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """The shell."""
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
 def run(options: Namespace) -> None:
-    """Print the script."""
     import argcomplete
 
     print(argcomplete.shellcode(["captioner", "caption"], shell=options.shell))

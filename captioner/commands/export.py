@@ -9,13 +9,11 @@ DESCRIPTION = "Write a model in float16, without the encoder if pip brings its w
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """The model and where to write it."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model directory")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the directory to write")
 
 
 def run(options: Namespace) -> None:
-    """Write the model and print its size."""
     from captioner.models.export import export_model
 
     with_encoder = export_model(options.model, options.folder)

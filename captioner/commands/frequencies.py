@@ -12,14 +12,12 @@ DESCRIPTION = (
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """The corpus and the table."""
     parser.add_argument("captions", type=Path, help="a caption file: COCO or Karpathy JSON, tokens")
     parser.add_argument("table", type=Path, metavar="TABLE.npz", help="the file to write")
     parser.add_argument("--split", help="only its images, if the file holds several splits")
 
 
 def run(options: Namespace) -> None:
-    """Write the table and say what is in it."""
     from captioner.evaluation.frequencies import read_frequencies
 
     if options.table.suffix != ".npz":

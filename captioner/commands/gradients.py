@@ -12,7 +12,6 @@ DESCRIPTION = (
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """The model, the data, and where to write."""
     parser.add_argument("model", metavar="MODEL", help="the folder model/ of a run")
     parser.add_argument(
         "data", metavar="DATA", type=Path, help="a folder as data.root; for a language model, text"
@@ -23,7 +22,6 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Write the numbers and the figure, and print how far the gradient falls."""
     from captioner import files
     from captioner.analysis import gradients
 

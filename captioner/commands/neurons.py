@@ -12,7 +12,6 @@ DESCRIPTION = (
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """The model, the data, and where to write."""
     parser.add_argument("model", metavar="MODEL", help="a model directory of a run")
     parser.add_argument(
         "data", metavar="DATA", help="for a language model, a text, a folder of texts, or python; "
@@ -26,7 +25,6 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Write the page and print each property with its best unit."""
     from captioner import files
     from captioner.analysis import neurons, neurons_page
     from captioner.analysis.activations import read_activations

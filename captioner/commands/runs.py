@@ -6,13 +6,11 @@ DESCRIPTION = "Compare runs: where their configurations differ, and their scores
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """The runs and the format."""
     parser.add_argument("folders", nargs="+", metavar="RUN_DIR", help="a folder with scores.json")
     parser.add_argument("--format", choices=("text", "markdown", "csv"), default="text")
 
 
 def run(options: Namespace) -> None:
-    """Print the table."""
     from rich.console import Console
 
     from captioner.experiment import runs

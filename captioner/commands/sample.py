@@ -18,7 +18,6 @@ RANDOM = ("temperature", "top_k", "top_p", "seed")
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """The model, the prompt, and the search."""
     parser.add_argument("model", metavar="MODEL", help="a model directory of a run on text")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="the beginning of the text")
     parser.add_argument(
@@ -35,7 +34,6 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Print the texts, numbered if there are several."""
     from captioner.models import loading
     from captioner.models.language_model import LanguageModel
 

@@ -10,7 +10,6 @@ DESCRIPTION = "Write the zip that the COCO caption server takes."
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """The name, the zip, and the splits."""
     parser.add_argument("name", metavar="NAME", help="of the algorithm")
     parser.add_argument("zip", type=Path, metavar="OUT.zip", help="the file to write")
     parser.add_argument(
@@ -22,7 +21,6 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Write the zip and name a split that is missing."""
     from captioner.evaluation import submission
 
     splits = submission.read_splits(options.split)

@@ -38,32 +38,30 @@ def predict(
     rank, world = distributed.rank(), distributed.world()
     batches = EvalBatches(source, [[]] * len(records), batch_size, 1, rank, world)
     loader = Loader(batches, workers=workers)
-    predictions: dict[int, Prediction] = {}
-    errors: dict[int, str] = {}
+    results: dict[int, Prediction | str] = {}
     for batch in with_progress(loader, "captions", len(loader), "batches", rank == 0):
         numbers = batch.index_B.tolist()
         captions = model.generate(batch.images, strategy, numbers, constraints)
         ended_B = captions.ended_BK[:, 0].tolist()
         best_first = model.texts(captions)
         for number, several, ended, error in zip(numbers, best_first, ended_B, captions.error_B):
-            if error is None:
-                entry = {"image_id": records[number].id, "caption": several[0].caption}
-                entry |= {} if ended else {"finished": False}
-                if len(several) > 1:
-                    entry["captions"] = [hypothesis.caption for hypothesis in several]
-                predictions[number] = entry
-            else:
-                errors[number] = f"{records[number].id}: {error}"
-    for share_predictions, share_errors in distributed.gather((predictions, errors)):
-        predictions |= share_predictions
-        errors |= share_errors
-    if errors:
-        lines = [errors[number] for number in sorted(errors)]
-        shown = [*lines[:10], *([f"and {len(lines) - 10} more"] if len(lines) > 10 else [])]
-        raise InputError(
-            "no caption for these images; relax the constraints:\n  " + "\n  ".join(shown)
-        )
-    return [predictions[number] for number in range(len(records))]
+            image = records[number].id
+            if error is not None:
+                results[number] = f"{image}: {error}"
+                continue
+            entry = {"image_id": image, "caption": several[0].caption}
+            entry |= {} if ended else {"finished": False}
+            if len(several) > 1:
+                entry["captions"] = [hypothesis.caption for hypothesis in several]
+            results[number] = entry
+    for of_process in distributed.gather(results):
+        results |= of_process
+    in_order = [results[number] for number in range(len(records))]
+    if errors := [error for error in in_order if isinstance(error, str)]:
+        shown = errors[:10] + [f"and {len(errors) - 10} more"] * (len(errors) > 10)
+        message = "no caption for these images; relax the constraints:"
+        raise InputError("\n  ".join([message, *shown]))
+    return [entry for entry in in_order if not isinstance(entry, str)]
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -74,11 +72,10 @@ def read_predictions(path: Path) -> list[Prediction]:
     seen: set[Any] = set()
     for number, entry in enumerate(predictions):
         place = f"{printable(path)}: entry {number}"
-        if not isinstance(entry, dict) or not isinstance(entry.get("caption"), str):
-            raise InputError(f"{place} has no caption: {entry!r:.80}; add it")
-        image = entry.get("image_id")
-        if type(image) not in (int, str):
-            raise InputError(f"{place} has no image_id: {entry!r:.80}; add it")
+        for key, kinds in (("caption", (str,)), ("image_id", (int, str))):
+            if not isinstance(entry, dict) or type(entry.get(key)) not in kinds:
+                raise InputError(f"{place} has no {key}: {entry!r:.80}; add it")
+        image = entry["image_id"]
         if image in seen:
             raise InputError(f"{place}: image {image} has two predictions: take one out")
         texts = entry.get("captions", [])

@@ -154,10 +154,10 @@ class PictureReader:
             return {i: self.read(i) for i in mine[start : start + batch_size]}
 
         show = rank == 0 and len(indices) > 0
-        with progress(title, len(indices), "images", show) as shown:
+        with progress(title, len(indices), "images", show) as update:
             for pictures in prefetch(read_batch, starts, workers):
                 yield pictures
-                shown.update(min(batch_size * world, len(indices) - shown.n))
+                update(batch_size * world)
 
 
 def digest_of(recipe: object) -> str:
