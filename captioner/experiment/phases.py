@@ -1,7 +1,7 @@
 """A curriculum: phases of one run, each a run of its own in its own folder."""
 
 import re
-from collections.abc import Callable, Sequence
+import sys
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,13 +11,14 @@ from captioner import distributed
 from captioner.errors import InputError
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import TrainConfig, plain
-
-Train = Callable[[DictConfig, RunDir, Sequence[str]], float]
-"""(configuration, run directory, arguments with which train.py does the same) -> score."""
+from captioner.experiment.trainer import train
 
 
-def run_phases(config: DictConfig, run: RunDir, train: Train) -> float:
-    """One `train` after the other, each resumable; the results of the last are those of the run."""
+def run_phases(config: DictConfig, run: RunDir, script: str) -> float:
+    """Run one training after the other, each resumable; the results of the last are the run's.
+
+    script: train.py, by which further processes resume a phase.
+    """
     distributed.join()  # if torchrun started several; those of Lightning are of one phase each
     run = distributed.gather(run)[0]
     phases = phase_configs(config, run)
@@ -35,7 +36,7 @@ def run_phases(config: DictConfig, run: RunDir, train: Train) -> float:
         if first:
             print(f"phase {number} of {len(phases)}: {phase.folder.name}")
         try:
-            train(phase.resumed_config(), phase, [f"resume={phase}"])
+            train(phase.resumed_config(), phase, [sys.executable, script, f"resume={phase}"])
         except SystemExit:
             if first:
                 print(f"and with the phases after it\n  python train.py resume={run}")

@@ -1,11 +1,14 @@
-"""Lightning's trainer as a run uses it: callbacks, loggers, processes, and how a fit may end."""
+"""A training in all its processes: from the data to the scores of the best model."""
 
 import csv
 import signal
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping
@@ -15,22 +18,65 @@ from torch.multiprocessing import ProcessRaisedException
 
 from captioner import distributed
 from captioner.errors import InputError
+from captioner.experiment import caption_task, text_task
 from captioner.experiment.hydra_app import in_sweep, stop
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import check_ranges, plain
-from captioner.experiment.tasks import Task
 from captioner.training import checkpoints, lightning
+from captioner.training.data import EpochData
 from captioner.training.loop import Loop
 from captioner.training.progress import progress_callback
 
-__all__ = ["Trainer", "check_validated", "fit", "make_loggers", "make_trainer", "seed_everything"]
+
+def train(config: DictConfig, run: RunDir, command: Sequence[str] | None = None) -> float:
+    """Train and evaluate in all processes of a run, and return the score to compare runs by.
+
+    command: with which the other processes repeat this call; by default this process's own.
+    """
+    task = text_task if "bptt" in config.data else caption_task
+    trainer = _make_trainer(config, run, {"monitor": task.MONITOR, "mode": task.MODE})
+    return lightning.launch(trainer, _train_here, config, run, task, trainer, command=command)
 
 
-def make_trainer(config: DictConfig, run: RunDir, task: Task) -> Trainer:
-    """Lightning's, with the callbacks of a run. Raises InputError for options that it refuses."""
+def _train_here(config: DictConfig, run: RunDir, task: ModuleType, trainer: Trainer) -> float:
+    """What each process does: data and model, training, evaluation of the best model."""
+    start = time.monotonic()
+    run = distributed.gather(run)[0]  # the first process's
+    if not config.resume:
+        run.check_free()
+    checkpoint = checkpoints.newest(run.checkpoints) if config.resume else None
+    seed_everything(config.seed, verbose=False)
+    training, data, skipped = task.prepare(config, trainer, run)
+    first = trainer.is_global_zero
+    if first:
+        run.write_beginnings(config, training.model.tokenizer, skipped)
+        training.objective.save_frequencies(run.frequencies)
+    trainer.loggers = _make_loggers(run, checkpoint, task.MONITOR)
+    parameters = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
+    try:
+        _fit(trainer, training, data, checkpoint)
+    except checkpoints.Stopped as stopped:
+        if not first:
+            sys.exit(0)  # one exit code for all, that of the first process
+        run.add_time(time.monotonic() - start, parameters)
+        print(f"stopped by {stopped}; go on with\n  python train.py resume={run}")
+        sys.exit(128 + stopped.signum)
+    if not run.model.exists():
+        raise InputError(
+            "no validation took place: raise trainer.max_epochs, or lower "
+            f"trainer.check_val_every_n_epoch={config.trainer.check_val_every_n_epoch}, or raise "
+            f"trainer.limit_val_batches={config.trainer.limit_val_batches}"
+        )
+    score = task.evaluate(config, trainer, training, data, run)
+    if first:
+        run.add_time(time.monotonic() - start, parameters)
+    return score
+
+
+def _make_trainer(config: DictConfig, run: RunDir, best: dict[str, Any]) -> Trainer:
+    """Lightning's, with the callbacks of a run; `best` says which validation is."""
     check_ranges(config)
     folders = run.checkpoints, run.model
-    best: dict[str, Any] = {"monitor": task.MONITOR, "mode": task.MODE}
     try:
         trainer = Trainer(
             **plain(config.trainer),
@@ -60,7 +106,7 @@ def make_trainer(config: DictConfig, run: RunDir, task: Task) -> Trainer:
     return trainer
 
 
-def make_loggers(run: RunDir, checkpoint: Path | None, monitor: str) -> list[Logger]:
+def _make_loggers(run: RunDir, checkpoint: Path | None, monitor: str) -> list[Logger]:
     """metrics.csv and TensorBoard. A resumed run keeps the rows from before its checkpoint."""
     before, rows, step = run.metrics_before, [], 0
     first = distributed.rank() == 0
@@ -85,9 +131,7 @@ def _rows_before(path: Path, step: int, monitor: str | None) -> list[dict[str, A
     return [r for r in rows if not (monitor and int(r["step"]) == step - 1 and r.get(monitor))]
 
 
-def fit(
-    trainer: Trainer, training: Loop, data: pl.LightningDataModule, checkpoint: Path | None
-) -> None:
+def _fit(trainer: Trainer, training: Loop, data: EpochData, checkpoint: Path | None) -> None:
     """Train to the end. Raises Stopped after a signal, with the state saved."""
     try:
         trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
@@ -101,13 +145,3 @@ def fit(
     late = max(distributed.gather(saver.signal))
     if late in (signal.SIGTERM, signal.SIGINT):  # after the last step
         raise checkpoints.Stopped(late)
-
-
-def check_validated(config: DictConfig, run: RunDir) -> None:
-    """Raise InputError if training ended without a model."""
-    if not run.model.exists():
-        raise InputError(
-            "no validation took place: raise trainer.max_epochs, or lower "
-            f"trainer.check_val_every_n_epoch={config.trainer.check_val_every_n_epoch}, or raise "
-            f"trainer.limit_val_batches={config.trainer.limit_val_batches}"
-        )
