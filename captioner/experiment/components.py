@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig
 
 from captioner import files, instantiate, search, tokenizers
-from captioner.errors import InputError
 from captioner.experiment.optimizers import make_optimizer
 from captioner.experiment.schemas import plain
 from captioner.models import loading
@@ -22,11 +21,6 @@ from captioner.objectives.base import Objective
 from captioner.tokenizers import Tokenizer
 
 M = TypeVar("M", bound=Model)
-
-
-def make_objective(config: DictConfig) -> Objective:
-    """The objective that `conf/objective` describes."""
-    return instantiate.instantiate(plain(config), "captioner.objectives", Objective)
 
 
 def make_strategy(config: DictConfig | dict[str, Any]) -> search.Strategy:
@@ -53,15 +47,12 @@ def build_model(
 ) -> tuple[M, Model | None]:
     """A model with a vocabulary of these texts, and the one whose weights it starts from, if any.
 
-    build: makes it of `options`, those of the decoder, and the tokenizer. model.init_from is the
-    directory to start from; decoder.init_from is its older name.
+    build: makes it of `options`, those of the decoder, and the tokenizer.
     """
     tokenizer = tokenizers.train_tokenizer(texts, **plain(config.tokenizer))
     options["decoder"] = decoder = plain(config.decoder)
-    older = decoder.pop("init_from", None)
-    if older and config.model.init_from:
-        raise InputError("model.init_from and decoder.init_from: give one of them")
-    if not (folder := config.model.init_from or older):
+    older_name = decoder.pop("init_from", None)
+    if not (folder := config.model.init_from or older_name):
         return build(options, tokenizer), None
     old = loading.read_model(folder)
     model = build(options, old.tokenizer.grown(tokenizer))
@@ -74,8 +65,10 @@ def training_options(config: DictConfig, precision: str) -> dict[str, Any]:
     options = {name: config[name] for name in ("ema", "warmup", "schedule", "seed")}
     return options | {
         "summed": config.loss == "sum",
-        "objective": make_objective(config.objective),
         "optimizer": make_optimizer(config.optimizer, precision),
+        "objective": instantiate.instantiate(
+            plain(config.objective), "captioner.objectives", Objective
+        ),
     }
 
 

@@ -60,7 +60,6 @@ def phase_configs(config: DictConfig, run: RunDir) -> list[tuple[RunDir, DictCon
         base = plain(config) | {"phases": None, "resume": None}
         if phases:
             base["model"] = {"init_from": str(phases[-1][0].model)}
-            base["decoder"].pop("init_from", None)
         replaced = {k: v for k, v in changes.items() if isinstance(v, dict) and "_target_" in v}
         merged: Any = OmegaConf.to_container(OmegaConf.merge(base, changes))
         phase = RunDir(run.folder / f"{number}_{name}")

@@ -70,7 +70,8 @@ class RunDir:
 
     def has_begun_with(self, config: DictConfig) -> bool:
         """Whether a run has begun here with this very configuration."""
-        return self.config.is_file() and self.config.read_text(encoding="utf-8") == as_yaml(config)
+        text = OmegaConf.to_yaml(config, resolve=True)
+        return self.config.is_file() and self.config.read_text(encoding="utf-8") == text
 
     def has_ended(self) -> bool:
         """Whether the run has its scores."""
@@ -103,7 +104,7 @@ class RunDir:
         """Mark the run as begun, unless it is already."""
         files.make_folder(self.folder)
         if not self.has_begun():
-            files.write_atomic(self.config, as_yaml(config))
+            files.write_atomic(self.config, OmegaConf.to_yaml(config, resolve=True))
 
     def write_beginnings(
         self, config: DictConfig, tokenizer: Tokenizer, skipped: Sequence[str]
@@ -150,19 +151,16 @@ class RunDir:
         path = self.scores
         try:
             results = read_json(path)["corpus"]
-            path = self.metrics
-            if path.exists():
+            if (path := self.metrics).exists():
                 with open(path, newline="", encoding="utf-8") as file:
                     rows = [row for row in csv.DictReader(file) if row.get("val/nll")]
                 best = max(
                     rows, key=lambda row: float(row.get("val/CIDEr") or -float(row["val/nll"]))
                 )
                 results["perplexity"] = math.exp(float(best["val/nll"]))
-            path = self.summary
-            if path.exists():
+            if (path := self.summary).exists():
                 results |= read_json(path)
-            path = self.config
-            if path.exists():
+            if (path := self.config).exists():
                 flat = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
                 results["config"] = {k: value for k, value in flat.items() if k not in PLACES}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
@@ -174,11 +172,6 @@ def ended_runs(folder: Path) -> list[RunDir]:
     """The runs in the folders of this one that have ended, in the order of a sweep's jobs."""
     runs = [RunDir(path) for path in folder.glob("*") if RunDir(path).has_ended()]
     return sorted(runs, key=lambda run: (len(str(run)), str(run)))
-
-
-def as_yaml(config: DictConfig) -> str:
-    """The content of config.yaml."""
-    return OmegaConf.to_yaml(config, resolve=True)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

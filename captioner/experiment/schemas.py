@@ -217,6 +217,7 @@ def check_ranges(config: DictConfig) -> None:
     for name, fits, advice in (
         ("loss", config.loss in ("mean", "sum"), "mean or sum"),
         ("timeout", config.timeout > 0, "more than 0 seconds"),
+        ("checkpoint_minutes", config.checkpoint_minutes > 0, "more than 0"),
         ("ema", 0 <= config.ema < 1, "0 <= ema < 1, such as 0.999"),
         ("warmup", 0 <= config.warmup < 1, "0 <= warmup < 1, a share of all steps"),
     ):

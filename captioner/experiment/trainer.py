@@ -76,14 +76,15 @@ def _train_here(config: DictConfig, run: RunDir, task: ModuleType, trainer: Trai
 def _make_trainer(config: DictConfig, run: RunDir, best: dict[str, Any]) -> Trainer:
     """Lightning's, with the callbacks of a run; `best` says which validation is."""
     check_ranges(config)
-    folders = run.checkpoints, run.model
     try:
         trainer = Trainer(
             **plain(config.trainer),
             default_root_dir=run.folder,
             callbacks=[
                 EarlyStopping(**best, patience=config.patience, check_on_train_epoch_end=False),
-                checkpoints.Checkpoints(*folders, config.checkpoint_minutes, **best),
+                checkpoints.Checkpoints(
+                    run.checkpoints, run.model, config.checkpoint_minutes, **best
+                ),
                 progress_callback(),
             ],
             logger=False,
@@ -92,8 +93,6 @@ def _make_trainer(config: DictConfig, run: RunDir, best: dict[str, Any]) -> Trai
             reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0,
         )
-    except InputError:
-        raise
     except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
         raise InputError(f"trainer: {error}") from error
     if in_sweep() and lightning.starts_scripts(trainer):

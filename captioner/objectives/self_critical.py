@@ -84,9 +84,12 @@ class SelfCritical(Objective):
             if self.baseline == "greedy":
                 likeliest = _generate(decoder, features, images, Greedy(self.max_length))
                 baseline_B1 = self._reward(model, likeliest, batch)
-            log_prob_BK, entropy = _log_prob(decoder, features, samples)
+            log_prob_NT, logits_PV, _ = token_log_probs(decoder, features, *samples.framed())
         finally:
             decoder.train(learning)
+        log_prob_BK = log_prob_NT.sum(1).view_as(reward_BK)
+        with torch.no_grad():  # of a word
+            entropy = torch.special.entr(at_least_float32(logits_PV).softmax(1)).sum(1).mean()
         baseline_BK = baseline_B1.expand_as(reward_BK)
         if self.baseline == "leave_one_out":
             baseline_BK = (reward_BK.sum(1, keepdim=True) - reward_BK) / (self.samples - 1)
@@ -120,11 +123,3 @@ def _generate(decoder: Decoder, features: Features, images: int, strategy: Strat
     with torch.no_grad():
         memory, state = decoder.start(features, images * strategy.rows)
         return strategy(decoder.step, memory, state)
-
-
-def _log_prob(decoder: Decoder, features: Features, captions: Captions) -> tuple[Tensor, Tensor]:
-    """log_prob_BK of captions, inside the graph, and the mean entropy of a word."""
-    log_prob_NT, logits_PV, _ = token_log_probs(decoder, features, *captions.framed())
-    with torch.no_grad():
-        entropy = torch.special.entr(at_least_float32(logits_PV).softmax(1)).sum(1).mean()
-    return log_prob_NT.sum(1).view_as(captions.score_BK), entropy

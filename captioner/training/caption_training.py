@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from captioner import distributed, images
 from captioner.data.records import Record
@@ -36,9 +35,6 @@ class CaptionTraining(Loop):
         self.train_records, self.val_records, self.pictures_shown = train, val, False
         # Of this validation: record number -> caption, and whether it ended by itself.
         self.captions: dict[int, tuple[str, bool]] = {}
-
-    def sources_of(self, batch_ids: list[torch.Tensor]) -> list[str]:
-        return [str(self.train_records[i].image) for i in torch.cat(batch_ids).tolist()]
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()

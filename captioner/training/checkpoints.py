@@ -38,15 +38,15 @@ def save(folder: Path, state: dict[str, Any]) -> Path:
     """
     files.make_folder(folder)
     entries = _manifest(folder)
-    newest = max((entry["number"] for entry in entries), default=0)
+    number = max((entry["number"] for entry in entries), default=0) + 1
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getbuffer()
-    path = folder / f"{newest + 1:05d}.ckpt"
+    path = folder / f"{number:05d}.ckpt"
     files.write_atomic(path, data)
     sha256 = hashlib.sha256(data).hexdigest()
-    entry = {"number": newest + 1, "file": path.name, "size": len(data), "sha256": sha256}
-    entries = [*entries, entry][-KEEP:]
+    entries.append({"number": number, "file": path.name, "size": len(data), "sha256": sha256})
+    entries = entries[-KEEP:]
     files.write_atomic(folder / MANIFEST, json.dumps(entries, indent=1))
     kept = {entry["file"] for entry in entries}
     for old in folder.iterdir():  # those before, and what a kill left half-written
@@ -124,16 +124,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
     last two (Lightning's SLURM plugin, submitit) are called after the save, to requeue the job.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        model: Path,
-        minutes: float,
-        monitor: str,
-        mode: str,
-    ):
-        if minutes <= 0:
-            raise InputError(f"checkpoint_minutes={minutes}: give more than 0")
+    def __init__(self, folder: Path, model: Path, minutes: float, monitor: str, mode: str):
         self.folder, self.model, self.seconds, self.monitor = folder, model, 60 * minutes, monitor
         self.sign = {"max": 1.0, "min": -1.0}[mode]
         self.best, self.early, self.moment = float("-inf"), False, "step"

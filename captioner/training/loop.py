@@ -1,7 +1,7 @@
 """A step of training, the same for captioners and language models; Lightning drives it."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from captioner import distributed
+from captioner.data.records import Record
 from captioner.errors import InputError
 from captioner.models.base import Model
 from captioner.objectives.base import Objective
@@ -22,7 +23,6 @@ from captioner.training.checkpoints import Checkpoints
 from captioner.types import Batch, State
 
 SCHEDULES = ("cosine", "constant")
-CLIPPING = (None, "norm", "value")
 
 
 class Loop(pl.LightningModule):
@@ -60,15 +60,12 @@ class Loop(pl.LightningModule):
         self.average = moving_average(model, ema) if ema else None
         self.warmup, self.schedule, self.seed = warmup, schedule, seed
         self.expected_count, self.summed = 1.0 if summed else expected_count, summed
+        self.train_records: Sequence[Record] = ()  # which batches of pictures count
         self.sums: list[dict[str, Tensor]] = []  # loss and logs of this step's micro-batches
         self.batch_ids: list[Tensor] = []  # of the same micro-batches, if they are of pictures
         self.state: State | None = None  # of a language model's streams, after the last batch
         self.val_state: State | None = None  # the same in validation
         self.val_sums = (0.0, 0.0)  # of a validation's batches: nll, and the count it is divided by
-
-    def sources_of(self, batch_ids: list[Tensor]) -> list[str]:
-        """The files that batches came from, for the message about a loss that is not finite."""
-        return []
 
     def on_validation_epoch_start(self) -> None:
         self.val_state, self.val_sums = None, (0.0, 0.0)
@@ -151,7 +148,7 @@ class Loop(pl.LightningModule):
         Raises InputError, on every process, if any loss, or the norm, is not finite. (A norm may
         overflow under a loss scale: that step is skipped.)
         """
-        if algorithm not in CLIPPING:
+        if algorithm not in (None, "norm", "value"):
             raise InputError(f"trainer.gradient_clip_algorithm={algorithm}: give norm or value")
         names, loss = list(self.sums[0]), self.sums[0]["loss"]
         rows = [torch.stack([sums[name].to(loss) for name in names]) for sums in self.sums]
@@ -181,7 +178,8 @@ class Loop(pl.LightningModule):
         broken = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
         if not broken and (lightning.has_loss_scale(self.trainer) or math.isfinite(norm_value)):
             return
-        sources_W = distributed.gather(self.sources_of(self.batch_ids))
+        index = [i for index_B in self.batch_ids for i in index_B.tolist()]
+        sources_W = distributed.gather([str(self.train_records[i].image) for i in index])
         problem = f"loss {losses[broken[0]]}" if broken else f"gradient norm {norm_value}"
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         place = f"step {self.global_step} (epoch {self.current_epoch}), learning rate {rate:g}"
