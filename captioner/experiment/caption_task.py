@@ -88,9 +88,8 @@ def evaluate(
     """Score the best model on the validation split; the processes share the pictures."""
     model = loading.load(run.model, device=trainer.strategy.root_device)
     val, split, first = training.val_records, config.data.val_split, trainer.is_global_zero
-    captions = predictions.predict(
-        model, val, data.sources["val"], model.strategy, workers=data.workers
-    )
+    source, workers = data.sources["val"], data.workers
+    captions = predictions.predict(model, val, source, model.strategy, workers=workers)
     if first:
         files.write_json(run.predictions, captions)
     scenes = sources.read_scenes(config.data, split)

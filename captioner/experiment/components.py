@@ -34,9 +34,7 @@ def choose_strategy(config: DictConfig, saved: search.Strategy) -> search.Strate
     Raises InputError for an option that the search does not have.
     """
     options = {name: value for name, value in plain(config).items() if value is not None}
-    if "_target_" in options:
-        return make_strategy(options)
-    return make_strategy(saved.options() | options)
+    return make_strategy(options if "_target_" in options else saved.options() | options)
 
 
 def build_model(

@@ -21,20 +21,34 @@ from captioner.models import loading
 from captioner.models.caption_model import CaptionModel
 from captioner.search.constraints import UNCONSTRAINED
 
-Inputs = tuple[list[Record], list[Prediction], dict[str, Any]]
-"""Records, a caption for each, and the rest of what `Case` takes."""
 
+def read_captions(
+    config: DictConfig, run: RunDir
+) -> tuple[list[Record], list[Prediction], dict[str, Any]]:
+    """The captions of the model or of the file that the configuration names, to be scored.
 
-def read_captions(config: DictConfig, run: RunDir) -> Inputs:
-    """The captions of the model or of the file that the configuration names, to be scored."""
+    Returns the records, less those with bad pictures, a caption for each, and the rest of what
+    `Case` takes.
+    """
     if (config.model is None) == (config.predictions is None):
         raise InputError("give either model=DIR, or predictions=FILE and references=COCO.json")
-    _rename_wording(config)
+    if OmegaConf.to_object(config.wording) != UNCONSTRAINED:  # the old name
+        if OmegaConf.to_object(config.constraints) != UNCONSTRAINED:
+            raise InputError("wording is the old name of constraints: give constraints alone")
+        config.constraints = config.wording
     scored = _read_records(config)
     needs = _read_needs(config, scored)
     if config.predictions is not None:
         return scored, predictions.read_predictions(Path(config.predictions)), needs
-    return _predict(config, scored, needs, run)
+    model = loading.load(*_folders(config), average=config.average)
+    model.strategy = components.choose_strategy(config.search, model.strategy)
+    workers = 0 if model.encoder.frozen else config.data.workers
+    scored, source, bad = sources.make_source(config.data, model, scored, train=False)
+    sources.skip_bad(config.data, bad, scored)
+    files.make_folder(run.folder)  # or the captions would be for nothing
+    options: Any = {"workers": workers, "constraints": OmegaConf.to_object(config.constraints)}
+    captions = predictions.predict(model, scored, source, model.strategy, **options)
+    return scored, captions, needs | {"model": model, "source": source}
 
 
 def settings(config: DictConfig, model: CaptionModel | None) -> dict[str, Any]:
@@ -66,29 +80,6 @@ def _read_records(config: DictConfig) -> list[Record]:
                 f"data=NAME data.root=DIR: {config.data.root} is no folder"
             )
     return sources.read_records(config.data, config.split, bare=not config.metrics)
-
-
-def _predict(
-    config: DictConfig, scored: list[Record], needs: dict[str, Any], run: RunDir
-) -> Inputs:
-    """The model's captions of the records whose pictures are whole."""
-    model = loading.load(*_folders(config), average=config.average)
-    model.strategy = components.choose_strategy(config.search, model.strategy)
-    workers = 0 if model.encoder.frozen else config.data.workers
-    scored, source, bad = sources.make_source(config.data, model, scored, train=False)
-    sources.skip_bad(config.data, bad, scored)
-    files.make_folder(run.folder)  # or the captions would be for nothing
-    options: Any = {"workers": workers, "constraints": OmegaConf.to_object(config.constraints)}
-    captions = predictions.predict(model, scored, source, model.strategy, **options)
-    return scored, captions, needs | {"model": model, "source": source}
-
-
-def _rename_wording(config: DictConfig) -> None:
-    """Move what was given as `wording`, the old name of `constraints`."""
-    if OmegaConf.to_object(config.wording) != UNCONSTRAINED:
-        if OmegaConf.to_object(config.constraints) != UNCONSTRAINED:
-            raise InputError("wording is the old name of constraints: give constraints alone")
-        config.constraints = config.wording
 
 
 def _read_needs(config: DictConfig, scored: list[Record]) -> dict[str, Any]:

@@ -191,8 +191,7 @@ class CaptionModel(Model):
                         continue
                     hypotheses, error = next(results)
                     if error is None:
-                        best = hypotheses[0]
-                        yield Caption(path, best.caption, best.score, None, hypotheses)
+                        yield Caption(path, *hypotheses[0][:2], None, hypotheses)
                     else:
                         yield Caption(path, None, None, f"{printable(path)}: {error}")
 

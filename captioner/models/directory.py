@@ -31,11 +31,8 @@ FILES = CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.saf
 
 
 class Contents(NamedTuple):
-    """A model directory that was read.
-
-    metadata: text stored with the weights: the digests "tokenizer" and, if the weights of the
-    encoder are left out, "encoder".
-    """
+    """A model directory that was read. metadata: digests that are stored with the weights, of the
+    "tokenizer" and, if its own weights are left out, of the "encoder"."""
 
     folder: Path
     config: dict[str, Any]

@@ -76,8 +76,12 @@ def read_model(folder: str | Path) -> CaptionModel | LanguageModel:
     """Load one model directory, of either kind, in evaluation mode on the CPU (see `load`)."""
     with naming_file(folder):
         contents = read_contents(Path(folder))
-    build = _language_model if contents.config["encoder"] is None else _captioner
-    return build(contents).eval()
+    if contents.config["encoder"] is not None:
+        return _captioner(contents).eval()
+    with _naming(contents.folder / CONFIG):
+        model = build_language_model({"decoder": contents.config["decoder"]}, contents.tokenizer)
+    load_weights(model, contents)
+    return model.eval()
 
 
 @contextmanager
@@ -87,13 +91,6 @@ def _naming(place: str | Path) -> Iterator[None]:
         yield
     except (InputError, TypeError) as error:
         raise InputError(f"{place}: {error}") from error
-
-
-def _language_model(contents: Contents) -> LanguageModel:
-    with _naming(contents.folder / CONFIG):
-        model = build_language_model({"decoder": contents.config["decoder"]}, contents.tokenizer)
-    load_weights(model, contents)
-    return model
 
 
 def _captioner(contents: Contents) -> CaptionModel:

@@ -116,10 +116,9 @@ class Stopped(Exception):
 class Checkpoints(pl.callbacks.Checkpoint):
     """Saves the state of a run so that going on from it is exact, and exports the best model.
 
-    folder: of the checkpoints. model: where the best model goes.
-    monitor, mode: what is logged of a validation, and whether the best is its max or min.
-    The state is saved every `minutes`, before each validation, and after each epoch; always after
-    an optimiser's step. On SIGTERM, SIGINT (a second one interrupts at once), SIGUSR1 or SIGUSR2
+    monitor, mode: what is logged of a validation, and whether the best is its max or min. The state
+    is saved every `minutes`, before each validation, and after each epoch; always after an
+    optimiser's step. On SIGTERM, SIGINT (a second one interrupts at once), SIGUSR1 or SIGUSR2
     received by any process, all save at the same step and raise Stopped. Earlier handlers of the
     last two (Lightning's SLURM plugin, submitit) are called after the save, to requeue the job.
     """

@@ -52,8 +52,7 @@ class EpochData(pl.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Read the position. Raises InputError if data or processes are not those of before."""
-        expected = {"processes": self.trainer.world_size, **self.sizes}
-        for name, value in expected.items():
+        for name, value in {"processes": self.trainer.world_size, **self.sizes}.items():
             if state_dict[name] != value:
                 raise InputError(
                     f"the run had {state_dict[name]} {name}, now there are {value}: it can go on "

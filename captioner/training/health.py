@@ -20,8 +20,7 @@ def health_of(captions: Sequence[str], finished: Sequence[bool]) -> dict[str, fl
     """Measures of raw captions' language: words, bad_endings, repeated_words, unknown_words,
     unfinished, unique, vocabulary (see captioner/metrics/language.py)."""
     texts = token_strings(captions)
-    numbers = variety(texts)
-    health = language(texts, finished=finished).corpus()
+    health, numbers = language(texts, finished=finished).corpus(), variety(texts)
     return health | {name: numbers[name] for name in ("unique", "vocabulary")}
 
 
@@ -32,9 +31,8 @@ def warnings_of(health: Mapping[str, float]) -> list[str]:
         for name, (limit, message) in LIMITS.items()
         if health[name] > limit
     ]
-    if health["unique"] < LEAST_UNIQUE:
-        share = f"{100 * health['unique']:.0f} %"
-        lines.append(f"unhealthy: of all captions only {share} are different ones")
+    if (share := health["unique"]) < LEAST_UNIQUE:
+        lines.append(f"unhealthy: of all captions only {100 * share:.0f} % are different ones")
     if health["words"] < 3:
         lines.append(f"unhealthy: captions have {health['words']:.1f} words on average")
     return lines

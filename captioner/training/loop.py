@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -30,10 +29,7 @@ class Loop(pl.LightningModule):
 
     groups: name of a submodule -> options of its parameter groups, such as a learning rate.
     optimizer: builds the optimiser from parameter groups, with the decoder's learning rate.
-    ema: decay of a moving average of the weights (smaller in the first steps), which is then what
-    is validated and saved. With 0 there is none.
-    warmup: the share of all steps in which the learning rate rises linearly; after it the rate
-    falls to 0 along a cosine, or stays constant (schedule).
+    ema (smaller in the first steps), warmup, schedule: see `captioner.experiment.schemas`.
     expected_count: expected number of targets per batch (see Objective). Backward divides the loss
     by it, so that 16-bit gradients stay in range; `finish_gradients` corrects to the true number.
     summed: whether the loss is the sum over the step, not the mean.
@@ -98,10 +94,8 @@ class Loop(pl.LightningModule):
         return self.model if self.average is None else self.average.module
 
     def configure_optimizers(self):
-        groups = (
-            _groups(getattr(self.model, name), options) for name, options in self.groups.items()
-        )
-        optimizer = self.optimizer(list(chain.from_iterable(groups)))
+        groups = [_groups(getattr(self.model, name), o) for name, o in self.groups.items()]
+        optimizer = self.optimizer(sum(groups, []))
         total = max(1, int(self.trainer.estimated_stepping_batches))
         rise = max(1, round(total * self.warmup))
 

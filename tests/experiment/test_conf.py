@@ -8,8 +8,7 @@ from hydra.utils import instantiate as hydra_instantiate
 from captioner.decoders import cells
 from captioner.decoders.minds_eye import MindsEye
 from captioner.decoders.mrnn import MRNN
-from captioner.experiment.components import build_model, make_objective, make_strategy
-from captioner.experiment.optimizers import make_optimizer
+from captioner.experiment.components import build_model, make_strategy, training_options
 from captioner.experiment.schemas import plain
 from captioner.models.caption_model import build_captioner
 from captioner.models.language_model import build_language_model
@@ -56,8 +55,7 @@ def test_every_choice_composes_and_is_made(group, choice):
     config = composed(f"{group}={choice}", "data.root=x", *name, *others)
     assert small_enough(config)
     model = build(config, build_captioner)
-    make_objective(config.objective)
-    make_optimizer(config.optimizer)(model.decoder.parameters())
+    training_options(config, "32-true")["optimizer"](model.decoder.parameters())
     features = Features(torch.rand(2, model.encoder.size), torch.rand(2, 4, model.encoder.size))
     captions = model.generate(features, make_strategy(config.search))
     assert len(captions.token_BKT) == 2
@@ -68,7 +66,7 @@ def test_every_choice_for_text_composes_and_is_made(group, choice):
     config = composed("data=text", "encoder=none", f"{group}={choice}", "data.path=x")
     assert small_enough(config)
     model = build(config, build_language_model)
-    make_optimizer(config.optimizer)(model.decoder.parameters())
+    training_options(config, "32-true")["optimizer"](model.decoder.parameters())
     strategy = make_strategy(config.search)
     assert len(model.continue_prompt("", strategy)) == getattr(strategy, "n", 1)
 
@@ -84,8 +82,9 @@ def test_every_choice_for_text_composes_and_is_made(group, choice):
     ],
 )
 def test_the_examples_of_the_page_on_objectives_are_made(overrides):
-    config = composed(*overrides).objective
-    assert type(make_objective(config)).__name__ == config._target_.rpartition(".")[2]
+    config = composed(*overrides)
+    objective = training_options(config, "32-true")["objective"]
+    assert type(objective).__name__ == config.objective._target_.rpartition(".")[2]
 
 
 PAPERS = {

@@ -28,23 +28,22 @@ from tests.helpers.runs import (
     in_process,
     in_processes,
     logged,
+    scores_in,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
 
-
-def corpus(model, tmp_path, content=WORDS * 3):
+def corpus(model, tmp_path):
     path = tmp_path / "text.txt"
-    path.write_text(content)
+    path.write_text(WORDS * 3)
     return text.Corpus(text.documents(str(path)), model.tokenizer, tmp_path)
 
 
-def learned(model, streams):
+def learned(model, streams, objective=None):
     """The sum of the losses of all chunks, its gradients, and the state after them."""
     model.zero_grad()
     total, state = 0.0, None
     for number in range(len(streams)):
-        loss, _, state = CrossEntropy()(model, streams[number], 0, state)
+        loss, _, state = (objective or CrossEntropy())(model, streams[number], 0, state)
         assert not any(entry.requires_grad for entry in state.values())
         loss.backward()
         total += float(loss.detach())
@@ -64,24 +63,21 @@ def test_the_carried_state_is_that_of_an_unbroken_pass(tmp_path, cell):
     assert any(not torch.allclose(one, other) for one, other in zip(full, cut))  # it is cut
 
 
-def stepped_logits(model, token_T):
-    """Logits (T, V) of one text, `step` after `step`."""
-    logits, (memory, state) = [], model.decoder.start(None, 1)
-    for token in token_T:
-        logits_NV, state = model.decoder.step(token[None], memory, state)
-        logits.append(logits_NV)
-    return torch.cat(logits)
-
-
-def test_a_chunk_that_covers_the_document_has_the_whole_gradient(tmp_path):
+def test_a_chunk_of_the_whole_document_has_its_gradient_and_its_bits(tmp_path):
+    """Those of `step` after `step`."""
     model = tiny_language_model()
     data = corpus(model, tmp_path)
-    token_1T = torch.tensor(data.ids.astype(np.int64))[None]
-    logits_PV = stepped_logits(model, token_1T[0, :-1])
-    torch.nn.functional.cross_entropy(logits_PV, token_1T[0, 1:], reduction="sum").backward()
-    full = [p.grad.clone() for p in model.decoder.parameters()]
+    ids = torch.tensor(data.ids.astype(np.int64))
+    logits, (memory, state) = [], model.decoder.start(None, 1)
+    for token in ids[:-1]:
+        logits_NV, state = model.decoder.step(token[None], memory, state)
+        logits.append(logits_NV)
+    nll = torch.nn.functional.cross_entropy(torch.cat(logits), ids[1:], reduction="sum")
+    full = torch.autograd.grad(nll, list(model.decoder.parameters()))
     _, gradients, _ = learned(model, text.Streams(data, 1, len(data), None))
-    torch.testing.assert_close(gradients, full, atol=1e-9, rtol=0)
+    torch.testing.assert_close(gradients, list(full), atol=1e-9, rtol=0)
+    expected = nll.item() / math.log(2) / len(WORDS * 3)
+    assert bits(model, data, 1, 10) == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_state_begins_anew_with_a_document():
@@ -97,24 +93,11 @@ def test_the_state_begins_anew_with_a_document():
 def test_scheduled_sampling_with_true_words_only_is_cross_entropy(tmp_path):
     model = tiny_language_model()
     streams = text.Streams(corpus(model, tmp_path), 2, 9, None)
-    state, others_state, other = None, None, ScheduledSampling("linear", k=1.0, least=1.0)
-    for number in range(len(streams)):
-        loss, _, state = CrossEntropy()(model, streams[number], 0, state)
-        others, _, others_state = other(model, streams[number], 0, others_state)
-        torch.testing.assert_close(loss, others, atol=1e-9, rtol=0)
+    true_words = ScheduledSampling("linear", k=1.0, least=1.0)
+    results = (learned(model, streams, objective)[:2] for objective in (CrossEntropy(), true_words))
+    torch.testing.assert_close(*results, atol=1e-9, rtol=0)
     nothing = TextBatch(torch.full((2, 2), 0), torch.zeros(2, dtype=torch.long), torch.ones(2) > 0)
     assert ScheduledSampling()(model, nothing, 0)[1]["count"] == 0  # streams that are over
-
-
-def test_bits_are_those_of_each_character_by_itself(tmp_path):
-    model = tiny_language_model()
-    data = corpus(model, tmp_path)
-    ids = torch.tensor(data.ids.astype(np.int64))
-    with torch.no_grad():
-        logits_TV = stepped_logits(model, ids[:-1])
-    nll = torch.nn.functional.cross_entropy(logits_TV, ids[1:], reduction="sum").item()
-    expected = nll / math.log(2) / len(WORDS * 3)
-    assert bits(model, data, 1, 10) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("alphabet", [0, 1000])
@@ -132,18 +115,16 @@ def test_the_copy_that_writes_steps_as_the_decoder(monkeypatch, cell, more, alph
     for token_N in torch.tensor([[1, 1, 1], [4, 5, 6], [7, 7, 3]]):
         logits_NV, state = decoder.step(token_N, memory, state)
         others_NV, other_state = other.step(token_N, memory, other_state)
-        torch.testing.assert_close(others_NV, logits_NV)
-        torch.testing.assert_close(other_state, state)
+        torch.testing.assert_close((others_NV, other_state), (logits_NV, state))
     torch.testing.assert_close(decoder.state_dict(), before, rtol=0, atol=0)
 
 
-def test_it_goes_on_where_the_prompt_ends():
+def test_it_goes_on_where_the_prompt_ends_and_saved_the_same(tmp_path):
     model = tiny_language_model().eval()
-    ids = model.tokenizer.encode("the cat")
     memory, state = model.decoder.start(None, 1)
     written = []
     with torch.no_grad():
-        for token in [BOS, *ids]:
+        for token in [BOS, *model.tokenizer.encode("the cat")]:
             logits_NV, state = model.decoder.step(torch.tensor([token]), memory, state)
         while len(written) < 12:
             logits_NV[:, UNK] = -torch.inf
@@ -151,62 +132,48 @@ def test_it_goes_on_where_the_prompt_ends():
             if written[-1] == EOS:
                 break
             logits_NV, state = model.decoder.step(torch.tensor(written[-1:]), memory, state)
-    expected = "the cat" + model.tokenizer.decode(written)
-    assert model.continue_prompt("the cat", Greedy(12)) == [expected]
+    expected = ["the cat" + model.tokenizer.decode(written)]
+    assert model.continue_prompt("the cat", Greedy(12)) == expected
     many = model.continue_prompt("the cat", Sample(n=4, max_length=12))
     assert len(many) == 4 and len(set(many)) > 1
     assert len(model.continue_prompt("", Beam(3, n=3, max_length=5))) == 3
     with pytest.raises(InputError, match="does not know 'Z'"):
         model.continue_prompt("Zoo", Greedy(3))
-
-
-def test_a_saved_model_is_the_same_and_no_captioner(tmp_path):
-    model = tiny_language_model()
-    model.save(tmp_path / "model")
-    again = loading.read_model(tmp_path / "model")
+    model.save(tmp_path)
+    again = loading.read_model(tmp_path)
     again.decoder.double()
-    one, other = (m.eval().continue_prompt("the", Greedy(20)) for m in (model, again))
-    assert one == other
+    assert again.continue_prompt("the cat", Greedy(12)) == expected
     with pytest.raises(InputError, match="a language model, it sees no pictures"):
-        loading.load(tmp_path / "model")
+        loading.load(tmp_path)
 
 
-def test_a_decoder_that_is_no_recurrent_one_is_named():
-    tokenizer = tokenizers.train_tokenizer([WORDS], "char")
-    other = {"_target_": "captioner.decoders.mrnn.MRNN"}
-    with pytest.raises(InputError, match="MRNN: a language model takes a Recurrent"):
-        language_model.build_language_model({"decoder": other}, tokenizer)
-
-
-def karpathy(ids, steps, weights, losses, bptt=25, rate=0.1):
+def karpathy(ids, steps, weights, bptt=25, rate=0.1):
     """min-char-rnn.py's equations: the loss of each chunk, summed, before its update.
 
     h_t = tanh(Wxh x_t + Whh h_{t-1} + bh), y_t = Why h_t + by, p_t = softmax(y_t) over all that
     can be said; dL/dy = p - 1[target]; gradients are clipped to [-5, 5]; m += g^2,
     w -= rate g / sqrt(m + 1e-8).
     """
-    Wxh, Whh, bh, Why, by = (w.copy() for w in weights)
-    never = np.zeros(len(by))
-    never[[0, 1]] = -np.inf
-    memory = [np.zeros_like(w) for w in (Wxh, Whh, bh, Why, by)]
-    at, h = 0, np.zeros(len(bh))
+    weights = Wxh, Whh, bh, Why, by = [w.copy() for w in weights]
+    memory, losses, at = [np.zeros_like(w) for w in weights], [], len(ids)
     while len(losses) < steps:
         if at >= len(ids) - 1:
             at, h = 0, np.zeros(len(bh))
-        inputs, targets = ids[at : at + bptt], ids[at + 1 : at + bptt + 1]
-        inputs = inputs[: len(targets)]
+        targets = ids[at + 1 : at + bptt + 1]
+        inputs = ids[at : at + len(targets)]
         hs, ps, loss = [h], [], 0.0
         for x, target in zip(inputs, targets):
             hs.append(np.tanh(Wxh[:, x] + Whh @ hs[-1] + bh))
-            y = Why @ hs[-1] + by + never
+            y = Why @ hs[-1] + by
+            y[[0, 1]] = -np.inf
             p = np.exp(y - y.max())
             ps.append(p / p.sum())
             loss -= np.log(ps[-1][target])
         losses.append(loss)
-        dWxh, dWhh, dbh, dWhy, dby = grads = [np.zeros_like(m) for m in memory]
+        dWxh, dWhh, dbh, dWhy, dby = gradients = [np.zeros_like(w) for w in weights]
         dnext = np.zeros(len(bh))
         for t in reversed(range(len(inputs))):
-            dy = ps[t].copy()
+            dy = ps[t]
             dy[targets[t]] -= 1
             dWhy += np.outer(dy, hs[t + 1])
             dby += dy
@@ -215,7 +182,7 @@ def karpathy(ids, steps, weights, losses, bptt=25, rate=0.1):
             dWxh[:, inputs[t]] += draw
             dWhh += np.outer(draw, hs[t])
             dnext = Whh.T @ draw
-        for w, g, m in zip((Wxh, Whh, bh, Why, by), grads, memory):
+        for w, g, m in zip(weights, gradients, memory):
             g = np.clip(g, -5, 5)
             m += g * g
             w -= rate * g / np.sqrt(m + 1e-8)
@@ -229,38 +196,34 @@ def test_min_char_rnn_is_karpathys_program(tmp_path, monkeypatch):
 
     Of this text the equations forget rounding; of others with these huge first steps they do not.
     """
-    path, start = ROOT / "LICENSE", {}
+    path, run, weights = ROOT / "LICENSE", tmp_path / "run", []
     before = LanguageTraining.on_train_start
 
     def remember(self):
-        weights = self.model.decoder.state_dict()
-        start["weights"] = {name: entry.numpy().copy() for name, entry in weights.items()}
+        first = self.model.decoder.state_dict()
+        names = ("cells.0.W_xh", "cells.0.W_hh", "cells.0.b", "W_hy.weight", "W_hy.bias")
+        weights.extend(first[name].numpy().copy() for name in names)
         before(self)
 
     monkeypatch.setattr(LanguageTraining, "on_train_start", remember)
-    command = ["experiment=min_char_rnn", f"data.path={path}", f"run_dir={tmp_path / 'run'}"]
+    command = ["experiment=min_char_rnn", f"data.path={path}", f"run_dir={run}", "patience=9"]
     command += ["trainer.precision=64-true", "trainer.log_every_n_steps=1", "data.val_share=0.1"]
-    command += ["trainer.max_epochs=2", f"data.cache={tmp_path / 'cache'}", "patience=9"]
-    assert in_process(*command) == 0
+    assert in_process(*command, "trainer.max_epochs=2", f"data.cache={tmp_path / 'cache'}") == 0
 
-    model = loading.read_model(tmp_path / "run/model")
+    model = loading.read_model(run / "model")
     train, _ = text.split(text.documents(str(path)), 0.1)
     data = text.Corpus(train, model.tokenizer, tmp_path / "cache")
     streams = text.Streams(data, 1, 25)
-    w = start["weights"]
-    names = ("cells.0.W_xh", "cells.0.W_hh", "cells.0.b", "W_hy.weight", "W_hy.bias")
-    weights = [w[name] for name in names]
     assert all(weight.dtype == np.float64 for weight in weights)
     assert 0.009 < weights[1].std() < 0.011 and not weights[2].any() and not weights[4].any()
-    means = logged(tmp_path / "run", "train/loss")
+    means = logged(run, "train/loss")
     losses = [mean * int(streams[k].length_N.sum()) for k, mean in enumerate(means[:100])]
-    expected = karpathy(data.ids.tolist(), 100, weights, [])
+    expected = karpathy(data.ids.tolist(), 100, weights)
     assert losses == pytest.approx(expected, abs=1e-9) and len(losses) == 100
     assert expected[0] == pytest.approx(25 * math.log(len(model.tokenizer) - 2), rel=1e-3)
     assert np.mean(expected[-10:]) < 0.8 * expected[0]  # it learns
-    scores = json.loads((tmp_path / "run/scores.json").read_text())
-    assert 0 < scores["corpus"]["bits_per_character"] < 8
-    samples = (tmp_path / "run/samples.txt").read_text()
+    assert 0 < scores_in(run)["corpus"]["bits_per_character"] < 8
+    samples = (run / "samples.txt").read_text()
     assert "== at first: epoch 0, step 100\n" in samples and "== train more: epoch 1" in samples
 
 
@@ -295,9 +258,8 @@ def test_a_run_that_goes_on_ends_the_same(
 
 def test_phases_of_text(options, tmp_path):
     phases = "phases=[{name: a}, {name: b, optimizer: {lr: 1e-4}}]"
-    run = tmp_path / "run"
-    assert in_process(*options, "trainer.max_epochs=1", phases, f"run_dir={run}") == 0
-    assert (run / "scores.json").exists() and loading.read_model(run / "model")
+    assert in_process(*options, "trainer.max_epochs=1", phases, f"run_dir={tmp_path}") == 0
+    assert (tmp_path / "scores.json").exists() and loading.read_model(tmp_path / "model")
 
 
 @pytest.mark.parametrize(
@@ -309,20 +271,19 @@ def test_phases_of_text(options, tmp_path):
         ("data.pattern=", "data.pattern"),
         ("data.bptt=0", "data.bptt=0"),
         ("data.val_share=0", "data.val_share=0"),
+        ("tokenizer.kind=word data.path=dots.txt", "nothing to validate on: there are no words"),
         ("schedule=linear", "schedule=linear"),
         ("loss=max", "loss=max"),
+        ("checkpoint_minutes=0", "checkpoint_minutes=0.0: give more than 0"),
     ],
 )
-def test_a_wrong_option_is_named_before_training(options, tmp_path, capsys, option, message):
-    assert in_process(*options, option, f"run_dir={tmp_path / 'run'}") == 2
-    assert message in capsys.readouterr().err
-
-
-def test_text_without_words_is_named(tmp_path, capsys):
+def test_a_wrong_option_is_named_before_training(
+    options, tmp_path, monkeypatch, capsys, option, message
+):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "dots.txt").write_text("a word\n" * 30 + "...\n" * 90)
-    order = ["experiment=charlm", "tokenizer.kind=word", f"data.path={tmp_path / 'dots.txt'}"]
-    assert in_process(*order, f"data.cache={tmp_path}", f"run_dir={tmp_path / 'run'}") == 2
-    assert "nothing to validate on: there are no words" in capsys.readouterr().err
+    assert in_process(*options, *option.split(), "run_dir=run") == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -338,31 +299,30 @@ def test_two_processes_have_streams_of_their_own_and_go_on(options, tmp_path):
     states = checkpoints.load(checkpoints.newest(unbroken / "checkpoints"))["streams"]
     assert states["h0"].shape == (2, 2, 8)
     alone = tmp_path / "alone"  # four streams in one process are the same four
-    assert in_process(*options, "data.batch_size=4", f"run_dir={alone}") == 0
-    scores = [json.loads((run / "scores.json").read_text()) for run in (unbroken, alone)]
-    bits = [score["corpus"]["bits_per_character"] for score in scores]
-    assert bits[0] == pytest.approx(bits[1], abs=0.02)
+    assert in_process(*options, f"run_dir={alone}") == 0
+    scores = [scores_in(run)["corpus"]["bits_per_character"] for run in (unbroken, alone)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.02)
 
 
 def test_it_writes_and_shows_its_gradients(tmp_path, capsys):
     """The commands on a model directory."""
-    saved = tiny_language_model(layers=1)
-    saved.decoder.float()
-    saved.save(tmp_path / "model")
-    model = [str(tmp_path / "model"), "--prompt", "the cat", "--length", "9"]
-    order = [*model, "--seed", "3"]
-    assert main(["sample", *order]) == main(["sample", *order]) == 0
-    output = capsys.readouterr().out
-    assert output.startswith("the cat") and 2 * output[: len(output) // 2] == output
-    for way in (["--greedy"], ["--beam=3"], ["--n=3", "--top-k=4", "--top-p=0.9"]):
-        assert main(["sample", *model, *way]) == 0
-    for wrong in ("--prompt=Z", "--length=0", "--temperature=0", "--greedy --beam=2", "--n=0"):
-        assert main(["sample", *model, *wrong.split()]) == 2
-    for idle in ("--greedy --n=2", "--greedy --seed=2", "--beam=2 --top-k=2"):
-        assert main(["sample", *model, *idle.split()]) == 2
-    assert "sample: --temperature=0.0: give" in capsys.readouterr().err
-    assert main(["sample", *model, "--beam=2", "--n=3"]) == 2
-    assert "sample: --n=3: give 1 to --beam=2" in capsys.readouterr().err
+    model = tiny_language_model(layers=1)
+    model.decoder.float()
+    model.save(tmp_path / "model")
+
+    def sample(options):
+        code = main(["sample", f"{tmp_path}/model", "--prompt=the cat", "--length=9", *options])
+        return code, *capsys.readouterr()
+
+    code, output, _ = sample(["--seed=3"])
+    assert code == 0 and output.startswith("the cat") and sample(["--seed=3"])[1] == output
+    for way in ("--greedy", "--beam=3", "--n=3 --top-k=4 --top-p=0.9"):
+        assert sample(way.split())[0] == 0
+    wrong = "--prompt=Z", "--length=0", "--greedy --beam=2", "--n=0"
+    idle = "--greedy --n=2", "--greedy --seed=2", "--beam=2 --top-k=2"
+    assert all(sample(options.split())[0] == 2 for options in wrong + idle)
+    assert "sample: --temperature=0.0: give" in sample(["--temperature=0"])[2]
+    assert "sample: --n=3: give 1 to --beam=2" in sample(["--beam=2", "--n=3"])[2]
     (tmp_path / "text.txt").write_text(WORDS * 9)
     order = [str(tmp_path / "model"), str(tmp_path / "text.txt"), "--limit=3"]
     assert main(["gradients", *order, f"--out={tmp_path / 'out'}"]) == 0
@@ -393,11 +353,10 @@ def test_hello():
         for letter, then in zip("hell", "ello"):
             x = np.array([float(unit == letter) for unit in units])
             h = np.tanh(W_xh @ x + W_hh @ h)
-            token = torch.tensor(tokenizer.encode(letter))
-            logits_NV, state = model.step(token, memory, state)
-            assert state["h0"][0].tolist() == pytest.approx(h.tolist(), abs=1e-12)
-            assert logits_NV[0, 4:].tolist() == pytest.approx((W_hy @ h).tolist(), abs=1e-12)
+            logits_NV, state = model.step(torch.tensor(tokenizer.encode(letter)), memory, state)
             y = logits_NV[0, 4:]
+            assert state["h0"][0].tolist() == pytest.approx(h.tolist(), abs=1e-12)
+            assert y.tolist() == pytest.approx((W_hy @ h).tolist(), abs=1e-12)
             assert units[int(y.argmax())] == then
             shown = [", ".join(f"{x:.2f}" for x in row) for row in (h, y.tolist())]
             line = f"| {letter} | {shown[0]} | {shown[1]} | {then} | {y.softmax(0).max():.2f} |"

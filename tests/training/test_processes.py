@@ -28,7 +28,6 @@ from tests.helpers.runs import (
     scores_in,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
 SMALL = [
     "encoder=blind", "decoder.embed_size=16", "decoder.hidden_size=16", "tokenizer.min_count=1",
     "search=greedy", "data.batch_size=4", "trainer.max_epochs=2", "trainer.log_every_n_steps=1",

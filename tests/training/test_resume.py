@@ -25,8 +25,6 @@ from tests.helpers.runs import (
     scores_in,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
-
 # A trainable encoder that sees crops, a moving average, dropout, a learning rate that changes at
 # every step.
 OPTIONS = [
