@@ -64,9 +64,7 @@ class Spy(search.Strategy):
 
 
 def test_the_saved_preprocessing_counts_and_search_options_may_be_missing(copied):
-    edit_config(
-        copied, lambda config: config.pop("search") and config["preprocess"].update(size=96)
-    )
+    edit_config(copied, lambda c: c.pop("search") and c["preprocess"].update(size=96))
     loaded = loading.load(copied)
     assert loaded.encoder.preprocess.size == 96 and loaded.strategy == search.Beam()
 

@@ -322,6 +322,7 @@ def test_the_ways_out_work(options, scenes_dir, tmp_path, monkeypatch, way, jobs
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary")
 def test_bfloat16_learns_as_float32_does(options, tmp_path):
     """Mean loss over 200 steps, and over the last 50, within 2 %."""
     losses = {}
