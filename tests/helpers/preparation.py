@@ -1,7 +1,10 @@
-"""What the commands of data_prep leave, as train.py reads it."""
+"""What the commands of data_prep are given, and what they leave, as train.py reads it."""
 
 import io
 import shlex
+import tarfile
+import zipfile
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from PIL import Image
@@ -14,6 +17,26 @@ def jpeg(seed: int) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (40 * seed, 90, 200)).save(file, "JPEG")
     return file.getvalue()
+
+
+def zipped(path: Path, files, method=zipfile.ZIP_DEFLATED) -> Path:
+    """A zip of these names (or ZipInfos) and bytes: a dict, or pairs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", method) as file:
+        for name, data in files.items() if isinstance(files, dict) else files:
+            file.writestr(name, data)
+    return path
+
+
+def tarred(path: Path, files) -> Path:
+    """A tar of these names (or TarInfos) and bytes, packed if it is called .gz."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as file:
+        for name, data in files.items() if isinstance(files, dict) else files:
+            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return path
 
 
 def composed(command: str):

