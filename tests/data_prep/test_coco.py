@@ -1,19 +1,15 @@
 import hashlib
-import io
 import json
-import subprocess
-import zipfile
 from functools import partial
 
 import pytest
 
 from captioner.data import records
+from captioner.errors import InputError
 from data_prep import coco, disk, download, ready
-from tests.helpers.forks import ROOT, python
-from tests.helpers.preparation import jpeg, pictures_read
+from tests.helpers.preparation import composed, jpeg, pictures_read, zipped
 from tests.helpers.served import cut, status
 
-COMMAND = ROOT / "data_prep" / "coco.py"
 NAMES = {
     ("train", 2014): ["COCO_train2014_000000000009.jpg", "COCO_train2014_000000000025.jpg"],
     ("val", 2014): [f"COCO_val2014_00000000004{i}.jpg" for i in range(4)],
@@ -24,16 +20,13 @@ KARPATHY = ["train", "train", "restval", "val", "test", "test"]
 
 
 def captions(names: list[str]) -> str:
-    return json.dumps(
-        {
-            "images": [{"id": i, "file_name": name} for i, name in enumerate(names)],
-            "annotations": [
-                {"id": 5 * i + k, "image_id": i, "caption": f"A caption {k} ."}
-                for i in range(len(names))
-                for k in range(5)
-            ],
-        }
-    )
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+    annotations = [
+        {"id": 5 * i + k, "image_id": i, "caption": f"A caption {k} ."}
+        for i in range(len(names))
+        for k in range(5)
+    ]
+    return json.dumps({"images": images, "annotations": annotations})
 
 
 def karpathy() -> str:
@@ -47,16 +40,14 @@ def karpathy() -> str:
     return json.dumps({"images": images, "dataset": "coco"})
 
 
-def zipped(files: dict[str, bytes | str]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, data in files.items():
-            file.writestr(name, data)
-    return buffer.getvalue()
+@pytest.fixture
+def packed(tmp_path):
+    """The bytes of a zip of these files."""
+    return lambda files: zipped(tmp_path / "packed.zip", files).read_bytes()
 
 
 @pytest.fixture
-def site(server, monkeypatch):
+def site(server, monkeypatch, packed):
     """All archives, made up, in the true layout; coco.py knows their sizes and checksums."""
     monkeypatch.setattr(disk, "sync", lambda: None)
     monkeypatch.setattr(download, "WAIT", 0.001)
@@ -65,12 +56,12 @@ def site(server, monkeypatch):
         for split in ("train", "val"):
             folder = f"{split}{year}"
             pictures = {f"{folder}/{name}": jpeg(i) for i, name in enumerate(NAMES[split, year])}
-            server.files[f"/zips/{folder}.zip"] = zipped({f"{folder}/": b"", **pictures})
+            server.files[f"/zips/{folder}.zip"] = packed({f"{folder}/": b"", **pictures})
             texts[f"annotations/captions_{folder}.json"] = captions(NAMES[split, year])
             texts[f"annotations/instances_{folder}.json"] = '{"annotations": []}'
-        server.files[f"/annotations/annotations_trainval{year}.zip"] = zipped(texts)
+        server.files[f"/annotations/annotations_trainval{year}.zip"] = packed(texts)
     flickr = {f"dataset_flickr{n}k.json": "{}" for n in (8, 30)}
-    server.files["/caption_datasets.zip"] = zipped({"dataset_coco.json": karpathy(), **flickr})
+    server.files["/caption_datasets.zip"] = packed({"dataset_coco.json": karpathy(), **flickr})
     for name in coco.ARCHIVES:
         accept(server, name, monkeypatch)
     return server
@@ -200,8 +191,7 @@ def test_captions_alone(run, site, tmp_path):
 
 
 def test_a_wrong_archive_is_not_unpacked(run, site, tmp_path):
-    size = coco.ARCHIVES["val2017"].size
-    site.files["/zips/val2017.zip"] = zipped({"val2017/a.jpg": b"1"}).ljust(size, b"\0")[:size]
+    site.files["/zips/val2017.zip"] = b"PK".ljust(coco.ARCHIVES["val2017"].size, b"\0")
     code, _, err = run("--year=2017")
     assert code == 2 and err.startswith("error: ") and "SHA-256" in err and "val2017.zip" in err
     assert not (tmp_path / "coco" / "val2017").exists()
@@ -232,11 +222,17 @@ def test_how_much_room_is_needed(tmp_path):
     assert coco._required_space(tmp_path, new, delete=False) == 8
 
 
-def test_captions_that_the_archive_lacks_are_named(run, site, monkeypatch):
-    data = zipped({"annotations/captions_val2017.json": captions(NAMES["val", 2017])})
-    accept(site, "annotations2017", monkeypatch, data)
+@pytest.mark.parametrize(
+    "archive, file, missing",
+    [
+        ("annotations2017", "annotations/captions_val2017.json", "captions_train2017.json"),
+        ("val2017", "val2017/other.jpg", "'000000000139.jpg'"),
+    ],
+)
+def test_what_an_archive_lacks_is_named(run, site, monkeypatch, packed, archive, file, missing):
+    accept(site, archive, monkeypatch, packed({file: captions(NAMES["val", 2017])}))
     code, _, err = run("--year=2017")
-    assert code == 2 and "does not hold annotations/captions_train2017.json" in err
+    assert code == 2 and missing in err
 
 
 @pytest.mark.parametrize("options", [["--year=2017"], ["--splits", "val"]])
@@ -249,44 +245,17 @@ def test_karpathys_split_is_2014s(run, site, capsys, options):
 
 def test_two_processes_do_not_work_in_one_folder(run, tmp_path):
     with disk.lock(tmp_path / "coco"):
-        code, _, err = run()
+        code, _, err = run("--no-images")
     assert code == 2 and "another process" in err
-    assert run()[0] == 0
-
-
-def test_a_picture_that_the_archive_lacks_is_named(run, site, monkeypatch):
-    accept(site, "val2017", monkeypatch, zipped({"val2017/other.jpg": jpeg(0)}))
-    code, _, err = run("--year=2017")
-    assert code == 2 and "'000000000139.jpg'" in err
+    assert run("--no-images")[0] == 0
+    (tmp_path / "coco" / "file").touch()
+    with pytest.raises(InputError, match="file: File exists"), disk.lock(tmp_path / "coco/file"):
+        pass
 
 
 @pytest.mark.parametrize(
     "name", ["with space", "a,b=c", "quo'te", "{x}", "back\\slash", "\\'", "ü", "end\\"]
 )
-def test_the_printed_command_survives_any_folder(tmp_path, capsys, name):
-    (tmp_path / name / "annotations").mkdir(parents=True)
-    (tmp_path / name / "images").mkdir()
-    for split in ("train", "val"):
-        text = captions(NAMES[split, 2017])
-        (tmp_path / name / f"annotations/captions_{split}2017.json").write_text(text)
-        for picture in NAMES[split, 2017]:
-            (tmp_path / name / "images" / picture).write_bytes(jpeg(0))
-    options = "annotations/captions_*2017.json", ["train", "val"]
-    ready.print_summary("coco", tmp_path / name, *options)
-    command = capsys.readouterr().out.splitlines()[-1]
-    assert pictures_read(command)["val"] == NAMES["val", 2017]
-
-
-def test_it_runs_as_a_script_from_anywhere(server, tmp_path):
-    command = [python(), str(COMMAND), "coco", "--mirror", server.url, "--no-images"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.startswith(f"error: {server.url}/annotations/annotations_trainval2014.zip:")
-    assert "404" in done.stderr
-
-
-def test_the_true_archives_come_from_their_hosts():
-    urls = {f"{item.host}/{item.place}" for item in coco.ARCHIVES.values()}
-    assert "http://images.cocodataset.org/zips/train2017.zip" in urls
-    assert "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip" in urls
-    assert all(len(item.sha256) == 64 for item in coco.ARCHIVES.values())
+def test_the_printed_command_survives_any_folder(name):
+    command = f"python train.py data=coco {ready._override('data.root', name)}"
+    assert composed(command).root == name

@@ -85,6 +85,7 @@ def test_a_connection_that_is_cut_goes_on_where_it_was(server, file, known):
     assert_complete(file)
 
 
+HTML = b"<html><body>Welcome to the hotel"
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 packed = partial(answer, data=gzip.compress(DATA), Content_Encoding="gzip")
 PLANS = {  # answers, and If-Range of the last request, or whether it asks for the rest only
@@ -125,15 +126,11 @@ def test_interrupted_after_the_last_byte_nothing_is_asked_for_again(
 
 def test_many_cuts_are_no_failure_while_something_comes(server, file, monkeypatch):
     monkeypatch.setattr(download, "TRIES", 2)
+    server.plan = [partial(answer, ranges=False, share=0.3)] * 100
+    assert "gave up" in fail(server, file) and len(server.asked) == 1 + download.TRIES
     server.plan = [cut] * 10
     fetch(server, file)
-    assert file.read_bytes() == DATA and len(server.asked) == 11
-
-
-def test_a_server_without_ranges_that_always_cuts_is_given_up(server, file):
-    server.plan = [partial(answer, ranges=False, share=0.3)] * 100
-    error = fail(server, file)
-    assert "gave up" in error and len(server.asked) == 1 + download.TRIES
+    assert file.read_bytes() == DATA and len(server.asked) == 3 + 11
 
 
 def forge(handler) -> None:
@@ -167,19 +164,20 @@ SECOND = {
 
 
 @pytest.mark.parametrize("second", SECOND.values(), ids=SECOND)
-def test_a_file_that_changed_between_parts_is_not_spliced(server, file, second):
+@pytest.mark.parametrize("known", [{}, {"size": None, "sha256": None}])
+def test_a_file_that_changed_between_parts_is_not_spliced(server, file, second, known):
     server.plan = [partial(answer, data=DATA, share=0.3), second]
     server.files["/a.zip"] = OTHER
-    fetch(server, file, OTHER)
+    fetch(server, file, OTHER, **known)
     assert ranges(server)[1] is not None
     assert_complete(file, OTHER)
 
 
-def test_the_checksum_need_not_be_known_for_that(server, file):
-    server.plan = [partial(answer, data=DATA, share=0.3), forge]
-    server.files["/a.zip"] = OTHER
-    fetch(server, file, size=None, sha256=None)
-    assert file.read_bytes() == OTHER
+def test_a_page_does_not_destroy_the_part(server, file, part):
+    server.plan = [partial(answer, data=HTML, ranges=False, Content_Type="text/html")]
+    fail(server, file)
+    fetch(server, file)
+    assert ranges(server)[-1] is not None and file.read_bytes() == DATA
 
 
 def test_a_part_of_another_address_is_not_used(server, file, part):
@@ -225,9 +223,6 @@ def test_a_file_that_lies_there_is_checked_but_never_deleted(server, file):
     assert file.read_bytes() == OTHER and not server.asked
 
 
-HTML = b"<html><body>Welcome to the hotel"
-
-
 @pytest.mark.parametrize(
     "page,wanted",
     [
@@ -245,13 +240,6 @@ def test_a_page_in_place_of_the_file_is_refused(server, file, page, wanted):
     assert file.read_bytes() == DATA
 
 
-def test_a_page_does_not_destroy_the_part(server, file):
-    server.plan = [cut, partial(answer, data=HTML, ranges=False, Content_Type="text/html")]
-    fail(server, file)
-    fetch(server, file)
-    assert ranges(server)[-1] is not None and file.read_bytes() == DATA
-
-
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_redirects_are_followed_with_the_range(server, file, code):
     server.files["/elsewhere"] = DATA
@@ -266,7 +254,6 @@ def test_redirects_are_followed_with_the_range(server, file, code):
     "target, message",
     [
         ("ftp://127.0.0.1/a.zip", "redirects to ftp://127.0.0.1/a.zip"),
-        ("file:///etc/passwd", "redirects to file:///etc/passwd"),
         ("/a.zip", "more than 5 redirects"),
     ],
 )
@@ -283,47 +270,36 @@ def test_redirects_never_lead_from_https_to_http():
 
 
 def test_a_stalled_socket_is_left_and_the_rest_asked_for(server, file, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.4)
-    server.plan = [stall]
-    fetch(server, file)
-    have = int(ranges(server)[1].removeprefix("bytes=").removesuffix("-"))
-    assert 0 < have <= len(DATA) * 0.3 and file.read_bytes() == DATA
-
-
-def test_a_socket_that_always_stalls_is_an_error_that_says_how_to_go_on(server, file, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.1)
     monkeypatch.setattr(download, "TRIES", 2)
-    server.plan = [stall, *[partial(answer, share=0, wait=True)] * 9]
+    server.plan = [stall, *[partial(answer, share=0, wait=True)] * 2]
     error = fail(server, file)
     assert "nothing came for 0.1 seconds" in error and "a.zip.part" in error
     assert "run the command again and it goes on there" in error
-    assert file.with_name("a.zip.part").stat().st_size > 0
-
-
-@pytest.mark.parametrize("code", [429, 500, 502, 503])
-def test_a_server_that_is_busy_is_asked_again(server, file, code):
-    server.plan = [partial(status, code=code)] * (download.TRIES - 1)
     fetch(server, file)
+    first, *others = ranges(server)
+    assert first is None and len(others) == 3 and {*others} == {others[0]} != {None}
     assert file.read_bytes() == DATA
 
 
-@pytest.mark.parametrize("code", [401, 403, 404, 410])
-def test_a_server_that_says_no_is_not(server, file, code):
-    server.plan = [partial(status, code=code)] * 9
+@pytest.mark.parametrize("code", [403, 404, 410])
+def test_a_server_that_is_busy_is_asked_again_one_that_says_no_is_not(server, file, code):
+    server.plan = [partial(status, code=busy) for busy in (429, 500, 502, 503, code)]
     error = fail(server, file)
-    assert str(code) in error and "--mirror" in error and len(server.asked) == 1
+    assert str(code) in error and "--mirror" in error and len(server.asked) == 5
 
 
-def test_a_server_that_is_not_there_is_named(tmp_path):
-    server = Server()
-    server.stop()
-    with pytest.raises(InputError, match=rf"{server.url}/a.zip: .*refused; gave up after 6"):
-        download.fetch(f"{server.url}/a.zip", tmp_path / "a.zip")
-
-
-@pytest.mark.parametrize("url", ["a.zip", "ftp://127.0.0.1/a.zip", "http://"])
-def test_an_address_that_is_none(tmp_path, url):
-    with pytest.raises(InputError, match="a.zip|http://"):
+@pytest.mark.parametrize(
+    "url, message",
+    [
+        ("http://127.0.0.1:9/a.zip", r"^http://127.0.0.1:9/a.zip: .*refused; gave up after 6"),
+        ("a.zip", "a.zip"),
+        ("ftp://127.0.0.1/a.zip", "^ftp://127.0.0.1/a.zip: "),
+        ("http://", "^http://: "),
+    ],
+)
+def test_an_address_where_nothing_is(tmp_path, url, message):
+    with pytest.raises(InputError, match=message):
         download.fetch(url, tmp_path / "a.zip")
 
 
@@ -341,17 +317,26 @@ def test_room_is_looked_for_first(server, file, monkeypatch):
     assert file.read_bytes() == DATA
 
 
-def child(code: str, *arguments: object) -> subprocess.Popen:
-    """A process that can be killed or starved."""
-    command = [python(), "-c", f"from data_prep import download\n{code}", *map(str, arguments)]
+FETCH = """
+import sys, pathlib, resource
+from data_prep import download
+url, path, limit = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+try: download.fetch(url, pathlib.Path(path))
+except download.InputError as error: sys.exit(str(error))
+"""
+
+
+def child(server: Server, file: Path, limit: int = 10**9) -> subprocess.Popen:
+    """A process that can be killed, and whose disk is full after `limit` bytes."""
+    command = [python(), "-c", FETCH, f"{server.url}/a.zip", str(file), str(limit)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def test_killed_in_the_middle_it_goes_on(server, file):
     server.plan = [stall]
-    code = "import sys, pathlib; download.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
     part = file.with_name("a.zip.part")
-    with child(code, f"{server.url}/a.zip", file) as process:
+    with child(server, file) as process:
         end = time.monotonic() + 60
         while not (part.exists() and part.stat().st_size) and process.poll() is None:
             assert time.monotonic() < end
@@ -365,13 +350,7 @@ def test_killed_in_the_middle_it_goes_on(server, file):
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(server, file):
-    code = (
-        "import sys, pathlib, resource\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
-        "try: download.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))\n"
-        "except download.InputError as error: sys.exit(str(error))"
-    )
-    with child(code, f"{server.url}/a.zip", file) as process:
+    with child(server, file, 200_000) as process:
         error = process.stderr.read()
     assert process.returncode == 1 and error.startswith(f"{file}.part: File too large"), error
     assert "Traceback" not in error and not file.exists()

@@ -81,6 +81,8 @@ def test_meteor_is_the_official_one_also_of_resamples(monkeypatch, name):
     assert corpus == pytest.approx(official["corpus"]["METEOR"], abs=1e-10)
     np.testing.assert_allclose(ours, official["per_image"]["METEOR"], rtol=0, atol=1e-10)
     assert abs(ours.mean() - corpus) > 1e-4  # the corpus is not the mean
+    if name != "flickr30k_magic":  # once, since it is Java's start that takes the time
+        return
     draw, last = random.Random(0), len(captions)
     samples = [draw.choices(range(last), k=size) for size in (1, 2, 300)]
     samples += [[last], [last] * 2]
