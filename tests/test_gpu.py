@@ -23,7 +23,14 @@ from tests.helpers.laws import (
     tokens,
 )
 from tests.helpers.rules import RULES
-from tests.helpers.runs import ROOT, TORCHRUN, assert_equal_runs, in_process, in_processes
+from tests.helpers.runs import (
+    ROOT,
+    TORCHRUN,
+    assert_equal_runs,
+    in_process,
+    in_processes,
+    logged,
+)
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -38,12 +45,6 @@ def options(scenes_dir, tmp_path_factory):
     return [f"data.root={scenes_dir}", f"data.cache={tmp_path_factory.mktemp('cache')}", *small]
 
 
-def losses(folder):
-    header, *rows = (folder / "metrics.csv").read_text().splitlines()
-    column = header.split(",").index("train/loss")
-    return torch.tensor([float(x) for row in rows if (x := row.split(",")[column])])
-
-
 def test_lower_precisions_learn_as_float32_does(options, tmp_path):
     """Mean loss over 200 steps, and over the last 50, within 2 %."""
     seen = {}
@@ -51,7 +52,7 @@ def test_lower_precisions_learn_as_float32_does(options, tmp_path):
         extra = ["trainer.max_epochs=40", f"trainer.precision={precision}", "patience=99"]
         extra += ["trainer.check_val_every_n_epoch=40", "optimizer.lr=0.01", "decoder.dropout=0"]
         assert in_process(*options, *extra, f"run_dir={tmp_path / precision}") == 0
-        seen[precision] = losses(tmp_path / precision)
+        seen[precision] = torch.tensor(logged(tmp_path / precision, "train/loss"))
         assert len(seen[precision]) == 200
     for part in (slice(None), slice(-50, None)):
         means = {name: float(values[part].mean()) for name, values in seen.items()}
@@ -107,10 +108,11 @@ def test_one_process_of_a_group_is_one_process(options, tmp_path):
     """NCCL with a single member."""
     extra = [*options, "trainer.max_epochs=2", "+trainer.deterministic=true"]
     assert in_processes(tmp_path, *extra, f"run_dir={tmp_path / 'alone'}")[0] == 0
-    group = [*extra, "trainer.strategy=ddp", f"run_dir={tmp_path / 'group'}"]
-    code, stderr = in_processes(tmp_path, *group, start=[*TORCHRUN, "1"])
+    extra += ["trainer.strategy=ddp", f"run_dir={tmp_path / 'group'}"]
+    code, stderr = in_processes(tmp_path, *extra, start=[*TORCHRUN, "1"])
     assert code == 0, stderr
-    assert torch.equal(losses(tmp_path / "alone"), losses(tmp_path / "group"))
+    alone, group = (logged(tmp_path / name, "train/loss") for name in ("alone", "group"))
+    assert alone == group
 
 
 def test_features_of_the_gpu_are_those_of_the_cpu(scenes_dir, tmp_path):
@@ -157,16 +159,13 @@ def test_every_decoder_computes_there_what_it_computes_here(name):
     on_cpu = run("cpu")
     torch.manual_seed(0)
     torch.testing.assert_close(run("cuda"), on_cpu, atol=1e-9, rtol=0)
-    half_precision_gives_nearly_the_same_gradients(
-        lambda vocabulary: decoder, "cuda", torch.float16
-    )
+    half_precision_gives_nearly_the_same_gradients(lambda _: decoder, "cuda", torch.float16)
 
 
 @every_strategy
 def test_every_strategy_says_there_what_it_says_here(name):
     strategy, decoder, inputs = STRATEGIES[name], random_decoder(0, V), pictures(5)
-    chosen = [rule for rule, _ in RULES.values()]
-    searches = [{"rules": [rule]} for rule in chosen] + [{}]
+    searches = [{"rules": [rule]} for rule, _ in RULES.values()] + [{}]
     if name == "sum":
         searches += [{"must_include": MustInclude(4, in_image={1: [(5, 4)]})}]
     for options in searches:

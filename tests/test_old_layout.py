@@ -48,15 +48,13 @@ def test_the_cache_is_used_and_nothing_is_computed_anew(monkeypatch):
     assert {path: path.read_bytes() for path in Path("cache").glob("*/*")} == rows
 
 
-@pytest.mark.parametrize(
-    "stopped, whole, texts",
-    [("stopped", "whole", "predictions.json"), ("text_stopped", "text_whole", "samples.txt")],
-)
-def test_a_run_goes_on_to_the_end_that_it_had_then(stopped, whole, texts):
+@pytest.mark.parametrize("prefix, texts", [("", "predictions.json"), ("text_", "samples.txt")])
+def test_a_run_goes_on_to_the_end_that_it_had_then(prefix, texts):
+    stopped, finished = f"{prefix}stopped", f"{prefix}whole"
     assert in_process(f"resume={stopped}") == 0
     weights = load_file(f"{stopped}/model/model.safetensors")
-    expected = load_file(f"{whole}/model.safetensors")
+    expected = load_file(f"{finished}/model.safetensors")
     assert weights.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=0)
-    assert Path(stopped, texts).read_text() == Path(whole, texts).read_text()
+    assert Path(stopped, texts).read_text() == Path(finished, texts).read_text()

@@ -43,11 +43,13 @@ def lines(pictures, model_dir, capsys):
     return run
 
 
-def test_files_folders_and_globs(lines):
+def test_files_folders_globs_and_ensembles(lines, model_dir):
     album = lines("album")
     paths, captions = zip(*(line.split(": ") for line in album))
     assert paths == ("album/a b.png", "album/inner/c.png", "album/ü[1].PNG") and all(captions)
     assert sorted(lines("album/ü[1].PNG", "album/**/*.png")) == album
+    assert lines("album/inner", "--batch", "2", "album/a b.png") == [album[1], album[0]]
+    assert lines("--model", str(model_dir), "album") == album  # an ensemble of twins
 
 
 def test_json_lines_with_scores_and_errors(pictures, model_dir, capsys):
@@ -63,8 +65,11 @@ def test_json_lines_with_scores_and_errors(pictures, model_dir, capsys):
 
 
 def test_captions_that_agree_with_samples(lines):
-    for line in lines("--json", "--consensus", "20", "--best", "5", "album"):
-        scores = [caption["score"] for caption in json.loads(line)["best"]]
+    for line in lines("--json", "--consensus", "20", "--best", "5", "--tokens", "album/inner"):
+        record = json.loads(line)
+        assert list(record) == ["path", "caption", "score", "tokens", "best"]
+        assert list(record["best"][0]) == ["caption", "score", "log_prob", "tokens"]
+        scores = [caption["score"] for caption in record["best"]]
         assert 10 >= scores[0] > 0 and scores == sorted(scores, reverse=True)
 
 
@@ -128,13 +133,6 @@ def test_results_stream_as_they_are_made(pictures, model_dir):
         assert run.stdout.readline().startswith("album/inner/c.png: ")
         run.stdin.close()
     assert run.returncode == 0
-
-
-def test_models_are_given_one_by_one(lines, model_dir):
-    shutil.copytree(model_dir, "other")
-    assert lines("--model", "other", "album") == lines("album")  # an ensemble of twins
-    # options may stand among paths
-    assert len(lines("album/inner", "--batch", "2", "album/a b.png")) == 2
 
 
 @pytest.mark.parametrize(
