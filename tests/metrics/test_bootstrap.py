@@ -23,15 +23,6 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_law():
     assert high == pytest.approx(value_B.mean() + 1.96 * error, abs=0.12 * error)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    covered = []
-    for seed in range(100):
-        value_B = np.random.default_rng(seed).exponential(1.0, 100)
-        ((low, high),) = bootstrap.intervals([mean("x", value_B)], 200, seed).values()
-        covered.append(low <= 1.0 <= high)
-    assert 0.88 <= np.mean(covered) <= 0.98
-
-
 def test_bleu_is_resampled_by_its_counts():
     """A resample's BLEU is that of the corpus with the images drawn, not a mean of images."""
     words = [" ".join(RNG.choice(list("abcd"), 8)) for _ in range(30)]
@@ -48,19 +39,13 @@ def test_bleu_is_resampled_by_its_counts():
     assert not intervals["Bleu_4"][0] < sums.per_image()[:, 3].mean() < intervals["Bleu_4"][1]
 
 
-def test_a_shift_of_every_image_shifts_the_interval():
-    value_B = RNG.random(200)
-    a, b = (bootstrap.intervals([mean("x", v)], 300)["x"] for v in (value_B, value_B + 1))
-    np.testing.assert_allclose(np.add(a, 1), b)
-
-
 def test_the_paired_interval_is_that_of_the_differences():
     """Two systems that differ by 0.01 on every image: surely, though each varies far more."""
     value_B = RNG.random(500)
     result = bootstrap.compare([mean("x", value_B + 0.01)], [mean("x", value_B)], 1000)["x"]
-    assert result.difference == pytest.approx(0.01)
-    assert result.low == pytest.approx(0.01) and result.high == pytest.approx(0.01)
-    assert result.p == 1 / 1001
+    assert result[2:] == pytest.approx((0.01, 0.01, 0.01, 1 / 1001))
+    itself = bootstrap.compare([mean("x", value_B)], [mean("x", value_B)], 100)["x"]
+    assert itself[2:] == (0, 0, 0, 1)
 
 
 def test_the_p_value_is_that_of_all_swaps():
@@ -79,12 +64,6 @@ def test_p_values_of_equal_systems_are_spread_evenly():
         a, b = (mean("x", value_B) for value_B in np.random.default_rng(seed).random((2, 40)))
         small.append(bootstrap.compare([a], [b], 100, seed)["x"].p <= 0.1)
     assert 0.05 <= np.mean(small) <= 0.15
-
-
-def test_a_system_does_not_differ_from_itself():
-    sums = mean("x", RNG.random(50))
-    result = bootstrap.compare([sums], [sums], 100)["x"]
-    assert result.p == 1 and result.low == result.high == result.difference == 0
 
 
 def test_what_has_no_value_in_some_images_or_in_any():
@@ -113,5 +92,4 @@ def test_too_few_resamples_are_refused():
 def test_values_are_printed_by_what_they_are():
     named = {"CIDEr": 0.521, "vocabulary": 687.0, "median_rank": 3.5, "perplexity": 18.377}
     assert [as_text(n, v) for n, v in named.items()] == ["52.1", "687", "3.5", "18.38"]
-    assert as_text("CIDEr", None) == "-"
-    assert as_text("CIDEr", float("nan")) == "-"
+    assert as_text("CIDEr", None) == as_text("CIDEr", float("nan")) == "-"

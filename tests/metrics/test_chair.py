@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioner.errors import InputError
-from captioner.metrics import chair as module
 from captioner.metrics.chair import chair, mentions, phrases, read_objects
 
 COCO = """
@@ -46,13 +45,8 @@ def test_by_hand():
     assert sums.names == ("CHAIR_i", "CHAIR_s")
     assert sums.corpus() == {"CHAIR_i": 3 / 9, "CHAIR_s": 2 / 4}
     np.testing.assert_array_equal(sums.per_image(), [[2 / 4, 1], [0, 0], [math.nan, 0], [1 / 2, 1]])
-    halves = [chair(references[i:j], captions[i:j], objects_B[i:j]) for i, j in ((0, 2), (2, 4))]
-    assert sum(half.image_BS.sum(0) for half in halves).tolist() == sums.image_BS.sum(0).tolist()
-
-
-def test_captions_and_objects_must_be_of_the_same_images():
     with pytest.raises(ValueError):
-        chair([["a wall"]], ["a wall"], [])
+        chair(references, captions, objects_B[:3])
 
 
 texts = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
@@ -118,6 +112,8 @@ a fire truck by a fire hydrant: truck, fire hydrant
 a dog-shaped cake and a man shaping it: cake, person
 a tennis racket and a racket: tennis racket, tennis racket
 a stop light and a traffic signal: traffic light, traffic light
+a puppy dog: dog | a jumbo jet airplane: airplane | a dog cat dog: dog, cat, dog
+a dog and a dog and a cat: dog, dog, cat | two boys and women: person, person
 """
 """Captions and the categories that they mention."""
 
@@ -126,13 +122,6 @@ a stop light and a traffic signal: traffic light, traffic light
 def test_awkward_phrases(row):
     caption, _, categories = row.partition(": ")
     assert mentions(caption) == re.findall(r"[a-z][a-z ]*", categories)
-
-
-def test_names_in_a_row_are_one_object_and_repeats_are_counted():
-    assert mentions("a puppy dog") == mentions("a dog") == ["dog"]
-    assert mentions("a jumbo jet airplane") == ["airplane"]
-    assert mentions("a dog and a dog and a cat") == ["dog", "dog", "cat"]
-    assert mentions("a dog cat dog") == ["dog", "cat", "dog"]
 
 
 def test_words_of_real_captions_are_found(real_data):
@@ -168,20 +157,14 @@ def read(tmp_path):
 
     def read(content):
         path = tmp_path / "instances.json"
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        path.write_text(json.dumps(content))
         return read_objects(path)
 
     return read
 
 
-def test_objects_of_each_image(read, tmp_path):
-    with pytest.raises(InputError, match=r"instances\.json: No such file"):
-        read_objects(tmp_path / "instances.json")
-    objects = read(instances())
-    assert objects == {1: {"person", "dog"}, 2: set(), "three": {"person"}}
-
-
 def test_coco_itself_is_known_and_other_categories_are_named(read):
+    assert read(instances()) == {1: {"person", "dog"}, 2: set(), "three": {"person"}}
     names = [name for name, _ in NAMES]
     categories = [{"id": i, "name": name} for i, name in enumerate(names)]
     assert read(instances(categories=categories, annotations=[]))
@@ -193,13 +176,8 @@ def test_coco_itself_is_known_and_other_categories_are_named(read):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not readable as JSON"),
-        pytest.param("[" * 100_000, "not readable as JSON", id="deep"),
-        ("[]", "expected an object with 'categories', got '\\[\\]'"),
         ({"categories": 3}, "categories is '3'; expected list"),
         (instances(images=None), "images is 'None'; expected list"),
-        (instances(images=[{}]), r"images\[0\]: key 'id' is missing"),
-        (instances(images=[1]), r"images\[0\]: expected an object with 'id', got '1'"),
         (instances(images=[{"id": True}]), r"images\[0\]: id is 'True'; expected int or str"),
         (instances(images=[{"id": 1}, {"id": 1}]), r"images\[1\]: id 1 is that of another"),
         (instances(categories=[{"id": 1}]), r"categories\[0\]: key 'name' is missing"),
@@ -211,9 +189,3 @@ def test_coco_itself_is_known_and_other_categories_are_named(read):
 def test_broken_files_are_named_with_their_key(read, content, message):
     with pytest.raises(InputError, match=rf"instances\.json: .*{message}"):
         read(content)
-
-
-def test_plurals():
-    plurals = {"box": "boxes", "baby": "babies", "toy": "toys", "woman": "women", "bus": "buses"}
-    plurals |= {"glass": "glasses", "couch": "couches", "scissors": "scissors", "cat": "cats"}
-    assert {name: module._plural(name) for name in plurals} == plurals

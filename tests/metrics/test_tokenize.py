@@ -12,8 +12,6 @@ from captioner.metrics import java
 from captioner.metrics.tokenize import token_strings, tokenize
 from tests.helpers.golden import GOLDEN, needs_golden, read_golden
 
-SEPARATORS = ["\n", "\r", "\r\n", "\v", "\f", "\x85", "\u2028", "\u2029"]
-
 
 def read(name: str) -> list[tuple[str, str]]:
     with gzip.open(GOLDEN / f"tokenizer_{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
@@ -61,7 +59,6 @@ def test_abbreviations_keep_their_period(case):
 
 AS_OBSERVED = [
     ("", ""),
-    (" . ", ""),
     ("A man, a plan.", "a man a plan"),
     ("A dog , a ball .", "a dog a ball"),
     ("Two dogs (one black).", "two dogs -lrb- one black -rrb-"),
@@ -82,6 +79,7 @@ AS_OBSERVED = [
     ("red,blue-green a_b non-U.S. a/b/c/d", "red,blue-green a_b non-u.s. a/b/c / d"),
     # periods
     ("at the corner of 11th St. and Ave. B", "at the corner of 11th st. and ave. b"),
+    ("a sign reads K.", "a sign reads k."),
     ("J.R. Tolkien in Washington D.C.", "j.r. tolkien in washington d.c."),
     ("It is I. The end.", "it is i the end"),
     ("the K. What? the K. What now", "the k. what the k what now"),
@@ -149,14 +147,11 @@ def test_without_official_no_caption_changes_another():
     captions += [raw for raw, _ in read("45000")[3700:3800]] if GOLDEN.is_dir() else []
     shuffled = random.Random(0).sample(captions, len(captions))
     assert token_strings(shuffled) == [" ".join(tokenize(caption)) for caption in shuffled]
-    assert dict(zip(shuffled, token_strings(shuffled)))["reads K."] == "reads k."
-    assert tokenize("reads K.") == ["reads", "k."]
 
 
-@pytest.mark.parametrize("separator", SEPARATORS)
+@pytest.mark.parametrize("separator", ["\n", "\r", "\r\n", "\v", "\f", "\x85", "\u2028", "\u2029"])
 def test_a_line_separator_is_a_space_and_moves_nothing(separator):
-    texts = ["A man{0}isn't{0}here{0}", "reads K.{0}A dog 5{0}1/2 no.{0}", "{0}5 dogs{0}", "{0}"]
-    texts += ["end"]
+    texts = ["A man{0}isn't{0}", "reads K.{0}A dog 5{0}1/2 no.{0}", "{0}5 dogs{0}", "{0}", "end"]
     captions = [text.format(separator) for text in texts]
     spaces = [text.format(" " * len(separator)) for text in texts]
     for official in (False, True):
