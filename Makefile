@@ -54,7 +54,7 @@ test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 test-slow: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n $(WORKERS) --dist load --maxschedchunk 1
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -rs -n $(WORKERS) --dist load --maxschedchunk 1
 
 check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

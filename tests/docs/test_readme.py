@@ -3,14 +3,12 @@
 import re
 import shlex
 from configparser import ConfigParser
-from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from captioner.experiment import schemas
+from tests.helpers.forks import ROOT
+from tests.helpers.runs import composed
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
 PAGES["README.md"] = README
@@ -70,6 +68,4 @@ def test_programs_and_make_targets_exist():
     ids=" ".join,
 )
 def test_documented_configurations_compose(words):
-    schemas.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        assert compose(words[1].removesuffix(".py"), words[2:])
+    assert composed(*words[2:], name=words[1].removesuffix(".py"))

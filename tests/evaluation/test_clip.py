@@ -1,6 +1,7 @@
 """CLIPScore by hand; open_clip as the embedder, small and untrained."""
 
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -105,6 +106,6 @@ def test_what_open_clip_cannot_load_is_named_and_no_code_runs(small, tmp_path):
 
 
 def test_without_open_clip_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
+    monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(Unavailable, match=r"pip install captioner\[clip\]"):
         clip.OpenClip("ViT-B-32", "openai")

@@ -4,17 +4,12 @@ import pytest
 import torch
 
 import captioner
-from captioner import files, search
+from captioner import search
 from captioner.data import records
 from captioner.data.batches import PixelSource
 from captioner.errors import InputError
 from captioner.evaluation import predictions
 from captioner.types import EOS
-
-GOOD = [
-    {"image_id": 1, "caption": "a dog runs on grass"},
-    {"image_id": "two", "caption": "a car", "captions": ["a car", "a red car"], "finished": False},
-]
 
 
 @pytest.mark.parametrize(
@@ -37,12 +32,6 @@ def test_a_broken_file_is_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=rf"predictions\.json: .*{message}"):
         predictions.read_predictions(path)
-
-
-def test_written_and_read_again(tmp_path):
-    files.write_json(tmp_path / "predictions.json", GOOD)
-    assert predictions.read_predictions(tmp_path / "predictions.json") == GOOD
-    assert [p.name for p in tmp_path.iterdir()] == ["predictions.json"]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""The time budget of .ci/run: slow tests that would end after a deadline are skipped, by name.
+"""The time budget of .ci/run: slow tests that would end after a deadline are skipped, and named by
+pytest -rs.
 
 CAPTIONER_DEADLINE is the deadline, in seconds since 1970; without it nothing is skipped. The table
 durations.json lists the slow tests, the most important ones first, each with the usual seconds of
@@ -15,7 +16,6 @@ import torch
 
 TABLE = Path(__file__).parents[1] / "durations.json"
 UNKNOWN = 60.0  # seconds of a test that is not in the table
-REASON = "time budget"
 SLOW = pytest.StashKey[set[str]]()
 """The slow tests that were collected."""
 
@@ -61,18 +61,5 @@ def pytest_runtest_setup(item):
     expected = usual * float(os.environ["CAPTIONER_SLOWNESS"])
     left = float(os.environ["CAPTIONER_DEADLINE"]) - time.time()
     if expected > left:
-        pytest.skip(f"{REASON}: it takes about {expected:.0f} s, and {max(left, 0):.0f} s are left")
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Name each test that was skipped for want of time."""
-    reports = [
-        report
-        for report in terminalreporter.stats.get("skipped", [])
-        if isinstance(report.longrepr, tuple) and REASON in report.longrepr[2]
-    ]
-    if reports:
-        terminalreporter.section(f"{len(reports)} slow tests skipped: {REASON}")
-        for report in reports:
-            reason = report.longrepr[2].removeprefix("Skipped: ")
-            terminalreporter.write_line(f"SKIPPED {report.nodeid} ({reason})")
+        name, left = item.nodeid, max(left, 0)
+        pytest.skip(f"time budget: {name} takes about {expected:.0f} s, and {left:.0f} s are left")

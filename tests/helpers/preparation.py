@@ -6,17 +6,15 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from captioner.experiment import schemas, sources
-from tests.helpers.forks import ROOT
+from captioner.experiment import sources
+from tests.helpers import runs
+from tests.helpers.pictures import encode
 
 
 def jpeg(seed: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), (40 * seed, 90, 200)).save(file, "JPEG")
-    return file.getvalue()
+    return encode(Image.new("RGB", (8, 8), (40 * seed, 90, 200)), "JPEG")
 
 
 def zipped(path: Path, files, method=zipfile.ZIP_DEFLATED) -> Path:
@@ -43,9 +41,7 @@ def composed(command: str):
     """The data that the printed command would train on, as train.py reads it."""
     program, script, *overrides = shlex.split(command)
     assert (program, script) == ("python", "train.py")
-    schemas.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", overrides).data
+    return runs.composed(*overrides).data
 
 
 def pictures_read(command: str) -> dict[str, list[str]]:
