@@ -73,7 +73,7 @@ def test_a_phase_starts_with_the_model_of_the_one_before(run):
 @pytest.mark.parametrize(
     "phases, message",
     [
-        ("[]", "give one or more"),
+        ("[]", r"phases=\[\]: give one or more"),
         ("[3]", "not a part of a configuration"),
         ("[{name:a/b}]", "name='a/b'"),
         ("[{sead:1}]", "phases: phase: Key 'sead'"),

@@ -5,12 +5,13 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import cache
+from itertools import product
 
 import pytest
 import torch
 
 from captioner.errors import InputError
-from captioner.experiment.run_dir import RunDir
 from captioner.models import loading
 from captioner.training import checkpoints
 from captioner.training.caption_training import CaptionTraining
@@ -32,7 +33,7 @@ OPTIONS = [
     "encoder.train=all", "encoder_lr=0.01", "ema=0.9", "+data.augment.min_area=0.5",
     "decoder.dropout=0.5", "decoder.embed_size=16", "decoder.hidden_size=16",
     "tokenizer.min_count=1", "search=greedy",
-    "data.batch_size=4", "trainer.max_epochs=3", "trainer.log_every_n_steps=1",
+    "data.batch_size=4", "data.workers=2", "trainer.max_epochs=3", "trainer.log_every_n_steps=1",
     "trainer.accelerator=cpu",
 ]  # fmt: skip
 
@@ -59,16 +60,13 @@ def train(folder, processes, *options, mishap=None):
 
 @pytest.fixture(scope="module")
 def unbroken(options, tmp_path_factory):
-    """(processes, workers) -> the directory of a run that was left alone."""
-    finished = {}
+    """Number of processes -> the directory of a run that was left alone."""
 
-    def make(processes, workers):
-        if (processes, workers) not in finished:
-            folder = tmp_path_factory.mktemp("unbroken")
-            extra = [*options, f"data.workers={workers}", f"run_dir={folder / 'run'}"]
-            assert train(folder, processes, *extra) == 0
-            finished[processes, workers] = folder / "run"
-        return finished[processes, workers]
+    @cache
+    def make(processes):
+        folder = tmp_path_factory.mktemp("unbroken")
+        assert train(folder, processes, *options, f"run_dir={folder / 'run'}") == 0
+        return folder / "run"
 
     return make
 
@@ -80,23 +78,22 @@ PLACES = {
     "last step": "SIGTERM:{}:2:{last}",
     "kill -9": "SIGKILL:{}:2:1",
 }
-FAST = (1, 2, "later epoch")  # with no workers, the next test
 CASES = [
-    pytest.param(*case, marks=() if case == FAST else pytest.mark.slow, id="-".join(map(str, case)))
-    for case in ((p, w, where) for p in (1, 2) for w in (0, 2) for where in PLACES)
+    pytest.param(*case, marks=() if case == (1, "later epoch") else pytest.mark.slow)
+    for case in product((1, 2), PLACES)
 ]
 
 
-@pytest.mark.parametrize("processes, workers, where", CASES)
+@pytest.mark.parametrize("processes, where", CASES)
 def test_a_run_that_goes_on_ends_as_if_it_had_not_stopped(
-    options, unbroken, tmp_path, processes, workers, where
+    options, unbroken, tmp_path, processes, where
 ):
     """torch.equal on weights, optimiser and schedule; the same metrics.csv, model, predictions."""
     other = tmp_path / "run"
     last = -(-20 // (4 * processes)) - 1
     mishap = PLACES[where].format(processes - 1, last=last)  # one process hears of it
     signum = signal.Signals[mishap.split(":")[0].removeprefix("val-")]
-    extra = [*options, f"data.workers={workers}", f"run_dir={other}"]
+    extra = [*options, f"run_dir={other}"]
     if signum == signal.SIGKILL:
         ddp = DDP if processes == 2 else []
         assert in_processes(tmp_path, *extra, *ddp, mishap=mishap)[0] != 0
@@ -104,15 +101,16 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_stopped(
         assert train(tmp_path, processes, *extra, mishap=mishap) == 128 + signum
     assert not (other / "scores.json").exists()
     assert train(tmp_path, processes, f"resume={other}") == 0
-    assert_equal_runs(unbroken(processes, workers), other)
+    assert_equal_runs(unbroken(processes), other)
 
 
 def test_interrupted_three_times_it_still_ends_the_same(options, unbroken, tmp_path):
+    """Without workers too."""
     run = tmp_path / "run"
     mishaps = "SIGTERM:0:0:3", "val-SIGINT:0:0:0", "SIGTERM:0:1:0"
     finish_after(mishaps, run, *options, "data.workers=0")
     assert in_process(f"resume={run}") == 0  # a run that has ended only writes its scores again
-    assert_equal_runs(unbroken(1, 0), run)
+    assert_equal_runs(unbroken(1), run)
 
 
 @pytest.mark.parametrize(
@@ -150,11 +148,11 @@ def test_early_stopping_is_remembered(blind, tmp_path):
 @pytest.mark.slow
 def test_a_signal_to_the_whole_group_stops_all_at_one_step(options, unbroken, tmp_path):
     """As Ctrl-C in a terminal, and SLURM, send it."""
-    extra = [*options, *DDP, "data.workers=2", f"run_dir={tmp_path / 'run'}"]
+    extra = [*options, *DDP, f"run_dir={tmp_path / 'run'}"]
     code, stderr = in_processes(tmp_path, *extra, mishap="group-SIGINT:0:0:1", new_group=True)
     assert code == 130 and stderr.count("SIGINT: saving") == 2
     assert in_processes(tmp_path, f"resume={tmp_path / 'run'}")[0] == 0
-    assert_equal_runs(unbroken(2, 2), tmp_path / "run")
+    assert_equal_runs(unbroken(2), tmp_path / "run")
 
 
 @pytest.mark.parametrize("moment", ["val_dataloader", "on_train_end"])
@@ -180,10 +178,7 @@ def test_what_cannot_go_on_says_so(options, unbroken, tmp_path, capsys):
 
     assert "there is no run to go on with" in error(f"resume={tmp_path}")
     other = tmp_path / "run"
-    assert "phases=[]: give one or more" in error(*options, "phases=[]", f"run_dir={other}")
-    assert not other.exists()
-    shutil.copytree(unbroken(1, 0), other)
-    assert f"go on with it by resume={other}" in error(*options, f"run_dir={other}")
+    shutil.copytree(unbroken(1), other)
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("limit: null", "limit: 10"))
     assert "training captions, or texts, have changed" in error(f"resume={other}")
@@ -200,7 +195,7 @@ def test_what_cannot_go_on_says_so(options, unbroken, tmp_path, capsys):
 
 
 def test_resume_takes_no_other_options(unbroken, tmp_path):
-    code, stderr = in_processes(tmp_path, f"resume={unbroken(1, 0)}", "trainer.max_epochs=9")
+    code, stderr = in_processes(tmp_path, f"resume={unbroken(1)}", "trainer.max_epochs=9")
     assert code == 2 and "leave out trainer.max_epochs=9" in stderr
 
 
@@ -209,17 +204,14 @@ def test_resume_takes_no_other_options(unbroken, tmp_path):
 
 def test_the_newest_whole_checkpoint_is_found(tmp_path, capsys):
     assert checkpoints.newest(tmp_path) is None
-    for number in range(4):
-        checkpoints.save(tmp_path, {"number": number})
-    assert len(list(tmp_path.glob("*.ckpt"))) == checkpoints.KEEP
-    path = checkpoints.newest(tmp_path)
-    assert checkpoints.load(path) == {"number": 3}
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    paths = [checkpoints.save(tmp_path, {"number": number}) for number in range(4)]
+    assert sorted(tmp_path.glob("*.ckpt")) == paths[-checkpoints.KEEP :]
+    assert checkpoints.load(checkpoints.newest(tmp_path)) == {"number": 3}
+    data = paths[-1].read_bytes()
+    paths[-1].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert checkpoints.load(checkpoints.newest(tmp_path)) == {"number": 2}
     assert "checksum is wrong" in capsys.readouterr().err
-    checkpoints.newest(tmp_path).unlink()
+    paths[-2].unlink()
     with pytest.raises(InputError, match="no checkpoint is whole"):
         checkpoints.newest(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
@@ -256,9 +248,8 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
     rng = torch.Generator().manual_seed(0)
     for _ in range(20):
         before = checkpoints.newest(tmp_path)
-        with subprocess.Popen(
-            [python(), "-c", SAVER, tmp_path], stdout=subprocess.PIPE, text=True
-        ) as saver:
+        command = [python(), "-c", SAVER, tmp_path]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as saver:
             reported = [saver.stdout.readline()]
             time.sleep(0.3 * torch.rand((), generator=rng).item())
             saver.kill()
@@ -289,12 +280,9 @@ def curriculum(options, tmp_path_factory):
 
 def test_each_phase_is_a_run_of_its_own_and_the_last_ones_results_the_wholes(curriculum):
     first, last = curriculum / "1_words", curriculum / "2_rewards"
-    before, after = (RunDir(phase).resumed_config() for phase in (first, last))
-    assert after.model.init_from == str(first / "model")
-    assert after.data.batch_size == 10 != before.data.batch_size
-    assert "train/reward" in (last / "metrics.csv").read_text().splitlines()[0]
-    assert (last / "frequencies.npz").exists() and not (first / "frequencies.npz").exists()
-    assert "train/reward" not in (first / "metrics.csv").read_text().splitlines()[0]
+    for phase in (first, last):
+        assert ("train/reward" in (phase / "metrics.csv").read_text()) == (phase == last)
+        assert (phase / "frequencies.npz").exists() == (phase == last)
     for name in ("scores.json", "predictions.json", "model/model.safetensors"):
         assert (curriculum / name).read_bytes() == (last / name).read_bytes()
 
@@ -313,21 +301,20 @@ def test_a_curriculum_goes_on_with_the_unfinished_phase(
     curriculum, options, tmp_path, processes, mishap
 ):
     """The first phase has no third epoch."""
-    other, first = tmp_path / "run", tmp_path / "run" / "1_words"
-    unbroken = curriculum
+    other, unbroken = tmp_path / "run", curriculum
     if processes == 2:
         unbroken = tmp_path / "unbroken"
         assert train(tmp_path, 2, *options, *PHASES, f"run_dir={unbroken}") == 0
     code = train(tmp_path, processes, *options, *PHASES, f"run_dir={other}", mishap=mishap)
     assert code == 143
-    before = first / "scores.json"
-    assert before.exists() == (":2:" in mishap) and not (other / "scores.json").exists()
-    time_of_first = before.stat().st_mtime_ns if before.exists() else None
+    first = other / "1_words" / "scores.json"
+    assert first.exists() == (":2:" in mishap) and not (other / "scores.json").exists()
+    time_of_first = first.stat().st_mtime_ns if first.exists() else None
     assert train(tmp_path, processes, f"resume={other}") == 0
     for name in ("1_words", "2_rewards"):
         assert_equal_runs(unbroken / name, other / name)
     assert scores_in(other) == scores_in(unbroken)
-    assert time_of_first in (None, before.stat().st_mtime_ns)
+    assert time_of_first in (None, first.stat().st_mtime_ns)
 
 
 def test_the_cnn_learns_from_a_phase_on(options, tmp_path):
