@@ -1,7 +1,7 @@
 """Everything that touches private parts of PyTorch Lightning, each as a function with a reason.
 
-No other file does. tests/training/test_lightning.py checks that the installed Lightning still has
-these parts, so that an upgrade fails there and not in the middle of somebody's run.
+No other file does. tests/training/test_lightning.py and test_resume.py check that the installed
+Lightning still has these parts, so that an upgrade does not fail in the middle of somebody's run.
 """
 
 import logging

@@ -1,5 +1,6 @@
 """The step around the objective: schedule, clipping, and seeds that are functions of the place."""
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -62,10 +63,9 @@ def test_a_frozen_encoder_has_no_parameter_group_and_biases_no_weight_decay():
 
 
 def test_what_is_kept_is_the_moving_average():
-    module = training(ema=0.5)
+    module, expected = training(ema=0.5), 0.0
     model, average = module.model, module.eval_model
     assert average is not model and not any(p.requires_grad for p in average.parameters())
-    expected = 0.0
     for number in range(20):
         with torch.no_grad():
             model.decoder.weight.fill_(number)
@@ -84,11 +84,6 @@ def test_the_average_shares_a_frozen_encoder():
     model.encoder.frozen = True
     average = loop.moving_average(model, 0.9).module
     assert average.encoder is model.encoder and average.decoder is not model.decoder
-
-
-def fill_gradients(module, value):
-    for parameter in module.model.parameters():
-        parameter.grad = torch.full_like(parameter, value)
 
 
 def stepped(module, limit=None, loss=2.0, count=1.0, scaler=None):
@@ -110,33 +105,28 @@ def stepped(module, limit=None, loss=2.0, count=1.0, scaler=None):
 @pytest.mark.parametrize("norm, limit", [(10.0, 5.0), (3.0, 5.0), (10.0, None)])
 def test_gradients_are_scaled_where_their_norm_is_too_big(norm, limit):
     module = training()
-    gradient = torch.randn(2, 2)
-    fill_gradients(module, 0.0)
-    module.model.decoder.weight.grad = 4 * norm * gradient / gradient.norm()  # a sum over 4 words
+    gradient, weight = torch.randn(2, 2), module.model.decoder.weight
+    weight.grad = 4 * norm * gradient / gradient.norm()  # a sum over 4 words
     stepped(module, limit, count=4.0)
-    after = module.model.decoder.weight.grad
+    after = weight.grad
     assert logged["train/grad_norm"] == pytest.approx(norm)
     assert logged["train/loss"] == 0.5
     assert after.norm().item() == pytest.approx(min(norm, limit or norm), rel=1e-4)
     torch.testing.assert_close(after / after.norm(), gradient / gradient.norm())
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_names_the_step_and_the_pictures(value):
+@pytest.mark.parametrize("gradient, loss", [(1.0, math.nan), (1.0, math.inf), (math.inf, 2.0)])
+def test_a_step_that_is_not_finite_names_its_place_and_the_pictures(gradient, loss):
+    """A gradient may overflow if the precision has a scale."""
     module = training()
-    fill_gradients(module, 1.0)
-    with pytest.raises(InputError) as caught:
-        stepped(module, loss=value)
-    for words in (f"loss {value}", "step 7", "epoch 2", "learning rate 0.125", "3.jpg", "5.jpg"):
-        assert words in str(caught.value)
-
-
-def test_gradients_may_overflow_only_where_the_precision_has_a_scale():
-    module = training()
-    fill_gradients(module, math.inf)
-    stepped(module, scaler=object())
-    with pytest.raises(InputError, match="gradient norm"):
-        stepped(module)
+    for parameter in module.model.parameters():
+        parameter.grad = torch.full_like(parameter, gradient)
+    if math.isfinite(loss):
+        stepped(module, scaler=object())
+    problem = f"loss {loss}" if gradient == 1 else "gradient norm (inf|nan)"
+    place = r"step 7 \(epoch 2\), learning rate 0.125; .*3.jpg\n +5.jpg"
+    with pytest.raises(InputError, match=rf"(?s){problem} at {place}"):
+        stepped(module, loss=loss)
 
 
 def test_randomness_is_a_function_of_seed_rank_epoch_and_batch():
@@ -146,7 +136,7 @@ def test_randomness_is_a_function_of_seed_rank_epoch_and_batch():
         module.on_train_batch_start(None, batch)
         return torch.rand(1).item()
 
-    places = [(s, r, e, b) for s in (0, 1) for r in (0, 1) for e in (0, 1, 2) for b in (0, 1, 2)]
+    places = list(itertools.product(range(2), range(2), range(3), range(3)))
     drawn = [draw(*place) for place in places]
     assert len(set(drawn)) == len(places)
     torch.manual_seed(99)

@@ -1,9 +1,11 @@
-"""The private parts of Lightning that we touch still exist, and do what we need."""
+"""The private parts of Lightning that start and connect processes do what we need.
+
+Those that tell where a run stands, and handle signals, are in test_resume.py.
+"""
 
 import os
 import signal
 import sys
-import warnings
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,65 +14,15 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
-from pytorch_lightning.trainer.connectors import checkpoint_connector, signal_connector
+from pytorch_lightning.trainer.connectors import checkpoint_connector
 
 from captioner.training import lightning
 from tests.helpers.forks import python
 
-QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-QUIET |= {"enable_checkpointing": False, "accelerator": "cpu"}
-
-
-@pytest.fixture(autouse=True)
-def silence():
-    """Warnings are errors; these are not meant for us."""
-    lightning.silence()
-    warnings.filterwarnings("ignore", ".*does not have many workers")
-
 
 def trainer(**options):
-    return pl.Trainer(**QUIET | options)
-
-
-class Tiny(pl.LightningModule):
-    """Counts what the functions say at each step of two epochs with three batches."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(()))
-        self.places, self.between, self.caught, self.checkpoint = [], [], [], {}
-
-    def training_step(self, batch, number):
-        self.places.append(lightning.next_batch(self.trainer))
-        return self.weight * batch.sum()
-
-    def on_train_batch_end(self, *args):
-        self.between.append(lightning.is_between_micro_batches(self.trainer))
-
-    def on_train_start(self):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    def on_fit_start(self):
-        lightning.replace_sigterm_handler(self.trainer, lambda *args: self.caught.append(args[0]))
-
-    def on_save_checkpoint(self, checkpoint):
-        self.checkpoint = checkpoint
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def test_where_a_run_stands_and_its_signals(tmp_path):
-    model, loader = Tiny(), torch.utils.data.DataLoader(torch.ones(4))
-    fit = trainer(max_epochs=2, accumulate_grad_batches=2, default_root_dir=tmp_path)
-    fit.fit(model, loader)
-    fit.save_checkpoint(tmp_path / "x.ckpt")
-    assert model.places == 2 * [1, 2, 3, 4]  # the one under way is over when it is saved
-    assert model.between == 2 * [True, False, True, False]
-    assert model.caught == [signal.SIGTERM]
-    saved = model.checkpoint | {"callbacks": {"Checkpoints": {"moment": "step"}}}
-    assert lightning.position_of(saved) == (5, "step") and fit.global_step == 4
-    assert "_sigterm_notifier_fn" in vars(signal_connector._SignalConnector)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    return pl.Trainer(accelerator="cpu", **quiet, **options)
 
 
 def test_the_timeout_and_the_loss_scale():
@@ -135,19 +87,6 @@ def test_an_error_kills_the_processes_it_leaves_behind():
     with pytest.raises(ZeroDivisionError):
         lightning.launch(several, lambda: 1 // 0, command=command)
     assert [process.wait(10) for process in started] == [-signal.SIGKILL]
-
-
-def test_one_process_calls_the_function_alone():
-    assert lightning.launch(trainer(), max, 2, 3) == 3
-
-
-def test_the_csv_logger_goes_on_after_its_rows(tmp_path):
-    rows = [{"step": "0", "loss": "2.5"}, {"step": "1", "loss": "2.25"}]
-    logger = lightning.csv_logger(tmp_path, rows, write=True)
-    logger.log_metrics({"loss": 2.0}, step=2)
-    logger.save()
-    lines = (tmp_path / "metrics.csv").read_text().split()
-    assert lines == ["loss,step", "2.5,0", "2.25,1", "2.0,2"]
 
 
 def test_slurms_checkpoint_has_the_name_that_lightning_gives_it(tmp_path):
