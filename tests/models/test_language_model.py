@@ -328,7 +328,6 @@ def test_it_writes_and_shows_its_gradients(tmp_path, capsys):
     assert main(["gradients", *order, f"--out={tmp_path / 'out'}"]) == 0
     results = json.loads((tmp_path / "out/gradients.json").read_text())
     assert set(results["gradient"]) == {"h0", "c0"}
-    assert set(results["gates"]["gates0"]) == set("ifo")
 
 
 def test_hello():

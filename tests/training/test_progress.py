@@ -8,32 +8,24 @@ import pytest
 from captioner.training import progress
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that a test moves on."""
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    return now
-
-
-def trainer(**changes):
-    values = dict(current_epoch=1, max_epochs=4, global_step=40, estimated_stepping_batches=100)
-    values |= dict(num_val_batches=[9], progress_bar_metrics={"train/loss": 2.5})
-    return SimpleNamespace(**values | changes)
-
-
-def test_a_line_every_ten_seconds(clock, capsys):
+def test_a_line_every_ten_seconds(monkeypatch, capsys):
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    trainer = SimpleNamespace(
+        current_epoch=1, max_epochs=4, global_step=40, estimated_stepping_batches=100,
+        num_val_batches=[9], progress_bar_metrics={"train/loss": 2.5},
+    )  # fmt: skip
     lines = progress.ProgressLines()
-    lines.on_train_start(trainer(global_step=40), None)  # a run that goes on
-    for step in range(41, 61):
-        clock[0] += 1
-        lines.on_train_batch_end(trainer(global_step=step), None, None, None, 0)
+    lines.on_train_start(trainer, None)  # a run that goes on
+    for trainer.global_step in range(41, 61):
+        now += 1
+        lines.on_train_batch_end(trainer, None, None, None, 0)
     for batch in range(9):
-        clock[0] += 3
-        lines.on_validation_batch_end(trainer(), None, None, None, batch)
+        now += 3
+        lines.on_validation_batch_end(trainer, None, None, None, batch)
     lines.disable()
-    clock[0] += 99
-    lines.on_train_batch_end(trainer(), None, None, None, 0)
+    now += 99
+    lines.on_train_batch_end(trainer, None, None, None, 0)
     assert capsys.readouterr().out.splitlines() == [
         "epoch 2 of 4, step 50 of 100, loss 2.500, 0:50 left",
         "epoch 2 of 4, step 60 of 100, loss 2.500, 0:40 left",
