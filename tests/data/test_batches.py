@@ -5,15 +5,9 @@ import pytest
 import torch
 
 from captioner import images
+from captioner.data import batches as module
 from captioner.data import records
-from captioner.data.batches import (
-    EvalBatches,
-    Loader,
-    PixelSource,
-    TrainBatches,
-    image_vectors,
-    make_batch,
-)
+from captioner.data.batches import EvalBatches, Loader, TrainBatches, make_batch
 from captioner.types import BOS, EOS, PAD, Features
 
 
@@ -95,9 +89,7 @@ def test_more_captions_than_rows_are_drawn_anew_each_epoch():
 def test_batches_hold_captions_of_similar_length():
     ids = captions(500)
     lengths = [batch.length_N[batch.length_N > 0].double() for batch in epoch(ids=ids)]
-    everything = torch.cat(lengths)
-    within = torch.stack([x.var() for x in lengths]).mean()
-    assert within < 0.9 * everything.var()
+    assert np.mean([length_N.var() for length_N in lengths]) < 0.9 * torch.cat(lengths).var()
 
 
 @pytest.mark.parametrize("images", [50, 17, 8])
@@ -132,7 +124,7 @@ def test_evaluation_counts_every_picture_once(world, images):
 def test_pixels_are_views_seeded_by_the_draw(scenes_dir):
     pictures = records.read_records(scenes_dir, "val")[:3]
     preprocess = images.Preprocess(32)
-    source = PixelSource([r.image for r in pictures], preprocess, images.Augment())
+    source = module.PixelSource([r.image for r in pictures], preprocess, images.Augment())
     plain = torch.stack([preprocess(images.read_image(r.image)) for r in pictures])
     assert torch.equal(source([0, 1, 2], None), plain)
     drawn = source([0, 1, 2], [7, 8, 9])
@@ -142,12 +134,11 @@ def test_pixels_are_views_seeded_by_the_draw(scenes_dir):
 
 @pytest.mark.parametrize("pictures, most", [(130, 2000), (1, 10), (1000, 100), (64, 64)])
 def test_image_vectors_are_those_of_pictures_spread_evenly(pictures, most):
-    seen = image_vectors(Numbers(), pictures, most)
+    seen = module.image_vectors(Numbers(), pictures, most)
     assert (seen[:, 1] == -1).all()  # the pictures as they are
     steps = seen[:, 0].diff()
-    assert len(seen) == min(pictures, most) and seen[0, 0] == 0
-    assert pictures == 1 or (seen[-1, 0] == pictures - 1 and steps.min() > 0)
-    assert pictures == 1 or steps.max() - steps.min() <= 1
+    assert len(seen) == min(pictures, most) and seen[0, 0] == 0 and seen[-1, 0] == pictures - 1
+    assert pictures == 1 or steps.min() > 0 and steps.max() - steps.min() <= 1
 
 
 def test_a_row_without_caption_has_length_zero():

@@ -56,6 +56,10 @@ def rows(cache, paths):
     return cache.compute(paths, batch_size=3, workers=0)
 
 
+def vectors(cache, paths, view=0):
+    return cache[rows(cache, paths)[:, view]].pooled_BD
+
+
 @pytest.mark.parametrize("grid", [False, True])
 def test_cached_features_are_the_encoders(tmp_path, encoder, pictures, grid):
     cache = FeatureCache(tmp_path / "cache", encoder, grid)
@@ -68,22 +72,16 @@ def test_cached_features_are_the_encoders(tmp_path, encoder, pictures, grid):
     if grid:
         torch.testing.assert_close(features.grid_BRD, truth.grid_BRD, atol=2e-3, rtol=2e-3)
     again = FeatureCache(tmp_path / "cache", encoder, grid)
-    assert torch.equal(again[rows(again, pictures[::-1])[::-1, 0]].pooled_BD, features.pooled_BD)
+    assert torch.equal(vectors(again, pictures[::-1]).flip(0), features.pooled_BD)
 
 
-def test_nothing_is_computed_twice(tmp_path, encoder, pictures, computed):
+def test_nothing_is_computed_or_read_twice(tmp_path, encoder, pictures, computed, monkeypatch):
     rows(FeatureCache(tmp_path / "cache", encoder), pictures[:4])
     assert computed() == 4
     copy = Path(shutil.copy(pictures[0], tmp_path / "another name.png"))
     numbers = rows(FeatureCache(tmp_path / "cache", encoder), [*pictures, copy])
     assert computed() == 3
     assert numbers[0] == numbers[-1]  # the same bytes are the same picture
-
-
-def test_bytes_are_read_again_only_if_size_or_time_changed(
-    tmp_path, encoder, pictures, monkeypatch
-):
-    rows(FeatureCache(tmp_path / "cache", encoder), pictures)
     read = Mock(side_effect=images.read_bytes)
     monkeypatch.setattr(integrity, "read_bytes", read)
     rows(FeatureCache(tmp_path / "cache", encoder), pictures)
@@ -91,15 +89,14 @@ def test_bytes_are_read_again_only_if_size_or_time_changed(
     os.utime(pictures[2], (0, 0))
     rows(FeatureCache(tmp_path / "cache", encoder), pictures)
     read.assert_called_once_with(pictures[2])
+    assert computed() == 0
 
 
 def test_a_changed_picture_or_encoder_is_never_served_from_before(tmp_path, encoder, pictures):
-    cache = FeatureCache(tmp_path / "cache", encoder)
-    before = cache[rows(cache, pictures)[:, 0]].pooled_BD
+    before = vectors(FeatureCache(tmp_path / "cache", encoder), pictures)
     shutil.copy(pictures[1], pictures[0])
     os.utime(pictures[0], (0, 0))
-    cache = FeatureCache(tmp_path / "cache", encoder)
-    after = cache[rows(cache, pictures)[:, 0]].pooled_BD
+    after = vectors(FeatureCache(tmp_path / "cache", encoder), pictures)
     assert torch.equal(after[0], before[1]) and torch.equal(after[1:], before[1:])
     other = Timm("resnet10t", image_size=64)
     weights = encoder.state_dict()
@@ -113,20 +110,18 @@ def test_a_changed_picture_or_encoder_is_never_served_from_before(tmp_path, enco
 @pytest.mark.parametrize("cut", ["rows", "data", "lost", "hashes"])
 def test_interrupted_it_goes_on(tmp_path, encoder, pictures, computed, cut):
     """Whatever was written last when the power went: whole rows stay, half ones are done again."""
-    cache = FeatureCache(tmp_path / "cache", encoder)
-    complete = cache[rows(cache, pictures)[:, 0]].pooled_BD.clone()
+    complete = vectors(FeatureCache(tmp_path / "cache", encoder), pictures)
     cache = FeatureCache(tmp_path / "interrupted", encoder)
     rows(cache, pictures[:4])
-    text = cache.folder / "rows.txt"
-    data, hashes = cache.folder / "pooled.f16", cache.digests.path
     if cut == "data":
+        data = cache.folder / "pooled.f16"
         data.write_bytes(data.read_bytes() + b"half a row")
     else:  # "lost": named, but its data never reached the disk
-        path = {"rows": text, "lost": data, "hashes": hashes}[cut]
+        names = {"rows": "rows.txt", "lost": "pooled.f16", "hashes": cache.digests.path}
+        path = cache.folder / names[cut]
         path.write_bytes(path.read_bytes()[:-5])
     computed()
-    cache = FeatureCache(tmp_path / "interrupted", encoder)
-    features = cache[rows(cache, pictures)[:, 0]].pooled_BD
+    features = vectors(FeatureCache(tmp_path / "interrupted", encoder), pictures)
     assert computed() == (4 if cut in ("rows", "lost") else 3)
     torch.testing.assert_close(features, complete, atol=2e-3, rtol=2e-3)
 
@@ -137,12 +132,11 @@ def test_views_are_different_and_repeat(tmp_path, encoder, pictures):
     numbers = rows(cache, pictures)
     assert numbers.shape == (7, 3) and len(np.unique(numbers)) == 21
     view_0, view_1, view_2 = (cache[numbers[:, k]].pooled_BD for k in range(3))
-    plain = FeatureCache(tmp_path / "b", encoder)
-    plain_BD = plain[rows(plain, pictures)[:, 0]].pooled_BD
+    plain_BD = vectors(FeatureCache(tmp_path / "b", encoder), pictures)
     torch.testing.assert_close(view_0, plain_BD, atol=2e-3, rtol=2e-3)
     assert not torch.allclose(view_0, view_1, atol=1e-3)
     again = FeatureCache(tmp_path / "c", encoder, views=3, augment=augment)
-    again_BD = again[rows(again, pictures[::-1])[::-1, 2]].pooled_BD
+    again_BD = vectors(again, pictures[::-1], view=2).flip(0)
     torch.testing.assert_close(again_BD, view_2, atol=2e-3, rtol=2e-3)
 
 

@@ -15,6 +15,7 @@ IMAGES = [
     (5, "c.jpg", "val", ["A cat ."]),
     (9, "d.jpg", "test", ["A cow .", "A cow ."]),
 ]
+TOKENS = "".join(f"{n}#{i}\t{c}\n" for _, n, _, texts in IMAGES for i, c in enumerate(texts))
 ROWS = [(name, split, text) for _, name, split, captions in IMAGES for text in captions]
 
 
@@ -41,10 +42,6 @@ def table(header: list[str], rows) -> str:
     file = io.StringIO(newline="")
     csv.writer(file).writerows([header, *rows])
     return file.getvalue()
-
-
-def tokens(images=IMAGES) -> str:
-    return "".join(f"{n}#{i}\t{c}\n" for _, n, _, texts in images for i, c in enumerate(texts))
 
 
 def write(root: Path, files: dict[str, str | bytes | dict], pictures="images") -> Path:
@@ -84,7 +81,7 @@ SPLITS = {
 }
 INSTANCES = {"annotations/instances_train2017.json": '{"annotations": [{"category_id": 1}]}'}
 LEMMAS = {"Flickr8k.lemma.token.txt": "a.jpg#0\tdog\n"}
-FLICKR8K = {"Flickr8k.token.txt": tokens()} | LISTS
+FLICKR8K = {"Flickr8k.token.txt": TOKENS} | LISTS
 FLICKR30K = {"train.txt": "a\nb\n", "val.txt": "c\n", "test.txt": "d\n"}
 SOURCES = {
     "coco": {f"captions_{split}.json": coco(*images) for split, images in SPLITS.items()},
@@ -93,7 +90,7 @@ SOURCES = {
     "karpathy": {"dataset_tiny.json": karpathy(*IMAGES)},
     "tokens": FLICKR8K,
     "tokens official": {f"Flickr8k_text/{f}": text for f, text in (FLICKR8K | LEMMAS).items()},
-    "tokens 30k": {"results_20130124.token": tokens()} | FLICKR30K,
+    "tokens 30k": {"results_20130124.token": TOKENS} | FLICKR30K,
     "jsonl": {"captions.jsonl": JSONL},
     "csv": {"captions.csv": table(["image", "caption", "split"], [(n, c, s) for n, s, c in ROWS])},
     "csv kaggle": {"captions.txt": table(["image", "caption"], [(n, c) for n, _, c in ROWS])}
@@ -133,15 +130,12 @@ def test_a_byte_order_mark_and_windows_lines_are_accepted(tmp_path):
 
 
 def test_what_comes_first_when_a_root_holds_several(tmp_path):
-    def one(caption):
-        return (7, "a.jpg", "train", [caption])
-
     for source, files in {
         "csv": {"captions.csv": "image,caption,split\na.jpg,csv,train\n"},
         "jsonl": {"c.jsonl": '{"image": "a.jpg", "caption": "jsonl", "split": "train"}'},
-        "tokens": {"x.token.txt": tokens([one("tokens")]), "train.txt": "a.jpg"},
-        "karpathy": {"dataset_x.json": karpathy(one("karpathy"))},
-        "coco": {"captions_train.json": coco(one("coco"))},
+        "tokens": {"x.token.txt": "a.jpg#0\ttokens\n", "train.txt": "a.jpg"},
+        "karpathy": {"dataset_x.json": karpathy((7, "a.jpg", "train", ["karpathy"]))},
+        "coco": {"captions_train.json": coco((7, "a.jpg", "train", ["coco"]))},
     }.items():
         root = write(tmp_path, files)
         assert records.read_records(root, "train")[0].captions == (source,)
@@ -158,8 +152,7 @@ def test_years_are_chosen_by_a_pattern_and_folders_by_name(tmp_path):
     assert "choose one by data.annotations=" in message(root, "val")
     (record,) = records.read_records(root, "val", captions="annotations/captions_*2014.json")
     assert record.captions == ("val 2014",)
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "a.jpg").touch()
+    write(root, {}, "elsewhere")
     pattern = root / "annotations/captions_*2014.json"
     (record,) = records.read_records(root, "val", captions=pattern, images="elsewhere")
     assert record.image == root / "elsewhere" / "a.jpg"
@@ -289,7 +282,7 @@ def test_a_broken_file_is_named_with_its_line_or_key(tmp_path, name, content, ex
     ],
 )
 def test_a_broken_split_list_is_named(tmp_path, lists, wanted):
-    assert wanted in message(write(tmp_path, {"x.token.txt": tokens()} | lists), "train")
+    assert wanted in message(write(tmp_path, {"x.token.txt": TOKENS} | lists), "train")
 
 
 def test_what_is_not_there_is_named(tmp_path):
@@ -315,8 +308,7 @@ def test_a_picture_cannot_lie_outside_its_folder(tmp_path, name):
 
 
 def test_symlinks_may_not_lead_out_of_the_folder(tmp_path):
-    (tmp_path / "secret").mkdir()
-    (tmp_path / "secret" / "a.jpg").touch()
+    write(tmp_path, {}, "secret")
     for name, link, target in (
         ("link.jpg", "images/link.jpg", tmp_path / "secret/a.jpg"),
         ("folder/a.jpg", "images/folder", tmp_path / "secret"),

@@ -1,7 +1,6 @@
 """Laws of the files of the embedded data set."""
 
 import hashlib
-import json
 
 import pytest
 from pycocotools.coco import COCO
@@ -78,10 +77,8 @@ def test_wrong_folders_and_sizes_are_named(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             write_scenes(tmp_path / name, *sizes)
-    wrong = {"file": "not readable as JSON", "empty.json": "no scenes", "no": "No such file"}
-    for name, message in wrong.items():
-        with pytest.raises(InputError, match=message):
-            read_scenes(tmp_path / name)
+    with pytest.raises(InputError, match="no scenes"):
+        read_scenes(tmp_path / "empty.json")
     assert not (tmp_path / "images").exists() and not (tmp_path / "new").exists()
 
 
@@ -89,6 +86,6 @@ def test_the_command(tmp_path, capsys):
     command = [str(tmp_path / "data"), "--train=2", "--val=1"]
     assert main([*command, "--test=1"]) == 0
     assert "4/4 pictures" in capsys.readouterr().err
-    assert json.loads((tmp_path / "data" / "captions_test.json").read_text())["info"]["test"] == 1
+    assert len(read_scenes(tmp_path / "data/captions_test.json")) == 1
     assert main([*command, "--test=2"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
