@@ -13,10 +13,7 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The message names the file or value and the way out.
-
-    The commands print the message without a traceback and exit with code 2.
-    """
+    """Something the user gave is wrong: the commands print the message and exit with code 2."""
 
 
 class Unavailable(InputError):

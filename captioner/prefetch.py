@@ -9,8 +9,7 @@ from typing import TypeVar
 A = TypeVar("A")
 B = TypeVar("B")
 
-PATIENCE = 0.1
-"""Seconds that a batch waits for another item of an iterator."""
+PATIENCE = 0.1  # seconds that a batch waits for another item of an iterator
 
 
 def prefetch(read: Callable[[A], B], items: Sequence[A], workers: int = 0) -> Iterator[B]:

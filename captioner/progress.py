@@ -9,8 +9,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-INTERVAL = 10.0
-"""Seconds between two lines."""
+INTERVAL = 10.0  # seconds between two lines
 
 
 @contextmanager

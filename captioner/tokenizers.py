@@ -37,9 +37,9 @@ class Tokenizer(ABC):
             raise InputError("the vocabulary is empty: lower tokenizer.min_count, or add captions")
         if special := sorted(set(units) & set(SPECIAL)):
             raise InputError(f"{special[0]} is a special token: take it out of the captions")
-        if len(set(units)) != len(units):
-            duplicate = next(unit for unit, count in Counter(units).items() if count > 1)
-            raise InputError(f"the vocabulary holds {duplicate!r} twice: take one of them out")
+        unit, count = Counter(units).most_common(1)[0]
+        if count > 1:
+            raise InputError(f"the vocabulary holds {unit!r} twice: take one of them out")
         if max_length < 1:
             raise InputError(f"tokenizer.max_length={max_length}: give 1 or more")
         self.units, self.max_length = [*SPECIAL, *units], max_length
@@ -95,9 +95,8 @@ class Tokenizer(ABC):
         max_length is that of `other`. Raises InputError if the two split text differently.
         """
         if self.kind != other.kind:
-            raise InputError(
-                f"tokenizer.kind={other.kind}: the model to start from has {self.kind}"
-            )
+            fault = f"tokenizer.kind={other.kind}: the model to start from has {self.kind}"
+            raise InputError(fault)
         new = [unit for unit in other.units if unit not in self.ids]
         return type(self)([*self.units[len(SPECIAL) :], *new], other.max_length)
 

@@ -115,39 +115,29 @@ def inspect(
     gradient = flow(decoder, features, token_NT, length_N)
     if not gradient:
         raise InputError(f"a {type(decoder).__name__} has no recurrent state to follow")
-    first = None
-    if features is not None:
-        pooled_BD, *more = features
-        first = Features(pooled_BD[:1], *(None if x is None else x[:1] for x in more))
-    measurements: dict[str, Any] = {
+    first = features and Features(*(x if x is None else x[:1] for x in features))  # type: ignore
+    layers = enumerate(getattr(decoder, "cells", ()))
+    gated = {f"gates{layer}": cell.gates for layer, cell in layers if cell.gates}
+    with torch.no_grad():
+        memory, state = decoder.start(features, len(token_NT))
+        _, _, kept = decoder(token_NT[:, :-1], length_N, memory, state, keep=tuple(gated))
+    real_NT = real_positions(length_N, token_NT.shape[1] - 1)
+    return {
         "gradient": gradient,
         "W_hh": weight_norms(decoder),
         "jacobian": jacobian_norms(decoder, first, token_NT[0, : length_N[0]]),
-        "gates": {},
+        "gates": {key: saturation(kept[key], real_NT, names) for key, names in gated.items()},
     }
-    layers = enumerate(getattr(decoder, "cells", ()))
-    if gated := {f"gates{layer}": cell.gates for layer, cell in layers if cell.gates}:
-        with torch.no_grad():
-            memory, state = decoder.start(features, len(token_NT))
-            _, _, kept = decoder(token_NT[:, :-1], length_N, memory, state, keep=tuple(gated))
-        real_NT = real_positions(length_N, token_NT.shape[1] - 1)
-        measurements["gates"] = {
-            key: saturation(kept[key], real_NT, names) for key, names in gated.items()
-        }
-    return measurements
 
 
 def draw(measurements: dict[str, Any], path: Path) -> None:
     """Draw the figure: gradients by distance, Jacobians by time step, gates by unit."""
     from matplotlib.figure import Figure  # slow to import
 
-    gates = [
-        (f"{key[5:]}{gate}", shares)
-        for key, by_gate in measurements["gates"].items()
-        for gate, shares in by_gate.items()
-    ]
-    figure = Figure(figsize=(4 * (3 if gates else 2), 3.6), layout="constrained")
-    left, middle, *right = figure.subplots(1, 3 if gates else 2)
+    gates = measurements["gates"]
+    columns = 3 if gates else 2
+    figure = Figure(figsize=(4 * columns, 3.6), layout="constrained")
+    left, middle, *right = figure.subplots(1, columns)
     for name, norms in measurements["gradient"].items():
         left.semilogy(range(len(norms)), norms, marker=".", label=f"|dL/d{name}|")
     left.set(xlabel="steps before the loss", ylabel="norm of the gradient")
@@ -156,8 +146,10 @@ def draw(measurements: dict[str, Any], path: Path) -> None:
     middle.plot(range(2, 2 + len(measurements["jacobian"])), measurements["jacobian"], marker=".")
     middle.axhline(1, color="grey", linewidth=0.8)
     middle.set(xlabel="time step", ylabel="largest singular value of the Jacobian", ylim=0)
-    for name, shares in gates:
-        right[0].scatter(shares["shut"], shares["open"], s=6, label=name, alpha=0.6)
+    for key, by_gate in gates.items():
+        for gate, shares in by_gate.items():
+            name = f"{key[5:]}{gate}"
+            right[0].scatter(shares["shut"], shares["open"], s=6, label=name, alpha=0.6)
     if gates:
         right[0].plot([0, 1], [1, 0], color="grey", linewidth=0.8)
         right[0].set(xlabel="share of words: shut (< 0.1)", ylabel="open (> 0.9)")

@@ -20,8 +20,7 @@ from scipy import stats
 from captioner.analysis.activations import LEAST_DOCUMENTS, LEAST_PLACES, Reading
 from captioner.errors import InputError
 
-PLACES = 10_000
-"""Places with, and without a property, evenly spaced, by which its unit is chosen."""
+PLACES = 10_000  # with, and without a property, evenly spaced, by which its unit is chosen
 
 
 class Match(NamedTuple):
@@ -64,8 +63,7 @@ def find_units(readings: Sequence[Reading], labels: Sequence[str]) -> list[Match
     return [match for _, match in sorted(matches, key=lambda pair: -pair[0])]
 
 
-Places = tuple[np.ndarray, np.ndarray]
-"""state_PU and value_P: the activations, and the values of a property, at P places."""
+Places = tuple[np.ndarray, np.ndarray]  # state_PU, and value_P of a property, at P places
 
 
 def _best_unit(halves: Sequence[Places], numeric: bool) -> tuple[int, float]:
@@ -107,9 +105,9 @@ def _enough(readings: Sequence[Reading], name: str, numeric: bool) -> bool:
         documents = {reading.document for reading in readings}
         return len(documents) >= LEAST_DOCUMENTS and float(np.nanstd(np.concatenate(values))) > 0
     for wanted in (0, 1):
-        places = sum(int((value == wanted).sum()) for value in values)
-        documents = {r.document for r, value in zip(readings, values) if (value == wanted).any()}
-        if places < LEAST_PLACES or len(documents) < LEAST_DOCUMENTS:
+        places = [int((value == wanted).sum()) for value in values]
+        documents = {reading.document for reading, count in zip(readings, places) if count}
+        if sum(places) < LEAST_PLACES or len(documents) < LEAST_DOCUMENTS:
             return False
     return True
 

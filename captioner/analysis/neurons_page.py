@@ -36,8 +36,7 @@ def render_page(readings: Sequence[Reading], matches: Sequence[Match]) -> str:
     )
 
 
-Run = tuple[int, str]
-"""Text of one colour: the level, -LEVELS to LEVELS, and the text."""
+Run = tuple[int, str]  # text of one colour: the level, -LEVELS to LEVELS, and the text
 
 
 def _coloured(readings: Sequence[Reading], match: Match) -> list[tuple[list[Run], str | None]]:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from captioner.search import Strategy
 
 DESCRIPTION = "Caption pictures, a line each."
+# Of the files that are captioned in a folder
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-"""The files that are captioned in a folder."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from captioner.search import Strategy
 
 DESCRIPTION = "Let a language model write, after a prompt if you like."
-RANDOM = ("temperature", "top_k", "top_p", "seed")
-"""Options that only sampling takes."""
+RANDOM = ("temperature", "top_k", "top_p", "seed")  # only sampling takes these
 
 
 def add_options(parser: ArgumentParser) -> None:

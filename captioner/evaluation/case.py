@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from captioner.data.batches import Source
 from captioner.data.records import Record
 from captioner.errors import InputError, Unavailable
-from captioner.evaluation.clip import Embedder
+from captioner.evaluation.clip import OpenClip
 from captioner.evaluation.predictions import Prediction
 from captioner.metrics import score
 from captioner.metrics.cider import DocumentFrequencies
@@ -50,7 +50,7 @@ class Case:
     training: Sequence[str] | InputError | None = None
     scenes: Mapping[Any, Scene] | None = None
     objects: Mapping[Any, frozenset[str]] | None = None
-    embedder: Callable[[], Embedder] | None = None
+    embedder: Callable[[], OpenClip] | None = None
     model: CaptionModel | None = None
     source: Source | None = None
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,29 +9,16 @@ import torch
 from captioner import images
 from captioner.errors import InputError, Unavailable
 
-PREFIX = "A photo depicts "
-"""Before each caption, as in the paper."""
-
-
-class Embedder(Protocol):
-    """Embeds pictures and captions in one space, one row each, for CLIPScore."""
-
-    def images(self, paths: Sequence[Path]) -> np.ndarray:
-        """The vectors of pictures, (B, D)."""
-
-    def texts(self, captions: Sequence[str]) -> np.ndarray:
-        """The vectors of captions, (N, D)."""
+PREFIX = "A photo depicts "  # before each caption, as in the paper
 
 
 class OpenClip:
-    """An Embedder that is a model of open_clip.
+    """A model of open_clip, which embeds pictures and captions in one space, one row each.
 
     name: "ViT-B-32" and so on. weights: a tag that open_clip downloads ("openai", which is the
     paper's) or a file, loaded without executing anything in it; OpenAI's own weights as a file take
-    a name such as "ViT-B-32-quickgelu".
-
-    A caption longer than the model's context (77 tokens) is cut so that its last token is the end
-    of text, which is where the model reads the embedding.
+    a name such as "ViT-B-32-quickgelu". A caption longer than the model's context (77 tokens) is
+    cut so that its last token is the end of text, where the model reads the embedding.
     """
 
     def __init__(self, name: str, weights: str, device: torch.device | str = "cpu"):
@@ -42,8 +28,8 @@ class OpenClip:
             raise Unavailable("CLIPScore needs open_clip: pip install captioner[clip]") from error
         # OpenAI's were trained with another GELU than the models of the same name
         quick_gelu = (open_clip.get_pretrained_cfg(name, weights) or {}).get("quick_gelu", False)
+        options = {"weights_only": True, "force_quick_gelu": bool(quick_gelu)}
         try:
-            options = {"weights_only": True, "force_quick_gelu": bool(quick_gelu)}
             self.model, _, self.transform = open_clip.create_model_and_transforms(
                 name, pretrained=weights, device=device, **options
             )

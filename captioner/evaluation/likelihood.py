@@ -41,12 +41,11 @@ def perplexity(model: CaptionModel, records: Sequence[Record], source: Source) -
     for b, record in enumerate(records):
         for text in record.captions:
             units = tokenizer.split(text)
-            row = [tokenizer.ids.get(unit, UNK) for unit in units]
-            ids[b].append([*row, EOS])
-            unknown = sum(len(unit) + 1 for unit, i in zip(units, row) if i == UNK)
-            sum_BS[b] += letters * unknown, len(tokenize(text)) + 1, len(text.strip()) + 1
-    nats_B = np.zeros(len(records))
-    most = max(len(record.captions) for record in records)
+            ids[b].append([*(tokenizer.ids.get(unit, UNK) for unit in units), EOS])
+            unknown = sum(len(unit) + 1 for unit, i in zip(units, ids[b][-1]) if i == UNK)
+            words = units if tokenizer.kind == "word" else tokenize(text)
+            sum_BS[b] += letters * unknown, len(words) + 1, len(text.strip()) + 1
+    nats_B, most = np.zeros(len(records)), max(map(len, ids))
     rank, world = distributed.rank(), distributed.world()
     loader = Loader(EvalBatches(source, ids, BATCH, most, rank, world))
     model.eval()

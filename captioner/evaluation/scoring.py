@@ -88,8 +88,8 @@ def _perplexity(case: Case) -> Result:
 
 
 def _retrieval(case: Case) -> Result:
-    statistics, corpus_only = likelihood.retrieval(*_captioned(case))
-    return Result([statistics], corpus_only)
+    statistics, median_rank = likelihood.retrieval(*_captioned(case))
+    return Result([statistics], median_rank)
 
 
 def _captioned(case: Case) -> tuple[CaptionModel, Sequence[Record], Source]:
@@ -109,8 +109,7 @@ METRICS: dict[str, Callable[[Case], Result]] = {
 }
 """The metrics of a Case, by the names that eval.py takes."""
 
-SHARED = ("perplexity", "retrieval")
-"""The metrics whose work several processes share: all of the processes must ask for them."""
+SHARED = ("perplexity", "retrieval")  # several processes share their work: all must ask for them
 
 
 def check_metrics(metrics: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> None:
@@ -142,16 +141,16 @@ def evaluate(
     for name in metrics:
         corpus |= results[name].corpus_only
         unavailable |= results[name].unavailable
-    images = [record.id for record in case.records]
-    enough = statistics and resamples and len(images) > 1
+    enough = statistics and resamples and len(case.records) > 1
     intervals = bootstrap.intervals(statistics, resamples, seed) if enough else {}
+    per_image = score.per_image([record.id for record in case.records], statistics)
     return {
         "corpus": {name: or_none(value) for name, value in corpus.items()},
         "intervals": {name: [*map(or_none, pair)] for name, pair in intervals.items()},
         "unavailable": unavailable,
         "per_image": {
             image: {name: or_none(value) for name, value in values.items()}
-            for image, values in score.per_image(images, statistics).items()
+            for image, values in per_image.items()
         },
     }
 

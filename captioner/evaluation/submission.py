@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from captioner import files
-from captioner.errors import InputError, printable, read_json
+from captioner.errors import InputError, json_field, json_items, printable, read_json
 from captioner.evaluation.predictions import Prediction, read_predictions
 from captioner.metrics.score import list_images
 
@@ -32,7 +32,8 @@ def read_splits(given: Sequence[tuple[str, str, str]]) -> dict[str, list[Predict
     for name, predictions, images in given:
         splits[name] = read_predictions(Path(predictions))
         predicted = {prediction["image_id"] for prediction in splits[name]}
-        image_ids = set(read_image_ids(Path(images)))
+        entries = json_items(read_json(Path(images)), "images", printable(images))
+        image_ids = {json_field(entry, "id", (int,), place) for place, entry in entries}
         for ids, problem in (
             (image_ids - predicted, "without a prediction"),
             (predicted - image_ids, "predicted but not of this split"),
@@ -41,19 +42,6 @@ def read_splits(given: Sequence[tuple[str, str, str]]) -> dict[str, list[Predict
                 shown = list_images(sorted(ids, key=lambda image: (str(type(image)), image)))
                 raise InputError(f"{name}: {shown} {problem} (1 is not '1')")
     return splits
-
-
-def read_image_ids(path: Path) -> list[int]:
-    """The image ids in a COCO image_info or caption file. Raises InputError naming the file."""
-    try:
-        ids = [image["id"] for image in read_json(path)["images"]]
-        if not all(type(image) is int for image in ids) or len(set(ids)) < len(ids):
-            raise TypeError("ids must be whole numbers, each once")
-        return ids
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{printable(path)}: no list of images with ids ({error!r}): copy it again"
-        ) from error
 
 
 def write_submission(path: Path, name: str, splits: Mapping[str, Sequence[Prediction]]) -> None:

@@ -68,7 +68,7 @@ def test_gaps_and_duplicates_are_named(files, capsys, ids, message):
         (["val", "val"], "net", "give each of val2014, test2014 once"),
         (["banana"], "net", "give each of val2014, test2014 once"),
         (["val"], "a b", "'a b': the server takes letters"),
-        (["test"], "net", "test_images.json: no list of images with ids"),
+        (["test"], "net", "test_images.json: key 'images' is missing"),
     ],
 )
 def test_other_errors(files, capsys, splits, name, message):
