@@ -214,6 +214,8 @@ PICTURES = {
     "zero bytes": b"",
     "a format not on the list": encode(PHOTO, "ICO"),
     "wrong CRC": PNG[:-20] + bytes(4) + PNG[-16:],
+    "a palette is missing": png(10, 10, 8, 3, b"\0" * 110),
+    "a million pieces before its pixels": png(10, 10, 8, 2, ROWS, b"\0\0\0\0tEXt????" * 10**6),
     "short IDAT": png(10, 10, 8, 2, ROWS[:155]),
     "100 megapixels of 1 bit": png(10_000, 10_000, 1, 0, bytes(1251 * 10_000)),
     "900 megapixels": png(30_000, 30_000, 8, 2, b""),

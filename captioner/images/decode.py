@@ -7,15 +7,15 @@ import io
 import math
 import os
 import stat
-import struct
 import warnings
-import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from captioner.errors import InputError, os_reason, printable
+from captioner.images.headers import check_png_rows, checked_header
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 """Formats that Pillow may try. An MPO file of a phone is a JPEG whose first picture counts."""
@@ -23,21 +23,8 @@ MAX_BYTES = 512 * 2**20  # of the largest file that is read
 MAX_PIXELS = 64 * 2**20  # of the largest picture that is decoded: 192 MB as RGB
 MAX_ASPECT = 1000  # beyond this ratio of the sides, resizing the shorter makes the longer one huge
 
-# Pillow's warning comes before our error, and without the name of the picture.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-PILLOW_ERRORS = (
-    OSError,  # unknown format, truncated file, broken stream
-    SyntaxError,  # broken PNG chunk or TIFF header
-    ValueError,  # impossible sizes and modes
-    TypeError,  # TIFF tags of the wrong type
-    Warning,  # if the caller has turned warnings into errors
-    *(LookupError, ArithmeticError, EOFError, NotImplementedError, struct.error, zlib.error),
-)
-"""Errors of Pillow 12 and 13 for broken files. Not MemoryError, which is not the file's fault."""
-
-ADAM7 = "0088 4088 0448 2044 0224 1022 0112"
-"""The seven passes of an interlaced PNG, each: first column, first row, column step, row step."""
+# Pillow's warnings do not name the picture: of its metadata, or before our error.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageError(InputError):
@@ -83,6 +70,7 @@ def decode_image(data: bytes, name: str = "image bytes") -> Image.Image:
     FORMATS, or has more than MAX_PIXELS pixels.
     """
     try:
+        data = checked_header(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             size = f"{width} x {height} pixels"
@@ -93,21 +81,30 @@ def decode_image(data: bytes, name: str = "image bytes") -> Image.Image:
                     name, f"{size}: one side is over {MAX_ASPECT} times the other: crop it"
                 )
             if image.format == "PNG":
-                _check_png(data, width, height)
+                check_png_rows(data)
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
+            with suppress(Exception):  # it turns the pixels, then rewrites EXIF of any kind
+                ImageOps.exif_transpose(image, in_place=True)
             return _rgb(image)
-    except ImageError:
+    except (ImageError, MemoryError):  # too little memory is not the file's fault
         raise
     except Image.UnidentifiedImageError as error:
+        if _is_known(data):
+            raise _error(name, "not a whole picture: save or copy it again") from error
         formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         begin = f"begins with {data[:16]!r}: save it as {formats}"
         raise _error(name, begin if data else "empty: copy it again") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _error(name, f"too many pixels; {MAX_PIXELS:,} at most: make it smaller") from error
-    except PILLOW_ERRORS as error:
+    except Exception as error:  # for a broken file Pillow raises nearly anything
         reason = str(error) or type(error).__name__
         raise _error(name, f"not a whole picture ({reason}): save or copy it again") from error
+
+
+def _is_known(data: bytes) -> bool:
+    """Whether the file begins as one of FORMATS does."""
+    tests = [Image.OPEN[form][1] for form in FORMATS]
+    return any(test is not None and test(data[:16]) is True for test in tests)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -130,33 +127,8 @@ def _eight_bit(pixels: np.ndarray) -> np.ndarray:
         raise ValueError("pixels that are not finite numbers")
     if low >= 0 and high <= white:
         low, high = 0.0, white
-    unit = (pixels.astype(np.float32) - low) / max(high - low, 1e-30)
+    unit = (pixels.astype(np.float64) - low) / max(high - low, 1e-30)  # float32 could overflow
     return np.rint(255 * unit).astype(np.uint8)
-
-
-def _check_png(data: bytes, width: int, height: int) -> None:
-    """Raise for what Pillow accepts: a wrong CRC, and pixel data that ends early (black rows)."""
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        image.verify()
-    bits, colour, interlaced = data[24], data[25], data[28]
-    bits *= {2: 3, 4: 2, 6: 4}.get(colour, 1)
-    missing = 0
-    for one_pass in (ADAM7 if interlaced else "0011").split():
-        x, y, dx, dy = map(int, one_pass)
-        columns, rows = -((x - width) // dx), -((y - height) // dy)
-        if columns > 0 and rows > 0:
-            missing += rows * (1 + math.ceil(columns * bits / 8))
-    inflate = zlib.decompressobj()
-    position = 8
-    while missing > 0 and position < len(data):
-        length, kind = struct.unpack(">I4s", data[position : position + 8])
-        compressed = data[position + 8 : position + 8 + length] if kind == b"IDAT" else b""
-        while compressed and missing > 0:
-            missing -= len(inflate.decompress(compressed, 2**20))
-            compressed = inflate.unconsumed_tail
-        position += length + 12
-    if missing > 0:
-        raise OSError(f"pixel data ends {missing} bytes early")
 
 
 def _error(name: Path | str, reason: str) -> ImageError:
