@@ -1,4 +1,4 @@
-"""Recurrent image captioning: `captioner.load().caption(paths)`."""
+"""Recurrent image captioning: `captioner.load().caption("photo.jpg")`."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

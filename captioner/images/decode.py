@@ -8,8 +8,10 @@ import math
 import os
 import stat
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -31,12 +33,31 @@ class ImageError(InputError):
     """One picture cannot be used. The message is one line: the file and the reason."""
 
 
-def read_image(path: Path | str) -> Image.Image:
-    """Return the picture in a file (see `decode_image`). Raises ImageError."""
-    return decode_image(read_bytes(path), str(path))
+Source: TypeAlias = str | os.PathLike | bytes | Image.Image | np.ndarray
+"""What `read_image` takes."""
 
 
-def read_bytes(path: Path | str) -> bytes:
+def read_image(source: Source, name: str | None = None) -> Image.Image:
+    """Return a picture as `decode_image` does: of a file's path, its bytes, a picture of Pillow's,
+    or an array (H, W, 3) of uint8. Raises ImageError, beginning with `name` (default: the path).
+    """
+    if isinstance(source, str | os.PathLike):
+        return decode_image(read_bytes(source), name or os.fspath(source))
+    if isinstance(source, bytes):
+        return decode_image(source, name or "image bytes")
+    if isinstance(source, Image.Image):
+        with _naming(name or "image"):
+            return _upright_rgb(source.copy())
+    if not isinstance(source, np.ndarray):
+        kinds = "a path, bytes, a PIL image or an array"
+        raise InputError(f"{name or 'image'}: {type(source).__name__} is no picture: give {kinds}")
+    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+        got = f"an array {source.shape} of {source.dtype}"
+        raise _error(name or "array", f"{got}: give (height, width, 3) of uint8")
+    return _upright_rgb(Image.fromarray(np.ascontiguousarray(source)))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """Return the bytes of a regular file of at most MAX_BYTES. Raises ImageError.
 
     Anything else is refused before it is opened: reading a FIFO would wait for ever.
@@ -69,25 +90,28 @@ def decode_image(data: bytes, name: str = "image bytes") -> Image.Image:
     Raises ImageError, beginning with `name`, if the data is not a complete picture in one of
     FORMATS, or has more than MAX_PIXELS pixels.
     """
-    try:
+    with _naming(name, data):
         data = checked_header(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            size = f"{width} x {height} pixels"
-            if width * height > MAX_PIXELS:
-                raise _error(name, f"{size}; {MAX_PIXELS:,} at most: make it smaller")
-            if max(width, height) > MAX_ASPECT * min(width, height):
-                raise _error(
-                    name, f"{size}: one side is over {MAX_ASPECT} times the other: crop it"
-                )
+            _check_size(image)
             if image.format == "PNG":
                 check_png_rows(data)
-            image.load()
-            with suppress(Exception):  # it turns the pixels, then rewrites EXIF of any kind
-                ImageOps.exif_transpose(image, in_place=True)
-            return _rgb(image)
-    except (ImageError, MemoryError):  # too little memory is not the file's fault
+            return _upright_rgb(image)
+
+
+class _Refused(ValueError):
+    """Why a picture is not used, and what to do about it."""
+
+
+@contextmanager
+def _naming(name: str, data: bytes = b"") -> Iterator[None]:
+    """Turn whatever a decoder raises into an ImageError with the picture's name."""
+    try:
+        yield
+    except MemoryError:  # not the file's fault
         raise
+    except _Refused as error:
+        raise _error(name, str(error)) from error
     except Image.UnidentifiedImageError as error:
         if _is_known(data):
             raise _error(name, "not a whole picture: save or copy it again") from error
@@ -101,13 +125,26 @@ def decode_image(data: bytes, name: str = "image bytes") -> Image.Image:
         raise _error(name, f"not a whole picture ({reason}): save or copy it again") from error
 
 
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    size = f"{width} x {height} pixels"
+    if width * height > MAX_PIXELS:
+        raise _Refused(f"{size}; {MAX_PIXELS:,} at most: make it smaller")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise _Refused(f"{size}: one side is over {MAX_ASPECT} times the other: crop it")
+
+
 def _is_known(data: bytes) -> bool:
     """Whether the file begins as one of FORMATS does."""
     tests = [Image.OPEN[form][1] for form in FORMATS]
     return any(test is not None and test(data[:16]) is True for test in tests)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    _check_size(image)
+    image.load()
+    with suppress(Exception):  # it turns the pixels, then rewrites EXIF of any kind
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(_eight_bit(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
@@ -131,5 +168,5 @@ def _eight_bit(pixels: np.ndarray) -> np.ndarray:
     return np.rint(255 * unit).astype(np.uint8)
 
 
-def _error(name: Path | str, reason: str) -> ImageError:
+def _error(name: str | os.PathLike[str], reason: str) -> ImageError:
     return ImageError(f"{printable(name)}: {' '.join(reason.split())}")

@@ -1,11 +1,13 @@
 """CaptionModel: pictures in, captions out; an encoder, a decoder, a tokenizer and a search."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +39,8 @@ class Hypothesis(NamedTuple):
 class Caption(NamedTuple):
     """The result for one picture: a caption and its score, or the error that prevented it.
 
-    hypotheses: all captions that the search returned for it, best first.
+    path: "picture 1" and so on for pictures that have none. hypotheses: all captions that the
+    search returned for it, best first.
     """
 
     path: str
@@ -141,52 +144,73 @@ class CaptionModel(Model):
             for b, row in enumerate(scores)
         ]
 
+    @overload
+    def caption(self, pictures: images.Source, *args: Any, **options: Any) -> Caption: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def caption(
+        self, pictures: Iterable[images.Source], *args: Any, **options: Any
+    ) -> list[Caption]: ...
+
     def caption(
         self,
-        paths: Iterable[str | Path],
+        pictures: images.Source | Iterable[images.Source],
         strategy: search.Strategy | None = None,
         batch_size: int = 16,
         constraints: Constraints = UNCONSTRAINED,
         tokens: bool = False,
-    ) -> list[Caption]:
-        """One Caption for each path, in their order; a bad picture gives one with `error` set."""
-        return list(self.caption_stream(paths, strategy, batch_size, constraints, tokens))
+    ) -> Caption | list[Caption]:
+        """The Caption of a picture, or a list of those of many, in their order.
+
+        A picture is a path, the bytes of a file, a PIL image, or an array (H, W, 3) of uint8. A bad
+        one gives a Caption with `error` set. Raises InputError for anything else.
+        """
+        is_stack = isinstance(pictures, np.ndarray) and pictures.ndim == 4
+        one = isinstance(pictures, images.Source) and not is_stack
+        many: Any = [pictures] if one else pictures
+        if isinstance(many, Mapping) or not isinstance(many, Iterable):
+            raise InputError(f"{type(many).__name__}: give a path, another picture, or a list")
+        captions = list(self.caption_stream(many, strategy, batch_size, constraints, tokens))
+        return captions[0] if one else captions
 
     def caption_stream(
         self,
-        paths: Iterable[str | Path],
+        pictures: Iterable[images.Source],
         strategy: search.Strategy | None = None,
         batch_size: int = 16,
         constraints: Constraints = UNCONSTRAINED,
         tokens: bool = False,
     ) -> Iterator[Caption]:
-        """Yield captions one by one, as they are made, for any number of paths.
+        """Yield captions one by one, as they are made, for any number of pictures (see `caption`).
 
-        The next pictures are read while a batch is captioned. If `paths` is an iterator that gives
-        none for a while, such as the lines of a terminal, a batch does not wait to be complete.
-        tokens: whether each hypothesis lists its tokens with their log-probabilities.
+        The next pictures are read while a batch is captioned. If `pictures` is an iterator that
+        gives none for a while, such as the lines of a terminal, a batch does not wait to be
+        complete. tokens: whether each hypothesis lists its tokens with their log-probabilities.
         """
         self.eval()
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: give 1 or more")
         number = 0
-        with closing(prefetch_batches(self._open, paths, batch_size, READERS)) as batches:
+        numbered: Iterable[tuple[int, images.Source]] = enumerate(pictures, 1)
+        if isinstance(pictures, Collection):
+            numbered = list(numbered)  # all there: every batch is complete
+        with closing(prefetch_batches(self._open, numbered, batch_size, READERS)) as batches:
             for batch in batches:
-                pictures = {
+                readable = {
                     n: picture
                     for n, (_, picture) in enumerate(batch, number)
-                    if not isinstance(picture, InputError)
+                    if not isinstance(picture, images.ImageError)
                 }
                 number += len(batch)
                 results: Iterator[tuple[list[Hypothesis], str | None]] = iter(())
-                if pictures:
+                if readable:
                     with torch.inference_mode():
-                        features = self.encode(_stack(list(pictures.values())))
-                    captions = self.generate(features, strategy, list(pictures), constraints)
+                        features = self.encode(_stack(list(readable.values())))
+                    captions = self.generate(features, strategy, list(readable), constraints)
                     log_probs = self.trace(features, captions)[0] if tokens else None
                     results = zip(self.texts(captions, log_probs), captions.error_B)
                 for path, picture in batch:
-                    if isinstance(picture, InputError):
+                    if isinstance(picture, images.ImageError):
                         yield Caption(path, None, None, str(picture))
                         continue
                     hypotheses, error = next(results)
@@ -195,11 +219,15 @@ class CaptionModel(Model):
                     else:
                         yield Caption(path, None, None, f"{printable(path)}: {error}")
 
-    def _open(self, path: str | Path) -> tuple[str, Tensor | PerMember | InputError]:
+    def _open(
+        self, numbered: tuple[int, images.Source]
+    ) -> tuple[str, Tensor | PerMember | images.ImageError]:
+        number, picture = numbered
+        name = str(picture) if isinstance(picture, str | os.PathLike) else f"picture {number}"
         try:
-            return str(path), self.encoder.preprocess(images.read_image(path))
-        except InputError as error:
-            return str(path), error
+            return name, self.encoder.preprocess(images.read_image(picture, name))
+        except images.ImageError as error:
+            return name, error
 
     def save(
         self, folder: str | Path, dtype: torch.dtype = torch.float32, encoder: bool = True

@@ -1,10 +1,13 @@
 """A model directory holds everything, executes nothing, and says what is wrong with it."""
 
 import json
+import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import captioner
 from captioner import images, search
@@ -93,6 +96,57 @@ def test_captions_come_in_order_and_errors_with_them(model_dir, scenes_dir, tmp_
     assert [c.error is None for c in captions] == [False, True, True, False, True, True]
     assert "bad.png" in captions[0].error and "none.jpg" in captions[3].error
     assert all((c.caption is None) == (c.score is None) == (c.error is not None) for c in captions)
+
+
+def test_a_picture_is_a_path_bytes_an_image_or_an_array_and_has_one_caption(model_dir, scenes_dir):
+    loaded = captioner.load(model_dir)
+    path = min((scenes_dir / "images").iterdir())
+    image = Image.open(path)
+    pixels = np.asarray(image.convert("RGB"))
+    expected = loaded.caption([path])[0]
+    forms = [path, str(path), path.read_bytes(), image, pixels, pixels[::1, ::-1][:, ::-1]]
+    for form in forms:
+        caption = loaded.caption(form)
+        assert caption[1:] == expected[1:] and caption.error is None
+    many = loaded.caption(iter(forms))
+    assert [c.caption for c in many] == [expected.caption] * len(forms)
+    names = [str(path), str(path), "picture 3", "picture 4", "picture 5", "picture 6"]
+    assert [c.path for c in many] == names
+    assert loaded.caption(np.stack([pixels, pixels]))[1].caption == expected.caption
+    assert loaded.caption([]) == []
+
+
+@pytest.mark.parametrize(
+    "picture, message",
+    [
+        (np.zeros((4, 4), np.uint8), r"picture 1: an array \(4, 4\) of uint8: give \(height"),
+        (np.zeros((4, 4, 3)), r"an array \(4, 4, 3\) of float64"),
+        (np.zeros((0, 4, 3), np.uint8), r"an array \(0, 4, 3\)"),
+        (b"", "picture 1: empty"),
+        ("none.jpg", "none.jpg: No such file"),
+        (Image.new("L", (2000, 1)), "picture 1: 2000 x 1 pixels: one side"),
+    ],
+)
+def test_a_picture_that_cannot_be_used_has_an_error_in_place_of_a_caption(
+    model_dir, picture, message
+):
+    caption = captioner.load(model_dir).caption(picture)
+    assert caption.caption is None and re.search(message, caption.error)
+
+
+@pytest.mark.parametrize(
+    "pictures, message",
+    [
+        (7, "int: give a path"),
+        (None, "NoneType: give a path"),
+        ({"a.jpg": 1}, "dict: give a path"),
+        (["a.jpg", 7], "picture 2: int is no picture: give a path, bytes, a PIL image or an array"),
+        (torch.zeros(3, 4, 4), "picture 1: Tensor is no picture"),
+    ],
+)
+def test_what_is_no_picture_is_refused_by_name(model_dir, pictures, message):
+    with pytest.raises(InputError, match=message):
+        captioner.load(model_dir).caption(pictures)
 
 
 def test_captions_do_not_depend_on_the_batch(model_dir, scenes_dir):
