@@ -121,9 +121,8 @@ class Loader:
 class TrainBatches:
     """The batches of one epoch, by number: `batch_size` pictures with C captions each.
 
-    Pictures whose captions have similar lengths share a batch: they are sorted by length
-    within shuffled chunks of CHUNK batches. A picture with more than C captions draws anew each
-    epoch; one with fewer leaves rows of length 0. Each process has its `share` of the batches.
+    They are sorted by the length of captions within shuffled chunks of CHUNK batches. A picture
+    with more than C captions draws anew each epoch; one with fewer leaves rows of length 0.
     """
 
     source: Source

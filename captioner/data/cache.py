@@ -1,9 +1,8 @@
 """Features of a frozen encoder, computed once and kept on disk as float16.
 
-A cache cannot be stale: a digest of the encoder's weights and preprocessing names its folder, a
-digest of the picture's bytes and the view name a row. Rows are only appended, the data before their
-names, so that an interrupted run continues where it stopped. All processes compute features, and
-the first one writes them.
+A cache cannot be stale: digests of the encoder and of the picture's bytes name a row. Rows are only
+appended, the data before their names, so that an interrupted run continues where it stopped. All
+processes compute features, and the first one writes them.
 
     FOLDER/hashes.jsonl              path, size, modification time -> digest of a picture's bytes
     FOLDER/DIGEST/encoder.json       the recipe that DIGEST is the digest of

@@ -48,10 +48,9 @@ def compare(
 ) -> dict[str, Difference]:
     """The difference in each metric of two systems over the same images in the same order.
 
-    The interval is that of a paired bootstrap: both systems see the images drawn. The p-value is
-    that of approximate randomisation (Noreen 1989; Riezler and Maxwell 2005): for each image a coin
-    decides whether the systems exchange their captions, and p is (1 + how often the difference is
-    then as great, either way) / (1 + resamples).
+    The interval is that of a paired bootstrap. The p-value is that of approximate randomisation
+    (Noreen 1989; Riezler and Maxwell 2005): for each image a coin decides whether the systems
+    exchange captions; p is (1 + how often the difference is then as great) / (1 + resamples).
     """
     check_options(resamples, seed)
     images = len(a[0].image_BS)

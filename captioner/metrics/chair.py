@@ -1,9 +1,8 @@
 """CHAIR (Rohrbach et al. 2018, "Object Hallucination in Image Captioning"): objects made up.
 
-CHAIR_i is the share of the objects mentioned in captions that are not in the picture, CHAIR_s the
-share of the captions that mention such an object: lower is better. A picture contains the objects
-that COCO's instances list for it or its reference captions mention. An object that a caption
-mentions twice counts twice, as in the paper. The words for COCO's 80 categories are a table of our
+CHAIR_i is the share of the mentioned objects (twice if mentioned twice) that are not in the
+picture, CHAIR_s the share of the captions that mention such an object. A picture contains what
+COCO's instances list for it or its references mention. The words for COCO's 80 categories are our
 own (chair_names.py), not the paper's: published scores compare only roughly.
 """
 

@@ -22,10 +22,9 @@ BROKEN = (ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib
 
 @dataclass(eq=False)
 class DocumentFrequencies:
-    """The number of images in whose references each n-gram occurs.
+    """The number of images in whose references each n-gram occurs: officially, the evaluated ones.
 
-    Officially, of the evaluated references; those of a larger corpus make scores of few images mean
-    something.
+    Those of a larger corpus make scores of few images mean something.
     """
 
     images: int

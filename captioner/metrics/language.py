@@ -28,10 +28,9 @@ def language(
 ) -> Statistics:
     """The statistics of metrics that are shares of, or means over, B captions (token strings).
 
-    words: the mean number. bad_endings: the share that ends with one of DANGLING (or is empty).
-    repeated_words: the share in which a word follows itself. unknown_words: the share of UNKNOWN
-    among the words. novel: the share that no training caption equals, word by word (if `training`
-    is given). unfinished: the share that was cut off before END (if `finished` is given).
+    words: the mean number. bad_endings: ends with one of DANGLING, or is empty. repeated_words: a
+    word follows itself. unknown_words: the share of UNKNOWN among the words. novel: equal to none
+    of the `training` captions. unfinished: cut off before END.
     """
     split = [caption.split() for caption in captions]
     each = np.ones(len(split))
@@ -54,9 +53,9 @@ def language(
 def variety(captions: Sequence[str]) -> dict[str, float]:
     """The variety of a set of captions (token strings), which depends on their number.
 
-    vocabulary: the number of different words. distinct_1, distinct_2: different words and bigrams,
-    as a share of all of them (Li et al. 2016). unique: different captions, as a share. self_BLEU:
-    BLEU-4 of every caption against all the others (Zhu et al. 2018), counts summed as for a corpus.
+    vocabulary: different words. distinct_1, distinct_2: different words and bigrams, as a share of
+    all (Li et al. 2016). unique: different captions, as a share. self_BLEU: BLEU-4 of every caption
+    against all the others (Zhu et al. 2018), counts summed.
     """
     rows, _ = count(captions, NOTHING)
     order_M = rows.gram_M & 3

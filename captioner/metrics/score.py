@@ -58,8 +58,7 @@ def score(
 ) -> dict[str, dict[Any, Any]]:
     """Scores of one caption per image: Bleu_1..4 and ROUGE_L in 0..1, CIDEr (CIDEr-D) in 0..10.
 
-    references, captions: raw text by image id, the same ids in both. An empty caption is legal and
-    scores 0.
+    references, captions: raw text by image id, the same ids in both. An empty caption scores 0.
     Returns {"corpus": {metric: value}, "per_image": {id: {metric: value}}}.
     Raises InputError if ids do not match, references are missing, or there is nothing to score.
     """
@@ -79,11 +78,7 @@ def tokens(
     frequencies: DocumentFrequencies | None = None,
     official: bool = False,
 ) -> Texts:
-    """Tokenize raw references and captions.
-
-    official: as the official tokenizer, which looks at the next caption if one ends with an
-        abbreviation: scores then depend a little on the order of images and references.
-    """
+    """Tokenize raw references and captions; `official`: see tokenize.token_strings."""
     strings = iter(token_strings([text for texts in references for text in texts], official))
     split = [[next(strings) for _ in texts] for texts in references]
     return Texts(split, token_strings(captions, official), frequencies)

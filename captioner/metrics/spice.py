@@ -28,10 +28,8 @@ def spice(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Stati
     references have in common, up to synonyms. A category that no reference of an image mentions has
     no value for it (nan), and the mean is over the others.
 
-    references, captions: token strings, one caption and at least one reference per image. The
-    parser's time is cubic in the words of a sentence, and it needs much memory: 200 words take
-    minutes. Parses stay in the user's cache, so that a second run over the same references need
-    only parse its captions. A run that meets the cache in use does without it.
+    references, captions: token strings, one caption and at least one reference per image. A
+    sentence of 200 words takes minutes. Parses stay in the user's cache, unless it is in use.
     Raises Unavailable without Java or the jars, or if they fail; InputError for missing texts.
     """
     references, captions = java.one_line_each(references, captions)
@@ -66,9 +64,8 @@ def spice(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Stati
 def _cache() -> Iterator[tuple[list[str], list[int]]]:
     """The option that names the cache, and the lock that Java holds on it to its end.
 
-    A database (LMDB) whose writes are atomic and synced, so a run that is killed leaves it whole.
-    Two runs at once are kept apart here, since on a disk of the network it could not do so itself.
-    The jars have it for this one processor only.
+    A database (LMDB) that a killed run leaves whole, but that two runs on a network's disk would
+    not. The jars have it for this one processor only.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser().absolute()
     folder = home / "captioner/spice"

@@ -9,12 +9,9 @@ import numpy as np
 class Statistics(NamedTuple):
     """The sufficient statistics of M metrics: S numbers of each of B images, which add up.
 
-    The score of a corpus is `score` of the sum over its images, that of a resampled corpus `score`
-    of the sum over the images drawn. So BLEU's counts are summed before they are divided,
-    officially and in every resample, and a mean is the sum of (value, 1).
-
-    names: of the M metrics. image_BS: the statistics. score: (..., S) -> (..., M); nan for a metric
-    that has no value (with no mention, there is no share of right ones).
+    `score` of the sum over images, (..., S) -> (..., M), is the score of a corpus, also of a
+    resampled one: BLEU's counts are summed before they are divided, a mean is the sum of
+    (value, 1). It is nan for a metric that has no value.
     """
 
     names: tuple[str, ...]

@@ -1,11 +1,9 @@
 """The words of a caption, as the official COCO evaluation tokenizes it.
 
-The official code runs the Stanford PTBTokenizer (Penn Treebank conventions) over all captions as
-one file, lower-cases, and removes a list of punctuation marks. This is a tokenizer of our own,
-written from the observed behaviour of the official one. It differs in two things on purpose: a line
-separator inside a caption is a space (officially it moves all later captions to the wrong image),
-and each caption is read alone. The official one looks at the next caption, and so does
-`token_strings(captions, official=True)`.
+Officially, the Stanford PTBTokenizer (Penn Treebank conventions) reads all captions as one file;
+lower case and a list of punctuation marks follow. This one is our own, written from what was
+observed. It differs on purpose: a line separator inside a caption is a space (officially it moves
+all later captions to the wrong image), and each caption is read alone, unless `official` is asked.
 """
 
 import re
@@ -119,10 +117,8 @@ _A_NUMBER = re.compile(r"\.\s?\d")
 def tokenize(caption: str) -> list[str]:
     """The lower-cased words of one raw caption, without punctuation.
 
-    Joined by spaces they are the official token string. A token may hold a no-break space
-    ("22\\xa03/4"), where BLEU and CIDEr officially see two words and ROUGE-L one: give scorers the
-    joined string. At a caption's end, "St." and the letter "K." keep their period and "no." loses
-    it, as officially before a caption that starts with neither "A", "The" and the like nor a digit.
+    A token may hold a no-break space ("22\\xa03/4"), where BLEU and CIDEr officially see two words
+    and ROUGE-L one: give scorers the string joined by spaces.
     """
     return _words(caption, "\n")
 

@@ -16,18 +16,15 @@ ATTRIBUTES = (*KINDS, "number", "place", "relation", "arrangement", "background"
 def truth(captions: Sequence[str], scenes: Sequence[Scene]) -> Statistics:
     """Return the shares of captions, 0 to 1, that are true of their scenes, and by attribute.
 
-    scene_accuracy: captions that are true (the head of grammar.py defines when).
-    scene_colour, scene_shape, scene_size: right in this attribute, whatever the others: for each
-        phrase there is a thing with the attribute's value, and a different one for each.
+    scene_accuracy: true, as the head of grammar.py defines it.
+    scene_colour, scene_shape, scene_size: each phrase has a different thing with this value.
     scene_number, scene_place, scene_relation, scene_arrangement: right about the things that match
-        most of the colours, shapes and sizes in the caption. So "a red circle above a star" has
-        its relation right if a blue circle is above a star. "Two" is right if there are two, and
-        no more with the same colour and shape (and size, if given).
+        most of the colours, shapes and sizes in the caption: "a red circle above a star" has its
+        relation right if a blue circle is above a star.
     scene_background: the background is right.
 
     Each is a share of the captions that mention the attribute ("a" gives no number) or cannot be
-    parsed, which are wrong in all. A false caption may be right in every attribute, if the colours
-    of its things are exchanged.
+    parsed, which are wrong in all. A false caption may be right in every attribute.
     """
     names = ("accuracy", *ATTRIBUTES)
     right_BM, mentioned_BM = np.zeros((2, len(captions), len(names)))
