@@ -57,15 +57,6 @@ def test_the_p_value_is_that_of_all_swaps():
     assert result.p == pytest.approx(exact, abs=0.02)
 
 
-def test_p_values_of_equal_systems_are_spread_evenly():
-    """Under the null hypothesis p <= 0.1 happens one time in ten."""
-    small = []
-    for seed in range(200):
-        a, b = (mean("x", value_B) for value_B in np.random.default_rng(seed).random((2, 40)))
-        small.append(bootstrap.compare([a], [b], 100, seed)["x"].p <= 0.1)
-    assert 0.05 <= np.mean(small) <= 0.15
-
-
 def test_what_has_no_value_in_some_images_or_in_any():
     part_B1, whole_B1 = np.array([[1.0], [0], [0]]), np.array([[2.0], [0], [0]])
     sums = shares(["x"], part_B1, whole_B1)
@@ -82,11 +73,8 @@ def test_the_same_seed_gives_the_same_and_other_metrics_change_nothing():
     both = bootstrap.intervals([a, b], 200, seed=3)
     assert both["b"] == pytest.approx(bootstrap.intervals([b], 200, seed=3)["b"])
     assert both["b"] != bootstrap.intervals([b], 200, seed=4)["b"]
-
-
-def test_too_few_resamples_are_refused():
     with pytest.raises(InputError, match="resamples=10"):
-        bootstrap.intervals([mean("x", np.ones(3))], 10)
+        bootstrap.intervals([b], 10)
 
 
 def test_values_are_printed_by_what_they_are():
