@@ -63,8 +63,8 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         return device
     if device not in DEVICES:
         raise InputError(f"device={device}: give one of {', '.join(DEVICES)}")
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    available["cpu"] = True
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    available = {"cuda": cuda, "mps": mps, "cpu": True}
     if device == "auto":
         device = next(name for name in available if available[name])
     if not available[device]:

@@ -22,7 +22,6 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import distributed
 
 T = TypeVar("T")
-RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT")
 
 
 def silence() -> None:
@@ -83,7 +82,7 @@ def launch(
     finally:
         if command is not None and not joined and distributed.is_initialized():
             distributed.destroy_process_group()
-            for name in RENDEZVOUS:
+            for name in ("MASTER_ADDR", "MASTER_PORT"):
                 if name not in environment:
                     os.environ.pop(name, None)
 
