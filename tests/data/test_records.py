@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -116,8 +117,7 @@ def test_every_source_gives_the_same_records(tmp_path, source):
     assert sorted(plain(records.read_records(root))) == sorted(expected)
     ids = [record.id for record in records.read_records(root, "train")]
     assert ids == ([7, 3] if source.startswith(("coco", "karpathy")) else ["a.jpg", "b.jpg"])
-    error = message(root, "minival")
-    assert "'minival'" in error and "train" in error and "val" in error
+    assert re.search("'minival'.* only .*train.*val", message(root, "minival"))
 
 
 def test_a_byte_order_mark_and_windows_lines_are_accepted(tmp_path):
@@ -272,17 +272,15 @@ def test_a_broken_file_is_named_with_its_line_or_key(tmp_path, name, content, ex
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "lists,wanted",
-    [
-        ({"train.txt": "a.jpg\nz.jpg\n"}, "train.txt: line 2: 'z.jpg' has no caption in"),
-        ({"train.txt": "a.jpg\n", "val.txt": "c.jpg\na.jpg\n"}, "val.txt: line 2: 'a.jpg' is also"),
-        ({"val.txt": "a.jpg\n"}, "no images of split 'train', only 'val' (1)"),
-        ({"train.txt": b"\xff"}, "train.txt: byte 0"),
-    ],
-)
-def test_a_broken_split_list_is_named(tmp_path, lists, wanted):
-    assert wanted in message(write(tmp_path, {"x.token.txt": TOKENS} | lists), "train")
+def test_a_broken_split_list_is_named(tmp_path):
+    for name, text, expected in (
+        ("val.txt", "a.jpg\n", "no images of split 'train', only 'val' (1)"),
+        ("train.txt", "b.jpg\nz.jpg\n", "train.txt: line 2: 'z.jpg' has no caption in"),
+        ("train.txt", "b.jpg\na.jpg\n", "val.txt: line 1: 'a.jpg' is also of split 'train'"),
+        ("train.txt", b"\xff", "train.txt: byte 0"),
+    ):
+        root = write(tmp_path, {"x.token.txt": TOKENS, name: text})
+        assert expected in message(root, "train")
 
 
 def test_what_is_not_there_is_named(tmp_path):
@@ -299,15 +297,13 @@ def test_what_is_not_there_is_named(tmp_path):
 
 
 OUTSIDE = ["../a.jpg", "x/../../a.jpg", "..", "/etc/passwd", "..\\a.jpg", "C:/a.jpg", "c:a"]
+OUTSIDE += ["a\0.jpg", ""]
 
 
-@pytest.mark.parametrize("name", [*OUTSIDE, "a\0.jpg", ""])
-def test_a_picture_cannot_lie_outside_its_folder(tmp_path, name):
-    root = write(tmp_path, {"dataset_x.json": karpathy((1, name, "train", ["x"]))})
-    assert f"images[0]: {name!r} is not a path inside" in message(root, "train")
-
-
-def test_symlinks_may_not_lead_out_of_the_folder(tmp_path):
+def test_a_picture_cannot_lie_outside_its_folder(tmp_path):
+    for name in OUTSIDE:
+        root = write(tmp_path / "plain", {"x.json": karpathy((1, name, "train", ["x"]))})
+        assert f"images[0]: {name!r} is not a path inside" in message(root, "train")
     write(tmp_path, {}, "secret")
     for name, link, target in (
         ("link.jpg", "images/link.jpg", tmp_path / "secret/a.jpg"),
