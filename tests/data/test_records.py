@@ -8,6 +8,7 @@ import pytest
 
 from captioner.data import records
 from captioner.errors import InputError
+from tests.helpers.captions import coco, karpathy
 
 # Captions stay as they stand: separators that str.splitlines would break at, quotes, spaces.
 IMAGES = [
@@ -18,25 +19,6 @@ IMAGES = [
 ]
 TOKENS = "".join(f"{n}#{i}\t{c}\n" for _, n, _, texts in IMAGES for i, c in enumerate(texts))
 ROWS = [(name, split, text) for _, name, split, captions in IMAGES for text in captions]
-
-
-def coco(*images) -> dict:
-    return {
-        "images": [{"id": key, "file_name": name} for key, name, _, _ in images],
-        "annotations": [
-            {"id": i, "image_id": key, "caption": text}
-            for key, _, _, captions in images
-            for i, text in enumerate(captions)
-        ],
-    }
-
-
-def karpathy(*images) -> dict:
-    entries = [
-        {"imgid": key, "filename": name, "split": split, "sentences": [{"raw": c} for c in texts]}
-        for key, name, split, texts in images
-    ]
-    return {"images": entries, "dataset": "tiny"}
 
 
 def table(header: list[str], rows) -> str:

@@ -7,6 +7,7 @@ import pytest
 from captioner.data import records
 from captioner.errors import InputError
 from data_prep import coco, disk, download, ready
+from tests.helpers import captions
 from tests.helpers.preparation import composed, jpeg, pictures_read, zipped
 from tests.helpers.served import answer, cut, status
 
@@ -16,28 +17,20 @@ NAMES = {
     ("train", 2017): ["000000000009.jpg", "000000000025.jpg", "000000000030.jpg"],
     ("val", 2017): ["000000000139.jpg"],
 }
-KARPATHY = ["train", "train", "restval", "val", "test", "test"]
+FIVE = [f"A caption {k} ." for k in range(5)]
 
 
-def captions(names: list[str]) -> str:
-    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
-    annotations = [
-        {"id": 5 * i + k, "image_id": i, "caption": f"A caption {k} ."}
-        for i in range(len(names))
-        for k in range(5)
-    ]
-    return json.dumps({"images": images, "annotations": annotations})
+def captions_of(names: list[str]) -> str:
+    return json.dumps(captions.coco(*((i, name, "", FIVE) for i, name in enumerate(names))))
 
 
 def karpathy() -> str:
-    names = [("train2014", name) for name in NAMES["train", 2014]]
-    names += [("val2014", name) for name in NAMES["val", 2014]]
-    images = [
-        {"filepath": folder, "filename": name, "cocoid": i, "split": split}
-        | {"sentences": [{"raw": f"A caption {k} ."} for k in range(5)]}
-        for i, ((folder, name), split) in enumerate(zip(names, KARPATHY, strict=True))
-    ]
-    return json.dumps({"images": images, "dataset": "coco"})
+    names = NAMES["train", 2014] + NAMES["val", 2014]
+    splits = ["train", "train", "restval", "val", "test", "test"]
+    data = captions.karpathy(*((i, *row, FIVE) for i, row in enumerate(zip(names, splits))))
+    for image in data["images"]:
+        image |= {"filepath": image["filename"].split("_")[1], "cocoid": image["imgid"]}
+    return json.dumps(data)
 
 
 @pytest.fixture
@@ -57,7 +50,7 @@ def site(server, monkeypatch, packed):
             folder = f"{split}{year}"
             pictures = {f"{folder}/{name}": jpeg(i) for i, name in enumerate(NAMES[split, year])}
             server.files[f"/zips/{folder}.zip"] = packed({f"{folder}/": b"", **pictures})
-            texts[f"annotations/captions_{folder}.json"] = captions(NAMES[split, year])
+            texts[f"annotations/captions_{folder}.json"] = captions_of(NAMES[split, year])
             texts[f"annotations/instances_{folder}.json"] = '{"annotations": []}'
         server.files[f"/annotations/annotations_trainval{year}.zip"] = packed(texts)
     flickr = {f"dataset_flickr{n}k.json": "{}" for n in (8, 30)}
@@ -223,7 +216,7 @@ def test_how_much_room_is_needed(tmp_path):
     ],
 )
 def test_what_an_archive_lacks_is_named(run, site, monkeypatch, packed, archive, file, missing):
-    accept(site, archive, monkeypatch, packed({file: captions(NAMES["val", 2017])}))
+    accept(site, archive, monkeypatch, packed({file: captions_of(NAMES["val", 2017])}))
     code, _, err = run("--year=2017")
     assert code == 2 and missing in err
 

@@ -6,6 +6,7 @@ import pytest
 
 from captioner.data import records
 from data_prep import disk, flickr
+from tests.helpers import captions
 from tests.helpers.preparation import jpeg, pictures_read, tarred, zipped
 
 NAMES = {
@@ -13,6 +14,7 @@ NAMES = {
     "flickr30k": [f"10000927{i:02}.jpg" for i in range(6)],
 }
 SPLIT = ["train", "train", "train", "val", "test", "test"]
+FIVE = [f"A caption {k} ." for k in range(5)]
 NUMBERS = {"train": 3, "val": 1, "test": 2}
 LINES = ["train: 3 pictures, 15 captions", "val: 1 pictures, 5 captions"]
 
@@ -21,13 +23,9 @@ def pictures(name: str) -> dict[str, bytes]:
     return {picture: jpeg(i) for i, picture in enumerate(NAMES[name])}
 
 
-def karpathy(name: str, splits=SPLIT, count=5) -> dict[str, bytes]:
-    images = [
-        {"imgid": i, "filename": picture, "split": split}
-        | {"sentences": [{"raw": f"A caption {k} ."} for k in range(count)]}
-        for i, (picture, split) in enumerate(zip(NAMES[name], splits))
-    ]
-    return {f"dataset_{name}.json": json.dumps({"images": images}).encode()}
+def karpathy(name: str, splits=SPLIT, texts=FIVE) -> dict[str, bytes]:
+    images = [(i, *row, texts) for i, row in enumerate(zip(NAMES[name], splits))]
+    return {f"dataset_{name}.json": json.dumps(captions.karpathy(*images)).encode()}
 
 
 def tokens(name: str) -> str:
@@ -213,7 +211,7 @@ def test_pictures_that_are_missing_are_listed_and_added_later(run, tmp_path):
 
 
 def test_splits_and_captions_are_counted(run, tmp_path):
-    lay(tmp_path / "out", pictures("flickr8k") | karpathy("flickr8k", SPLIT[:4], count=4))
+    lay(tmp_path / "out", pictures("flickr8k") | karpathy("flickr8k", SPLIT[:4], FIVE[:4]))
     code, _, err = run("flickr8k")
     assert code == 1 and "dataset_flickr8k.json has 0 of 2 pictures of test" in err
     assert "4 pictures have not 5 captions, the first of them 0" in err
