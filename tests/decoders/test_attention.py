@@ -74,18 +74,6 @@ def test_step_is_the_equation(Kind, transcribed, score):
 
 
 @pytest.mark.parametrize("Kind", ATTENTION)
-def test_keys_are_computed_once_per_image(Kind):
-    decoder, token_NT = attention(Kind, "LSTM", "additive"), tokens()
-    seen = []
-    decoder.regions.U.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[:2]))
-    memory, state = decoder.start(features(), N)
-    decoder(token_NT, LENGTH_N, memory, state)
-    for _ in range(3):
-        _, state = decoder.step(token_NT[:, 0], memory, state)
-    assert seen == [(B, R)]
-
-
-@pytest.mark.parametrize("Kind", ATTENTION)
 def test_training_drops_entries_of_the_regions(Kind):
     decoder, inputs = attention(Kind, "LSTM", "dot"), features()
     decoder.dropout.p = 0.5

@@ -1,7 +1,6 @@
 """An ensemble is a decoder: the laws hold, itself twice is itself, and commands take several."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -17,9 +16,8 @@ from captioner.decoders.recurrent import Recurrent
 from captioner.decoders.transformer import Transformer
 from captioner.errors import InputError
 from captioner.models import caption_model
-from captioner.search import Beam
 from tests.helpers import laws
-from tests.helpers.laws import LENGTH_N, B, D, N, OnOne, V, features, tokens
+from tests.helpers.laws import LENGTH_N, D, N, OnOne, V, features, tokens
 from tests.helpers.runs import run
 
 
@@ -44,14 +42,13 @@ def test_it_averages_its_members(average):
     several, inputs, token_NT = members(), features(), tokens()
     ensemble = OnOne(several, average)
     memory, state = ensemble.start(inputs, N)
-    traced = ("h0", "alpha", "alpha")
-    keep = [f"{k}.{name}" for k, name in enumerate(traced)]
+    keep = ["0.h0", "1.alpha", "2.alpha"]
     logits_PV, _, kept = ensemble(token_NT, LENGTH_N, memory, state, keep)
     log_probs = []
-    for member, name, key in zip(several, traced, keep):
-        logits, _, traces = member(token_NT, LENGTH_N, *member.start(inputs, N), [name])
+    for member, name in zip(several, keep):
+        logits, _, traces = member(token_NT, LENGTH_N, *member.start(inputs, N), [name[2:]])
         log_probs.append(logits.log_softmax(1))
-        assert torch.equal(kept[key], traces[name])
+        assert torch.equal(kept[name], traces[name[2:]])
     log_probs = torch.stack(log_probs)
     expected = log_probs.mean(0) if average == "log_prob" else log_probs.exp().mean(0).log()
     torch.testing.assert_close(logits_PV, expected, atol=1e-12, rtol=0)
@@ -59,36 +56,23 @@ def test_it_averages_its_members(average):
         ensemble(token_NT, LENGTH_N, memory, state, ["h0"])
 
 
-def test_a_member_and_itself_are_that_member():
-    decoder, inputs = members()[0], features()
-    alone = Beam(3)(decoder.step, *decoder.start(inputs, B * 3))
-    for average in AVERAGES:
-        twice = OnOne([decoder, decoder], average)
-        together = Beam(3)(twice.step, *twice.start(inputs, B * 3))
-        assert torch.equal(together.token_BKT, alone.token_BKT)
-        torch.testing.assert_close(together.score_BK, alone.score_BK)
-
-
-@pytest.fixture
-def others(model_dir, scenes_dir, tmp_path):
-    """Two more models over the same words: another encoder, size and decoder; and other weights."""
+def test_models_with_different_encoders_caption_together(model_dir, scenes_dir, tmp_path, capsys):
+    """Two more models over the same words: another encoder, which the last one trained, and
+    other decoders."""
     tokenizer = tokenizers.load_tokenizer(model_dir / "tokenizer.json")
     encoder = {"_target_": "captioner.encoders.Timm", "name": "resnet10t", "image_size": 64}
-    folders = {tmp_path / "b": "attention.UpDown", tmp_path / "c": "recurrent.Recurrent"}
-    for folder, name in folders.items():
+    folders = [model_dir, tmp_path / "b", tmp_path / "c"]
+    kinds = (("attention.UpDown", "none"), ("recurrent.Recurrent", "all"))
+    for folder, (name, train) in zip(folders[1:], kinds):
         decoder = {"_target_": f"captioner.decoders.{name}", "hidden_size": 16}
-        config = {"encoder": encoder, "decoder": decoder}
+        config = {"encoder": encoder | {"train": train}, "decoder": decoder}
         caption_model.build_captioner(config, tokenizer).save(folder)
-    return list(folders)
-
-
-def test_models_with_different_encoders_caption_together(model_dir, others, scenes_dir, capsys):
     inputs = [record.image for record in records.read_records(scenes_dir, "val")]
-    together = captioner.load(model_dir, *others)
+
+    together = captioner.load(*folders)
     captions = together.caption([*inputs, "nowhere.png"], batch_size=3)
     assert [c.error is None for c in captions] == [True] * len(inputs) + [False]
-    models = [f"--model={folder}" for folder in (model_dir, *others)]
-    assert main([*models, *map(str, inputs)]) == 0
+    assert main([*(f"--model={folder}" for folder in folders), *map(str, inputs)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ", 1)[1] for line in lines] == [c.caption for c in captions[:-1]]
     one = captioner.load(model_dir).caption(inputs)
@@ -97,31 +81,22 @@ def test_models_with_different_encoders_caption_together(model_dir, others, scen
     with pytest.raises(InputError, match="save its members"):
         together.save("x")
 
-
-def test_eval_py_takes_a_list(model_dir, others, scenes_dir, tmp_path):
-    """Of a frozen encoder, whose features are cached, and of one that was trained, too."""
-    config = json.loads((others[1] / "config.json").read_text())
-    config["encoder"]["train"] = "all"
-    (others[1] / "config.json").write_text(json.dumps(config))
-    names = ",".join(map(str, (model_dir, *others)))
+    names = ",".join(map(str, folders))
     data = [f"data.root={scenes_dir}", f"data.cache={tmp_path / 'cache'}", "average=prob"]
     run(eval_command, f"model=[{names}]", *data, f"run_dir={tmp_path / 'run'}")
     predicted = json.loads((tmp_path / "run" / "predictions.json").read_text())
-    inputs = [record.image for record in records.read_records(scenes_dir, "val")]
-    captions = captioner.load(model_dir, *others, average="prob").caption(inputs)
+    captions = captioner.load(*folders, average="prob").caption(inputs)
     same = sum(p["caption"] == c.caption for p, c in zip(predicted, captions))
     assert same >= len(inputs) - 1  # a near-tie may flip between float16 and float32
 
 
 def test_models_that_do_not_fit_are_named(model_dir, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(model_dir, other)
     config = json.loads((model_dir / "config.json").read_text())
     words = tokenizers.train_tokenizer(["another tokenizer"] * 9)
     config = {key: config[key] for key in ("encoder", "decoder")}
-    caption_model.build_captioner(config, words).save(other)
+    caption_model.build_captioner(config, words).save(tmp_path / "other")
     with pytest.raises(InputError, match="other: its tokenizer.json is not that of"):
-        captioner.load(model_dir, other)
+        captioner.load(model_dir, tmp_path / "other")
     with pytest.raises(InputError, match="average=mean: give one of log_prob, prob"):
         captioner.load(model_dir, model_dir, average="mean")
     with pytest.raises(InputError, match="one vocabulary"):

@@ -6,13 +6,13 @@ import torch
 from captioner.decoders.attention import AdaptiveAttention, SoftAttention
 from captioner.decoders.minds_eye import MindsEye
 from captioner.decoders.mrnn import MRNN
-from captioner.decoders.recurrent import Recurrent
+from captioner.decoders.recurrent import INJECT, Recurrent
 from captioner.decoders.transformer import Transformer
 from captioner.errors import InputError
 from captioner.types import Features
 from tests.helpers import laws
 from tests.helpers.decoders import ATTENTION, DECODERS, WITH_REGIONS
-from tests.helpers.laws import B, D, N, R, V
+from tests.helpers.laws import LENGTH_N, B, D, N, R, V, features, tokens
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -33,6 +33,22 @@ def test_laws_of_regions(name):
     laws.regions_that_do_not_exist_change_nothing(make)
     columns = R + isinstance(make(V), AdaptiveAttention)
     laws.alpha_is_a_share_of_the_regions_that_exist(make, columns)
+
+
+ONCE = {f"LSTM-{inject}-1": "W_ih" for inject in INJECT}
+ONCE |= {f"{Kind.__name__}-LSTM-additive": "regions.U" for Kind in ATTENTION}
+ONCE |= {"MindsEye-LSTM": "W_ih", "mrnn": "V_I", "transformer": "layers.0.cross_kv"}
+
+
+@pytest.mark.parametrize("name, layer", ONCE.items())
+def test_what_depends_on_the_image_alone_is_computed_once_per_image(name, layer):
+    decoder, token_NT, seen = DECODERS[name](), tokens(), []
+    hook = lambda module, inputs, output: seen.append(len(inputs[0]))  # noqa: E731
+    decoder.get_submodule(layer).register_forward_hook(hook)
+    memory, state = decoder.start(features(), N)
+    decoder(token_NT, LENGTH_N, memory, state)
+    decoder.step(token_NT[:, 0], memory, state)
+    assert seen == [B]
 
 
 WITH_CELL = (*ATTENTION, Recurrent, MindsEye)
