@@ -1,12 +1,13 @@
 """Beam search with every score, in groups, and without replacement."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from captioner.search import SCORES, Beam, Greedy, StochasticBeam
-from captioner.search.rules import forbid, min_length
+from captioner.search.rules import forbid
 from captioner.types import BOS, EOS, PAD
 from tests.helpers import brute
 from tests.helpers.brute import V, agrees, hypotheses_of, random_decoder, rows, run, unpadded
@@ -40,42 +41,9 @@ def test_the_mean_score_does_not_fall_with_the_width():
     assert means[-1] > means[0] + 0.01
 
 
-def test_that_it_never_falls_for_one_image_is_no_law():
-    """Two better beginnings push out what ends well."""
-    A, B, x, junk = 3, 4, 5, range(10, 20)
-    step = brute.markov(
-        {
-            BOS: {A: 0.6, B: 0.4},
-            A: {x: 0.3, 6: 0.25, 7: 0.25, 8: 0.2},
-            B: {9: 0.5, 20: 0.5},
-            9: {word: 0.1 for word in junk},
-            20: {word: 0.1 for word in junk},
-        }
-    )
-    narrow = Beam(1, 0.0, max_length=5)(step, {}, rows(1))
-    wide = Beam(2, 0.0, max_length=5)(step, {}, rows(2))
-    assert unpadded(narrow.token_BKT[0, 0].tolist()) == (A, x, EOS)
-    torch.testing.assert_close(narrow.score_BK.exp(), torch.tensor([[0.18]]).double())
-    torch.testing.assert_close(wide.score_BK.exp(), torch.tensor([[0.02]]).double())
-
-
-def test_groups_differ_by_their_diversity():
-    """Without diversity every group finds the same; with much of it, other words at each step."""
-    decoder = random_decoder(1, vocabulary=12, sharp=1.0)
-    features, same = run(Beam(3, 0.0, 3, 5, groups=3, diversity=0.0), decoder)
-    _, best = run(Beam(1, 0.0, max_length=5), decoder, features)
-    assert torch.equal(same.token_BKT[:, :1], best.token_BKT)
-    assert (same.score_BK[:, 1:] == -torch.inf).all() and (same.token_BKT[:, 1:] == PAD).all()
-    no_end = [min_length(5)]
-    _, other = run(Beam(3, 0.0, 3, 5, groups=3, diversity=1e3), decoder, features, rules=no_end)
-    assert (other.score_BK > -torch.inf).all()
-    for hypotheses in other.token_BKT.tolist():
-        assert all(len({tokens[t] for tokens in hypotheses}) == 3 for t in range(5))
-
-
-def diverse_by_lists(table_VV, width, groups, diversity, T):
-    """Diverse beam search of one image as a page of Python: {tokens: log-probability}. With one
-    group it is beam search, whatever the diversity."""
+def beam_by_lists(table_VV, width, groups, diversity, T, grade):
+    """Diverse beam search of one image as a page of Python: {tokens: score}. With one group it is
+    beam search, whatever the diversity."""
     V, k = len(table_VV), width // groups
     live = [[(0.0, (BOS,))] for _ in range(groups)]
     finished = [[] for _ in range(groups)]
@@ -89,30 +57,36 @@ def diverse_by_lists(table_VV, width, groups, diversity, T):
             ]
             grown = [one for one in grown if one[0] > -math.inf]
             grown.sort(key=lambda one: -(one[0] - diversity * used.count(one[1][-1])))
-            finished[g] += [one for one in grown[:k] if one[1][-1] == EOS or t == T]
+            finished[g] += [
+                (grade(total, t), words) for total, words in grown[:k] if words[-1] == EOS or t == T
+            ]
             live[g] = [one for one in grown if one[1][-1] != EOS][:k]
             used += [words[-1] for _, words in live[g]]
     best = [sorted(group, reverse=True)[:k] for group in finished]
-    return {words[1:]: total for group in best for total, words in group}
+    return {words[1:]: score for group in best for score, words in group}
 
 
-@pytest.mark.parametrize("width, groups", [(4, 1), (2, 2), (3, 3), (4, 2), (6, 3), (6, 2)])
-@pytest.mark.parametrize("diversity", [0.3, 1.0, 5.0])
-def test_diverse_beam_search_by_lists(width, groups, diversity):
-    for seed in range(20):
+@pytest.mark.parametrize("width, groups", [(1, 1), (4, 1), (2, 2), (3, 3), (4, 2), (6, 3), (6, 2)])
+@pytest.mark.parametrize("diversity", [0.0, 0.3, 1.0, 5.0])
+@pytest.mark.parametrize("score", SCORES)
+def test_beam_search_by_lists(width, groups, diversity, score):
+    for seed in range(10):
+        penalty, max_length = seed % 4 / 2, 1 + seed % 5
+        grade = partial(brute.GRADES[score], a=penalty)
         random = torch.Generator().manual_seed(seed)
         table_VV = torch.randn(8, 8, generator=random).double()
         table_VV[:, [PAD, BOS]] = -torch.inf
         table_VV[torch.rand(8, 8, generator=random) < 0.3] = -torch.inf  # groups can die out
         table_VV[:, EOS] = table_VV[:, EOS].nan_to_num(neginf=-1.0)
         table_VV = table_VV.log_softmax(1)
-        captions = Beam(width, 0.0, width, 5, groups=groups, diversity=diversity)(
-            lambda token_N, memory, state, p=table_VV: (p[token_N], state), {}, rows(width)
+        captions = Beam(width, penalty, width, max_length, score, groups, diversity)(
+            lambda token_N, memory, state, p=table_VV: (p[token_N], state), {}, rows(2 * width)
         )
-        expected = diverse_by_lists(table_VV.tolist(), width, groups, diversity, 5)
-        got = dict(zip(hypotheses_of(captions)[0], captions.score_BK[0].tolist()))
-        assert got.keys() == expected.keys()
-        assert all(abs(got[words] - expected[words]) < 1e-9 for words in got)
+        expected = beam_by_lists(table_VV.tolist(), width, groups, diversity, max_length, grade)
+        for hypotheses, score_K in zip(hypotheses_of(captions), captions.score_BK.tolist()):
+            assert len(hypotheses) == len(expected)  # what two groups find is there once
+            assert dict(zip(hypotheses, score_K)) == pytest.approx(expected, abs=1e-9)
+            assert score_K == sorted(score_K, reverse=True)
 
 
 def test_gumbels_of_many_words_in_float32():
