@@ -17,8 +17,7 @@ from captioner.errors import InputError, os_reason
 def write_atomic(path: Path, content: bytes | bytearray | memoryview | str) -> None:
     """Replace a file as a whole: write a temporary file beside it, sync it, rename it.
 
-    Text is written as UTF-8. Raises InputError naming the file if that fails; then the old file is
-    still there, and nothing else.
+    Raises InputError naming the file if that fails; then only the old file is there.
     """
     data = content.encode() if isinstance(content, str) else content
     # A random name, since another run may write the same file of a cache.

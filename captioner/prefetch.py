@@ -15,10 +15,9 @@ PATIENCE = 0.1  # seconds that a batch waits for another item of an iterator
 def prefetch(read: Callable[[A], B], items: Sequence[A], workers: int = 0) -> Iterator[B]:
     """Yield map(read, items), in order, with up to 2 * workers results ahead; 0 workers: none.
 
-    Threads and not processes: the slow work of reading a picture (the disk, digests, decoding,
-    resizing) releases the interpreter's lock; and a process that is forked beside the threads of a
-    process group can hang before its first instruction (CPython before 3.12). `read` should not
-    compute with torch (nor does captioner.images): every thread would start torch's threads.
+    Threads and not processes: the slow work of reading a picture releases the interpreter's lock,
+    and a process forked beside the threads of a process group can hang (CPython before 3.12).
+    `read` should not compute with torch: every thread would start torch's threads.
     """
     if workers == 0:
         yield from map(read, items)

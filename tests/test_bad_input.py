@@ -89,19 +89,17 @@ def coco(letters: str) -> dict:
 def good(tmp_path_factory) -> Path:
     """Two pictures, a data set and a model, all of them in order."""
     folder = tmp_path_factory.mktemp("good")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        Path("data/images").mkdir(parents=True)
-        for name in ("good.png", "also.png"):
-            PHOTO.save(name)
-        for i, letter in enumerate(WORDS):
-            PHOTO.resize((8, 8 + i)).save(f"data/images/{letter}.png")
-        write(TRAIN_FILE, coco("abc"))
-        write(VAL_FILE, coco("de"))
-        tokenizer = tokenizers.train_tokenizer(WORDS.values())
-        model = caption_model.build_captioner({"encoder": BLIND, "decoder": DECODER}, tokenizer)
-        model.save("model")
-        Path(WEIGHTS).chmod(0o644)
+    (folder / "data/images").mkdir(parents=True)
+    for name in ("good.png", "also.png"):
+        PHOTO.save(folder / name)
+    for i, letter in enumerate(WORDS):
+        PHOTO.resize((8, 8 + i)).save(folder / f"data/images/{letter}.png")
+    write(folder / TRAIN_FILE, coco("abc"))
+    write(folder / VAL_FILE, coco("de"))
+    tokenizer = tokenizers.train_tokenizer(WORDS.values())
+    model = caption_model.build_captioner({"encoder": BLIND, "decoder": DECODER}, tokenizer)
+    model.save(folder / "model")
+    (folder / WEIGHTS).chmod(0o644)
     folder.chmod(0o755)
     return folder
 
@@ -109,7 +107,7 @@ def good(tmp_path_factory) -> Path:
 # How to spoil them
 
 
-def write(name: str, content: bytes | str | dict | list) -> None:
+def write(name: str | Path, content: bytes | str | dict | list) -> None:
     Path(name).parent.mkdir(exist_ok=True)
     if isinstance(content, dict | list):
         content = json.dumps(content, ensure_ascii=False)
@@ -347,18 +345,12 @@ BEGUN = ("run/*.yaml", "run/tokenizer.json", "run/tensorboard/*", *CACHE)
 
 
 class Kept(NamedTuple):
-    """new: patterns of the files that are new. names: of the pictures that have a caption each, on
-    a line each. learned: words that the model has learned. cached: rows in the cache, and how many
-    there are when the command has ended well, with room on the disk. scored: every image has been,
-    against its own references.
-    """
-
-    new: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    learned: str = ""
-    cached: int | None = None
-    again: int | None = None
-    scored: bool = False
+    new: tuple[str, ...] = ()  # patterns of the files that are new
+    names: tuple[str, ...] = ()  # of the pictures that have a caption each, on a line each
+    learned: str = ""  # words that the model has learned
+    cached: int | None = None  # rows in the cache
+    again: int | None = None  # and how many when the command is repeated, with room on the disk
+    scored: bool = False  # every image has been, against its own references
 
 
 KEPT = {

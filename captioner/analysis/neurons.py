@@ -1,14 +1,9 @@
 """Units that track a property one can read.
 
-Each property (properties.py) of a text or caption is compared with the activation of every unit
-(activations.py): one half of the documents chooses the unit that tells it best, the other half
-scores that unit. neurons_page.py shows them: the text coloured by the unit's activation (Karpathy,
-Johnson and Fei-Fei 2016).
-
-The score is the AUC for a property that holds or not, and Spearman's rank correlation rho with a
-number: both ask whether the unit grows with it, not how. The control is the same search where each
-document has the values of another one, moved around by a random distance: what the best of so many
-units reaches by chance.
+One half of the documents chooses the unit that tells a property best, the other half scores it
+(Karpathy, Johnson and Fei-Fei 2016): by the AUC for a property that holds or not, by Spearman's
+rank correlation rho with a number. The control is the same search where each document has the
+values of another one, moved around by a random distance: what the best unit reaches by chance.
 """
 
 from collections.abc import Sequence

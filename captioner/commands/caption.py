@@ -105,13 +105,9 @@ def choose_strategy(saved: Strategy, options: Namespace) -> Strategy:
     """The search saved with the model, with the options of the command line in place of its own."""
     from captioner.search import Beam, Consensus
 
-    values = {
-        "width": options.beam,
-        "length_penalty": options.length_penalty,
-        "n": options.best,
-        "samples": options.consensus or None,
-    }
-    given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    values = {name: getattr(options, flag.replace("-", "_")) for name, flag in FLAGS.items()}
+    values["samples"] = options.consensus or None  # 0: no consensus
+    given = {name: value for name, value in values.items() if value is not None}
     kind: type[Strategy] = type(saved)
     if options.consensus is not None:
         kind = Consensus if options.consensus else Beam

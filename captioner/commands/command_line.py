@@ -53,7 +53,10 @@ def run_command(parser: ArgumentParser, argv: Sequence[str] | None = None) -> in
         import argcomplete
 
         argcomplete.autocomplete(parser)
-    _accept_any_file_name()
+    for stream in (sys.stdin, sys.stdout, sys.stderr):  # file names need not be text
+        if isinstance(stream, io.TextIOWrapper):
+            unreadable = "surrogateescape" if stream is sys.stdin else "backslashreplace"
+            stream.reconfigure(errors=unreadable)
     options, rest = parser.parse_known_args(argv)
     if rest and ("paths" not in options or any(r[0] == "-" and r != "-" for r in rest if r)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -67,9 +70,8 @@ def run_command(parser: ArgumentParser, argv: Sequence[str] | None = None) -> in
     except BrokenPipeError:  # `captioner ... | head` has enough
         _discard_output()
     except OSError as error:  # `captioner ... > FILE` on a full disk
-        if error.filename is not None:
-            reason = f"{printable(error.filename)}: {os_reason(error)}"
-        else:
+        reason = f"{printable(error.filename)}: {os_reason(error)}"
+        if error.filename is None:
             _discard_output()
             reason = f"the output: {os_reason(error)}: free space, and {options.retry}"
         return report(InputError(reason), options.prog)
@@ -89,14 +91,6 @@ def flags_in_messages(**flags: str) -> Iterator[None]:
         for option, flag in flags.items():
             message = re.sub(rf"search\.{option}\b", f"--{flag}", message)
         raise InputError(message) from None
-
-
-def _accept_any_file_name() -> None:
-    """Let standard streams carry file names that are not text."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            unreadable = "surrogateescape" if stream is sys.stdin else "backslashreplace"
-            stream.reconfigure(errors=unreadable)
 
 
 def _discard_output() -> None:

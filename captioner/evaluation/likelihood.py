@@ -30,8 +30,7 @@ def perplexity(model: CaptionModel, records: Sequence[Record], source: Source) -
     They compare across tokenizers, since the denominators do not depend on them: the words of the
     metrics' tokenizer, or the characters of the raw caption, each with one END. A word unknown to
     the model is spelled: besides the probability of the unknown word it costs log(letters) for each
-    of its letters and their end, where `letters` are all those of the captions. (A Word model need
-    not predict capitals and punctuation; a Char model must.)
+    of its letters and their end. (A Word model need not predict capitals and punctuation.)
     """
     tokenizer = model.tokenizer
     texts = [text for record in records for text in record.captions]

@@ -1,8 +1,4 @@
-"""The zip that the COCO caption server takes.
-
-It holds captions_val2014_NAME_results.json and captions_test2014_NAME_results.json, with one
-caption for every image of the split.
-"""
+"""The zip that the COCO caption server takes: a caption for every image of its two splits."""
 
 import io
 import json
