@@ -72,11 +72,19 @@ def read_text(path: Path) -> str:
 def parse_json(text: str, name: str) -> Any:
     """The content of a JSON text. Raises InputError, beginning with `name`, if it is not JSON."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{name}: not readable as JSON ({error}): mend it, or copy it again"
         ) from error
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):  # json would keep the last, without a word
+        key = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"an object has the key {key!r} twice")
+    return content
 
 
 def read_json(path: Path) -> Any:

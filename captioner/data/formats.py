@@ -4,10 +4,9 @@ coco       {"images": [...], "annotations": [...]}, one file per split
 karpathy   {"images": [{"sentences": [...], "split": ...}, ...]}, all splits in one file
 tokens     Flickr8k and Flickr30k: lines `IMAGE#0<tab>CAPTION`
 jsonl      a line per caption: {"image": ..., "caption": ..., "split": ... (if known)}
-csv        with the same columns
+csv        with the same columns, separated by commas, tabs or semicolons
 """
 
-import codecs
 import csv
 import io
 import re
@@ -15,10 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from captioner.data.detect import TOKEN_LINE, delimiter_of
 from captioner.errors import InputError, json_field, json_items, parse_json, read_json, read_text
-
-_TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)", re.DOTALL)
-_END = 2**16  # bytes at either end of a file that tell its format
 
 
 class Entry(NamedTuple):
@@ -29,36 +26,6 @@ class Entry(NamedTuple):
     captions: list[str]
     split: str | None
     where: str
-
-
-def format_of(path: Path) -> str | None:
-    """Return the format of a file, or None if it holds no captions.
-
-    Only its two ends are read, since COCO's other annotations are files of 450 MB. If they do not
-    tell, its name does, so that a broken caption file is reported and not skipped.
-    """
-    with path.open("rb") as file:
-        head = file.read(_END).removeprefix(codecs.BOM_UTF8)
-        file.seek(max(0, path.stat().st_size - _END))
-        ends = head + file.read()
-    line = head.split(b"\n")[0]
-    if _TOKEN_LINE.match(line.decode("utf-8", "replace")):
-        return None if "lemma" in path.name else "tokens"  # Flickr8k.lemma.token.txt: no sentences
-    if {b"image", b"caption"} <= set(line.rstrip(b"\r").replace(b'"', b"").split(b",")):
-        return "csv"
-    if line.startswith(b"{") and b'"image"' in line and b'"caption"' in line:
-        return "jsonl"
-    if head.lstrip().startswith(b"{"):
-        if b'"sentences"' in head:
-            return "karpathy"
-        if b'"annotations"' in ends and b'"caption"' in ends:
-            return "coco"
-    if path.suffix in (".jsonl", ".csv"):
-        return path.suffix[1:]
-    if path.suffix == ".json":
-        prefixes = {"captions": "coco", "dataset": "karpathy"}
-        return next((kind for name, kind in prefixes.items() if path.name.startswith(name)), None)
-    return "tokens" if ".token" in path.name else None
 
 
 def _coco(path: Path) -> list[Entry]:
@@ -93,7 +60,7 @@ def _karpathy(path: Path) -> list[Entry]:
 def _tokens(path: Path) -> list[Entry]:
     rows = []
     for where, line in lines_of(path):
-        match = _TOKEN_LINE.fullmatch(line)
+        match = TOKEN_LINE.fullmatch(line)
         if match is None:
             raise InputError(f"{where}: {line[:60]!r} is not IMAGE#NUMBER, a tab, and the caption")
         rows.append((where, {"image": match[1], "caption": match[2]}))
@@ -105,13 +72,19 @@ def _jsonl(path: Path) -> list[Entry]:
 
 
 def _csv(path: Path) -> list[Entry]:
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = read_text(path)
+    delimiter = delimiter_of(text.split("\n", 1)[0].rstrip("\r")) or ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
 
     def rows() -> Iterator[tuple[str, dict]]:
         header = next(reader, [])
         if not {"image", "caption"} <= set(header):
             raise InputError(f"{path}: line 1: columns {header}; image and caption are needed")
-        for row in filter(None, reader):
+        if len(set(header)) < len(header):
+            raise InputError(f"{path}: line 1: columns {header}; each needs a name of its own")
+        for row in reader:
+            if not any(field.strip() for field in row):
+                continue
             where = f"{path}: line {reader.line_num}"
             if len(row) != len(header):
                 fault = f"{len(row)} fields, but {len(header)} columns"

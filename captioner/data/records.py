@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from captioner.data.formats import READERS, Entry, format_of, lines_of
+from captioner.data.detect import TABLES, format_by_name, format_of
+from captioner.data.formats import READERS, Entry, lines_of
 from captioner.data.image_folders import locate
 from captioner.errors import InputError, first_five, naming_file
 
@@ -23,6 +24,7 @@ ANNOTATION_FOLDERS = ("", "annotations", "Flickr8k_text")
 SAME_SPLIT = {"dev": "val", "valid": "val", "validation": "val"}
 
 _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(?i:train|validation|valid|val|dev|test)(?![a-z])")
+_LITTER = re.compile(r"\.|readme", re.IGNORECASE)  # such as ._captions.csv of macOS
 
 
 class Record(NamedTuple):
@@ -126,10 +128,16 @@ def _choose(root: Path, split: str | None, captions: Path | str | None) -> tuple
     else:
         paths = [place] if place.exists() else sorted(map(Path, glob.glob(str(place))))
     of_kind: dict[str, list[Path]] = {}
-    for path in paths:
-        # A JSON file given by name is always read: its reader reports what is wrong.
-        named = "coco" if captions is not None and path.suffix == ".json" else None
-        if kind := format_of(path) or named:
+    kinds = {path: format_of(path) for path in paths}
+    for path, kind in kinds.items():
+        # A file that its name promises is read even if its content does not tell: its reader
+        # reports what is wrong. A table beside others may be about something else.
+        is_table = path.suffix.lower() in TABLES and not _split_in(path)
+        if captions is not None or not is_table or not any(kinds.values()):
+            kind = kind or format_by_name(path)
+        if captions is not None and path.suffix.lower() == ".json":
+            kind = kind or "coco"
+        if kind:
             of_kind.setdefault(kind, []).append(path)
     if not of_kind:
         reason = "no caption file" if paths or captions is None else "no such file"
@@ -159,11 +167,12 @@ def _choose(root: Path, split: str | None, captions: Path | str | None) -> tuple
 
 def _caption_files(folder: Path) -> list[Path]:
     """Return the files that may hold captions or a list of image names."""
-    suffixes = (".json", ".jsonl", ".csv", ".txt", ".token")
+    suffixes = (".json", ".txt", ".token", *TABLES)
     if not folder.is_dir():
         return []
     with os.scandir(folder) as files:
-        return sorted(folder / f.name for f in files if f.name.endswith(suffixes) and f.is_file())
+        names = [f.name for f in files if f.name.lower().endswith(suffixes) and f.is_file()]
+    return sorted(folder / name for name in names if not _LITTER.match(name))
 
 
 def _split_in(path: Path) -> str | None:
@@ -200,7 +209,7 @@ def _split_lists(folders: Iterable[Path]) -> dict[str, tuple[str, str]]:
     lists: dict[str, tuple[str, str]] = {}
     for path in dict.fromkeys(path for folder in folders for path in _caption_files(folder)):
         split = _split_in(path)
-        if path.suffix != ".txt" or split is None or format_of(path) is not None:
+        if path.suffix.lower() != ".txt" or split is None or format_of(path) is not None:
             continue
         for where, line in lines_of(path):
             other, place = lists.setdefault(line.strip(), (split, where))

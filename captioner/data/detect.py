@@ -1,0 +1,69 @@
+"""Which format a caption file has, by its content; its name tells only if the content cannot."""
+
+import codecs
+import csv
+import re
+from pathlib import Path
+
+import ijson
+
+TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)", re.DOTALL)
+LONGEST_LINE = 2**20  # bytes of a first line that is not JSON
+TABLES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
+
+
+def format_of(path: Path) -> str | None:
+    """Return the format of a file by its content, or None if it holds no captions.
+
+    JSON is parsed up to the first item that tells, since COCO's other annotations are files of
+    450 MB.
+    """
+    with path.open("rb") as file:
+        if file.read(3) != codecs.BOM_UTF8:
+            file.seek(0)
+        start, head = file.tell(), file.readline(LONGEST_LINE)
+        if head.lstrip().startswith(b"{") or not head.strip():
+            file.seek(start)
+            return _json_kind(file)
+    line = head.decode("utf-8", "replace").rstrip("\r\n")
+    if TOKEN_LINE.match(line):
+        return None if "lemma" in path.name else "tokens"  # Flickr8k.lemma.token.txt: no sentences
+    return "csv" if delimiter_of(line) else None
+
+
+def format_by_name(path: Path) -> str | None:
+    """Return the format that a file's name promises, so that a broken one can be reported."""
+    name, suffix = path.name.lower(), path.suffix.lower()
+    if suffix == ".json":
+        prefixes = {"captions": "coco", "dataset": "karpathy"}
+        return next((kind for prefix, kind in prefixes.items() if name.startswith(prefix)), None)
+    return TABLES.get(suffix, "tokens" if ".token" in name and "lemma" not in name else None)
+
+
+def delimiter_of(header: str) -> str | None:
+    """Return what separates the columns of a table whose header names image and caption."""
+    for delimiter in ",\t;":
+        if {"image", "caption"} <= set(next(csv.reader([header], delimiter=delimiter), [])):
+            return delimiter
+    return None
+
+
+def _json_kind(file) -> str | None:
+    """The format of JSON: by the keys of its first object or of that object's first items."""
+    keys = set()
+    try:
+        for prefix, event, value in ijson.parse(file, multiple_values=True, use_float=True):
+            key = f"{prefix}.{value}" if event == "map_key" else event
+            if key == "images.item.sentences":
+                return "karpathy"
+            if key == "annotations.item.caption":
+                return "coco"
+            if (prefix, event) == ("annotations.item", "end_map"):
+                return None  # COCO's instances
+            if prefix == "" and event == "map_key":
+                keys.add(value)
+            if prefix == "" and event == "end_map":
+                break
+    except (ijson.JSONError, ValueError):  # broken: its name must tell
+        return None
+    return "jsonl" if {"image", "caption"} <= keys else None
