@@ -83,7 +83,7 @@ def unpack(
                 if not _is_unpacked(path, entry):
                     _write(archive, entry, path)
                 bar.update(entry.size)
-        disk.sync()
+        os.sync()  # one call for 100,000 files
     return {name: entry.size for name, entry in placed.items()}
 
 

@@ -48,8 +48,3 @@ def publish(part: Path, path: Path) -> None:
     with open(part, "rb") as file:
         os.fsync(file.fileno())
     os.replace(part, path)
-
-
-def sync() -> None:
-    """Wait until everything written has reached the disk: one call for 100,000 files."""
-    os.sync()

@@ -20,7 +20,7 @@ FILES = {"a.txt": b"one", "sub/b.jpg": BYTES, "sub/deep/c": b""}
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
     """Other processes' unwritten bytes are none of these tests' business."""
-    monkeypatch.setattr(disk, "sync", lambda: None)
+    monkeypatch.setattr("os.sync", lambda: None)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

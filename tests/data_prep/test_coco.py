@@ -42,7 +42,7 @@ def packed(tmp_path):
 @pytest.fixture
 def site(server, monkeypatch, packed):
     """All archives, made up, in the true layout; coco.py knows their sizes and checksums."""
-    monkeypatch.setattr(disk, "sync", lambda: None)
+    monkeypatch.setattr("os.sync", lambda: None)
     monkeypatch.setattr(download, "WAIT", 0.001)
     for year in (2014, 2017):
         texts = {}
@@ -147,7 +147,7 @@ def test_an_interrupted_run_goes_on_and_has_done_what_is_on_the_disk(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(disk, "sync", crash)
+        patch.setattr("os.sync", crash)
         code, _, err = run("--year=2017")
     assert code == 130 and "goes on where it stopped" in err
     assert not (tmp_path / "coco" / ".manifest").exists()

@@ -5,7 +5,7 @@ from unittest.mock import Mock
 import pytest
 
 from captioner.data import records
-from data_prep import disk, flickr
+from data_prep import flickr
 from tests.helpers import captions
 from tests.helpers.preparation import jpeg, pictures_read, tarred, zipped
 
@@ -70,7 +70,7 @@ BOTH = pictures("flickr8k") | karpathy("flickr8k")
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """The data sets have six pictures each."""
-    monkeypatch.setattr(disk, "sync", lambda: None)
+    monkeypatch.setattr("os.sync", lambda: None)
     for name, data in flickr.DATASETS.items():
         forms = tuple(form._replace(splits=NUMBERS) for form in data.forms)
         monkeypatch.setitem(flickr.DATASETS, name, data._replace(forms=forms))
