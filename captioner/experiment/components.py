@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig
 
 from captioner import files, instantiate, search, tokenizers
+from captioner.errors import InputError
 from captioner.experiment.optimizers import make_optimizer
 from captioner.experiment.schemas import plain
 from captioner.models import loading
@@ -49,8 +50,10 @@ def build_model(
     """
     tokenizer = tokenizers.train_tokenizer(texts, **plain(config.tokenizer))
     options["decoder"] = decoder = plain(config.decoder)
-    older_name = decoder.pop("init_from", None)
-    if not (folder := config.model.init_from or older_name):
+    older = decoder.pop("init_from", None)  # the option's older name
+    if older and config.model.init_from:
+        raise InputError("model.init_from and decoder.init_from: give one of them")
+    if not (folder := config.model.init_from or older):
         return build(options, tokenizer), None
     old = loading.read_model(folder)
     model = build(options, old.tokenizer.grown(tokenizer))

@@ -1,11 +1,11 @@
-"""Which search eval.py uses: the one saved with the model, unless told otherwise."""
+"""What a run is put together from; eval.py uses the saved search, unless told otherwise."""
 
 import pytest
 from omegaconf import OmegaConf
 
 from captioner import search
 from captioner.errors import InputError
-from captioner.experiment.components import choose_strategy, make_strategy
+from captioner.experiment.components import build_model, choose_strategy, make_strategy
 from tests.helpers.runs import composed
 
 SAVED = search.Beam(width=3, length_penalty=0.5, max_length=20)
@@ -44,3 +44,9 @@ def test_options_make_an_equal_strategy(strategy):
 def test_only_searches_are_made(options, message):
     with pytest.raises(InputError, match=message):
         choose_strategy(OmegaConf.create(options), SAVED)
+
+
+def test_a_model_starts_from_one_other():
+    config = composed("data=scenes", "model.init_from=a", "+decoder.init_from=b")
+    with pytest.raises(InputError, match="model.init_from and decoder.init_from: give one"):
+        build_model(config, build=None, texts=["a dog"])
