@@ -49,4 +49,4 @@ def test_only_searches_are_made(options, message):
 def test_a_model_starts_from_one_other():
     config = composed("data=scenes", "model.init_from=a", "+decoder.init_from=b")
     with pytest.raises(InputError, match="model.init_from and decoder.init_from: give one"):
-        build_model(config, build=None, texts=["a dog"])
+        build_model(config, build=None, texts=["a dog"] * 9)
