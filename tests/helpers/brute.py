@@ -134,13 +134,12 @@ STRATEGIES = {
 
 
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
-
-
 every_short_strategy = pytest.mark.parametrize(
     "strategy",
     [
-        Greedy(3), Beam(2, max_length=3), Sample(n=2, max_length=3),
-        StochasticBeam(2, max_length=3), Consensus(2, samples=2, max_length=3),
+        Greedy(4), Beam(3, n=3, max_length=4), Beam(4, n=4, max_length=4, groups=2),
+        Sample(n=3, max_length=4), StochasticBeam(3, max_length=4),
+        Consensus(3, samples=3, n=3, max_length=4),
     ],
 )  # fmt: skip
 

@@ -126,26 +126,20 @@ def analytic_gradients_are_numeric_ones(make):
     decoder, inputs, token_NT = make(V), features(), tokens()
     names = [name for name, _ in decoder.named_parameters()]
 
-    class Loss(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.decoder = decoder
-
-        def forward(self, *seen):
-            inputs_now = inputs._replace(**dict(zip(("pooled_BD", "grid_BRD"), seen)))
-            memory, state = decoder.start(inputs_now, N)
-            keep = decoder.kept_for_penalty
-            logits_PV, _, kept = decoder(token_NT, LENGTH_N, memory, state, keep)
-            # Its target is a constant.
-            term = decoder.penalty(inputs, kept, LENGTH_N)[None] if keep else torch.zeros(1)
-            return logits_PV[:, BOS + 1 :].log_softmax(1), term
-
-    loss = Loss()
+    def forward(*seen):
+        seen = inputs._replace(**dict(zip(("pooled_BD", "grid_BRD"), seen)))
+        keep = decoder.kept_for_penalty
+        logits_PV, _, kept = decoder(token_NT, LENGTH_N, *decoder.start(seen, N), keep)
+        # Its target is a constant.
+        term = decoder.penalty(inputs, kept, LENGTH_N)[None] if keep else torch.zeros(1)
+        return logits_PV[:, BOS + 1 :].log_softmax(1), term
 
     def run(pooled_BD, grid_BRD, *weights):
         named = {f"decoder.{name}": w for name, w in zip(names, weights)}
         return torch.func.functional_call(loss, named, (pooled_BD, grid_BRD))
 
+    loss = torch.nn.ModuleDict({"decoder": decoder})
+    loss.forward = forward
     leaves = [inputs.pooled_BD, inputs.grid_BRD, *decoder.parameters()]
     leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
     assert torch.autograd.gradcheck(run, leaves, fast_mode=True, check_undefined_grad=False)
@@ -181,13 +175,17 @@ def padding_changes_nothing_and_gets_exactly_no_gradient(make):
     assert (gradient[PAD] == 0).all()
 
 
-def regions_that_do_not_exist_change_nothing(make):
+def regions_that_do_not_exist_change_nothing_and_get_no_alpha(make, columns=R):
     decoder, inputs, token_NT = make(V), features(), tokens()
     other = inputs._replace(grid_BRD=inputs.grid_BRD + 9 * ~inputs.mask_BR[..., None])
-    logits = []
-    for seen in (inputs, other):
-        logits.append(decoder(token_NT, LENGTH_N, *decoder.start(seen, N))[0])
-    torch.testing.assert_close(logits[0], logits[1], atol=1e-12, rtol=0)
+    (logits_PV, _, kept), (other_PV, _, _) = (
+        decoder(token_NT, LENGTH_N, *decoder.start(seen, N), ("alpha",)) for seen in (inputs, other)
+    )
+    torch.testing.assert_close(logits_PV, other_PV, atol=1e-12, rtol=0)
+    alpha_NTX, real_NT = kept["alpha"], real_positions(LENGTH_N, T)
+    assert alpha_NTX.shape == (N, T, columns)
+    torch.testing.assert_close(alpha_NTX.sum(2), real_NT.double())
+    assert (alpha_NTX[~real_NT] == 0).all() and (alpha_NTX[C : 2 * C, :, 1:3] == 0).all()
 
 
 def a_batch_without_words_has_no_logits_and_keeps_its_state(make):
@@ -195,23 +193,21 @@ def a_batch_without_words_has_no_logits_and_keeps_its_state(make):
     decoder, inputs = make(V), features()
     for steps in (0, T):
         memory, state = decoder.start(inputs, N)
-        token_NT = torch.full((N, steps), PAD)
-        logits_PV, after, kept = decoder(
-            token_NT, torch.zeros(N, dtype=torch.long), memory, state, decoder.kept_for_penalty
-        )
+        token_NT, none_N = torch.full((N, steps), PAD), torch.zeros_like(LENGTH_N)
+        keep = decoder.kept_for_penalty
+        logits_PV, after, kept = decoder(token_NT, none_N, memory, state, keep)
         assert logits_PV.shape == (0, V)
         token_N = torch.full((N,), BOS)
         before_NV, _ = decoder.step(token_N, memory, state)
         torch.testing.assert_close(decoder.step(token_N, memory, after)[0], before_NV)
-        assert not decoder.kept_for_penalty or decoder.penalty(inputs, kept, torch.zeros(N)) == 0
+        assert not keep or decoder.penalty(inputs, kept, none_N) == 0
 
 
 def first_loss_is_log_of_the_vocabulary(make):
     vocabulary = 1000
     decoder = make(vocabulary)
-    memory, state = decoder.start(features(), N)
-    token_NT = torch.randint(2, vocabulary, (N, T))
-    logits_PV, _, _ = decoder(token_NT, torch.full((N,), T), memory, state)
+    token_NT, full_N = torch.randint(2, vocabulary, (N, T)), torch.full((N,), T)
+    logits_PV, _, _ = decoder(token_NT, full_N, *decoder.start(features(), N))
     assert (logits_PV[:, [PAD, BOS]] == -math.inf).all()
     loss = F.cross_entropy(logits_PV, torch.randint(2, vocabulary, (N * T,)))
     assert abs(loss.item() - math.log(vocabulary - 2)) < 0.1
@@ -264,17 +260,6 @@ def half_precision_gives_nearly_the_same_gradients(make, device="cpu", dtype=tor
         if draw + 1 - len(wrong) == 3:
             return
     raise AssertionError(wrong)
-
-
-def alpha_is_a_share_of_the_regions_that_exist(make, columns=R):
-    decoder, token_NT = make(V), tokens()
-    _, _, kept = decoder(token_NT, LENGTH_N, *decoder.start(features(), N), keep=("alpha",))
-    alpha_NTX, real_NT = kept["alpha"], real_positions(LENGTH_N, T)
-    assert alpha_NTX.shape == (N, T, columns)
-    torch.testing.assert_close(
-        alpha_NTX[real_NT].sum(1), torch.ones(len(alpha_NTX[real_NT])).double()
-    )
-    assert (alpha_NTX[~real_NT] == 0).all() and (alpha_NTX[C : 2 * C, :, 1:3] == 0).all()
 
 
 LAWS = (

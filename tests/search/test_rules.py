@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from captioner.errors import InputError
-from captioner.search import Beam, Consensus, Greedy, Sample, StochasticBeam
+from captioner.search import Beam
 from captioner.search import rules as on_words
 from captioner.search.include import MustInclude
 from captioner.types import BOS, EOS
-from tests.helpers.brute import V, agrees, hypotheses_of, random_decoder, run
+from tests.helpers.brute import V, agrees, every_short_strategy, hypotheses_of, random_decoder, run
 from tests.helpers.rules import RULES
 
 ALONE_AND_IN_PAIRS = [*itertools.combinations(RULES, 1), *itertools.combinations(RULES, 2)]
@@ -27,14 +27,7 @@ def test_a_wide_beam_under_rules_equals_brute_force(names):
 
 
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        Greedy(4), Beam(3, n=3, max_length=4), Beam(4, n=4, max_length=4, groups=2),
-        Sample(n=3, max_length=4), StochasticBeam(3, max_length=4),
-        Consensus(3, samples=3, n=3, max_length=4),
-    ],
-)  # fmt: skip
+@every_short_strategy
 def test_every_strategy_keeps_every_rule(strategy, name):
     rule, allowed = RULES[name]
     broken = 0
