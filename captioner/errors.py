@@ -6,6 +6,7 @@ A message names the file or the value, says what is wrong, and what to do about 
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +83,7 @@ def parse_json(text: str, name: str) -> Any:
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):  # json would keep the last, without a word
-        key = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"an object has the key {key!r} twice")
     return content
 

@@ -4,6 +4,7 @@ import codecs
 import csv
 import re
 from pathlib import Path
+from typing import IO
 
 import ijson
 
@@ -48,7 +49,7 @@ def delimiter_of(header: str) -> str | None:
     return None
 
 
-def _json_kind(file) -> str | None:
+def _json_kind(file: IO[bytes]) -> str | None:
     """The format of JSON: by the keys of its first object or of that object's first items."""
     keys = set()
     try:

