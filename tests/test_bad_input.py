@@ -198,6 +198,32 @@ def cache_two() -> None:
     FeatureCache("cache", Blind(40_000)).compute(paths, workers=0)
 
 
+def cache_all(edit: Callable[[bytes], bytes], name: str = "*/pooled.f16") -> None:
+    """A cache that holds the features of all pictures, and then one of its files is changed."""
+    paths = sorted(Path("data/images").iterdir())
+    FeatureCache("cache", Blind(8)).compute(paths, workers=0)
+    (path,) = Path("cache").glob(name)
+    path.write_bytes(edit(path.read_bytes()))
+
+
+def replace_in_cache(make: Callable[[Path], None], name: str) -> None:
+    """The same, and one of its files becomes something else."""
+    cache_all(bytes, name)
+    (path,) = Path("cache").glob(name)
+    path.unlink()
+    make(path)
+
+
+def replace_cached_picture() -> None:
+    """Two pictures of one size and time, and after their features are cached, one is the other."""
+    old, new = Path("data/images/a.png"), Path("new.png")
+    write(old, encode(Image.new("RGB", (8, 8), "red"), "BMP"))
+    write(new, encode(Image.new("RGB", (8, 8), "blue"), "BMP"))
+    os.utime(old, (1e9, 1e9)), os.utime(new, (1e9, 1e9))
+    cache_all(bytes)
+    shutil.copy2(new, old)
+
+
 def spoilt(kind: str, spoil: Callable, name: str, changes: dict[str, Any]) -> dict[str, Callable]:
     """The cases of one kind and file: its content, or what changes it, by the name of the case."""
     return {f"{kind}: {case}": partial(spoil, name, value) for case, value in changes.items()}
@@ -316,6 +342,14 @@ CASES: dict[str, Callable[[], object]] = {
     "model directory: cut config": lambda: cut(CONFIG),
     "model directory: a config nested without end": lambda: write(CONFIG, "[" * 100_000),
     **spoilt("model directory", edit, CONFIG, CONFIGS),
+    "cache: a flipped bit": lambda: cache_all(lambda data: data[:20] + b"1" + data[21:]),
+    "cache: data that were lost": lambda: cache_all(lambda data: data[:32]),
+    "cache: lines of other kinds": lambda: cache_all(
+        lambda data: b'null\n{}\n[[]]\n\xff\n["a.png", 1, 2, "ab"]\n', "hashes.jsonl"
+    ),
+    "cache: another picture of the same size and time": replace_cached_picture,
+    "cache: a folder with the name of a file": lambda: replace_in_cache(Path.mkdir, "*/rows.txt"),
+    "cache: a FIFO with the name of a file": lambda: replace_in_cache(os.mkfifo, "hashes.jsonl"),
     "disk full: cache": cache_two,  # two rows of 80,000 bytes are there
     "disk full: predictions": lambda: predict(*["a dog " * 20_000] * 3),
 }
@@ -339,8 +373,9 @@ full disk, or with so many bytes for each file."""
 # What must hold
 
 CACHE = ("cache/*.f16", "cache/*.json", "cache/*/lock", "cache/*/rows.txt", "cache/hashes.jsonl")
-RUN = ("run/*.json", "run/*.yaml", "run/*.csv", "run/model/*", "run/checkpoints/*")
-RUN += ("run/tensorboard/*", *CACHE)
+RUN_ALONE = ("run/*.json", "run/*.yaml", "run/*.csv", "run/model/*", "run/checkpoints/*")
+RUN_ALONE += ("run/tensorboard/*",)
+RUN = (*RUN_ALONE, *CACHE)
 BEGUN = ("run/*.yaml", "run/tokenizer.json", "run/tensorboard/*", *CACHE)
 
 
@@ -366,6 +401,9 @@ KEPT = {
     "that the good ones are whole; no run": Kept(("cache/hashes.jsonl",)),
     "the features, in the cache; no checkpoint": Kept(BEGUN, cached=5),
     "the rows that were there; run again, it goes on from them": Kept(cached=2, again=5),
+    "the run; in the cache, the rows again": Kept(RUN_ALONE, cached=5),
+    "the run; in the cache, a row for the damaged one": Kept(RUN_ALONE, cached=6),
+    "the run; in the cache, a row for the other picture": Kept(RUN_ALONE, cached=6),
     "the predictions that were given; run again, it scores them": Kept(again=0),
     "each image's score, from its own references": Kept(
         ("run/predictions.json", "run/scores.json"), scored=True

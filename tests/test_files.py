@@ -1,8 +1,12 @@
 """Files that are there whole or not at all, whatever fails in between."""
 
 import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
 from captioner import files
@@ -39,13 +43,50 @@ def test_the_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
     assert done == ["fsync", "rename", "fsync"]  # of the file; of its folder
 
 
-def test_a_line_that_is_cut_off_does_not_count(tmp_path):
+def test_a_line_that_is_cut_off_stands_alone(tmp_path):
     path = tmp_path / "a.txt"
-    assert files.complete_lines(path) == []
+    assert files.read_lines(path) == [""]
     files.append_bytes(path, b"one\ntwo\nthr")
-    assert files.complete_lines(path) == ["one", "two"]
-    files.append_bytes(path, b"three\n", at=8)
-    assert files.complete_lines(path) == ["one", "two", "three"]
+    assert files.read_lines(path) == ["one", "two", "thr"]
+    files.append_bytes(path, b"three\n\xff\n", at=8)
+    assert files.read_lines(path) == ["one", "two", "three", "\ufffd", ""]
+
+
+def test_the_checksum_is_of_all_parts_in_their_order():
+    assert files.checksum(b"1234", b"56789") == "cbf43926"  # the CRC-32 of the literature
+    assert files.checksum(np.frombuffer(b"12345678", np.float16), b"9") == "cbf43926"
+
+
+@pytest.mark.parametrize("name", ["a.json", "n" * 250, "\u00fc" * 125])
+def test_a_name_as_long_as_the_system_allows_is_written(tmp_path, name):
+    files.write_atomic(tmp_path / name, "one")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def make_read_only(path):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", path]).returncode:
+        pytest.skip("this process cannot mount a read-only disk")
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [("file/a", "Not a directory"), ("n" * 256, "File name too long"), ("no/a", "No such file"),
+     ("ro/a", "Read-only file system"), ("closed/a", "Permission denied"), ("", "Is a directory")],
+)  # fmt: skip
+def test_where_nothing_can_be_written_there_is_a_message(tmp_path, monkeypatch, name, reason):
+    (tmp_path / "file").touch()
+    (tmp_path / "ro").mkdir()
+    if name == "ro/a":
+        make_read_only(tmp_path / "ro")
+    if name == "closed/a":  # root may write anywhere
+        monkeypatch.setattr(Path, "unlink", Mock(side_effect=PermissionError(13, reason)))
+        monkeypatch.setattr("builtins.open", Mock(side_effect=PermissionError(13, reason)))
+    try:
+        with pytest.raises(InputError, match=f"{name[:9]}.*: {reason}.*: write elsewhere, and run"):
+            files.write_atomic(tmp_path / name, "one")
+    finally:
+        subprocess.run(["umount", tmp_path / "ro"], stderr=subprocess.DEVNULL)
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from captioner import distributed, files
-from captioner.errors import InputError, os_reason
+from captioner.errors import InputError, os_reason, printable
 from captioner.images.decode import decode_image, read_bytes
 from captioner.images.preprocess import Augment, Preprocess, view
 from captioner.prefetch import prefetch
@@ -50,57 +52,66 @@ class Picture(NamedTuple):
     """A complete picture."""
 
     digest: str  # of its bytes
-    stat: tuple[int, int]  # size, mtime_ns
+    stamp: tuple[int, ...]
     views: dict[str, Tensor]  # by name, (3, S, S)
 
 
 class PictureDigests:
-    """The digests of complete pictures, in FOLDER/hashes.jsonl: [path, size, modification time,
-    digest of the bytes]. A file is read again if its size or modification time changes.
+    """The digests of complete pictures, in FOLDER/hashes.jsonl.
+
+    A line is [path, size, mtime_ns, ctime_ns, inode, digest of the bytes, checksum of the line]. A
+    file is read again if any of its path, size, times and inode has changed. What is promised is
+    what the file system promises: that a write to a file changes its ctime.
     """
 
     def __init__(self, folder: Path):
         files.make_folder(folder)
         self.path = folder / "hashes.jsonl"
-        self.digests: dict[tuple[str, int, int], str] = {}
-        for line in files.complete_lines(self.path):
-            try:
-                path, size, mtime, digest = json.loads(line)
-                self.digests[path, size, mtime] = digest
-            except ValueError:  # two processes wrote at once: those pictures are hashed again
+        self.digests: dict[tuple[str | int, ...], str] = {}
+        *lines, rest = files.read_lines(self.path)
+        # A kill cut a line off, two processes wrote at once, the disk is damaged, or an earlier
+        # version wrote lines of another kind: those pictures are hashed again.
+        self.unreadable = len(lines) + bool(rest)
+        for line in lines:
+            content, _, checksum = line.rpartition(", ")
+            if checksum != f'"{files.checksum(content.encode())}"]':
                 continue
+            with suppress(ValueError, RecursionError):
+                match json.loads(line):
+                    case [str(), int(), int(), int(), int(), str(digest), _] as entry:
+                        self.digests[tuple(entry[:5])] = digest
+                        self.unreadable -= 1
 
     def lookup(self, path: Path) -> str | None:
         """Return the digest of a picture's bytes, or None if it is not known for the file as is."""
         try:
-            return self.digests.get((os.path.abspath(path), *_stat(path)))
+            return self.digests.get((os.path.abspath(path), *_stamp(path)))
         except OSError:
             return None
 
     def add(self, paths: Sequence[Path], pictures: Mapping[int, Picture | str]) -> dict[int, str]:
         """Remember the complete pictures of all processes; return the errors of the others."""
         outcomes = {
-            i: picture if isinstance(picture, str) else (picture.digest, picture.stat)
+            i: picture if isinstance(picture, str) else (picture.digest, picture.stamp)
             for i, picture in pictures.items()
         }
         errors: dict[int, str] = {}
-        lines = []
+        new: dict[tuple[str | int, ...], str] = {}
         for i, outcome in chain.from_iterable(map(dict.items, distributed.gather(outcomes))):
             if isinstance(outcome, str):
                 errors[i] = outcome
-                continue
-            digest, stat = outcome
-            key = (os.path.abspath(paths[i]), *stat)
-            self.digests[key] = digest
-            lines.append(json.dumps([*key, digest]) + "\n")
+            else:
+                new[os.path.abspath(paths[i]), *outcome[1]] = outcome[0]
+        self.digests |= new
         if distributed.rank() == 0:
-            files.append_bytes(self.path, "".join(lines).encode())
+            if self.unreadable:
+                told = f"lines damaged or of an earlier version, left out: {self.unreadable}"
+                print(f"{printable(self.path)}: {told}", file=sys.stderr)
+                files.write_atomic(self.path, _lines(self.digests))
+            else:
+                files.append_bytes(self.path, _lines(new).encode())
+        self.unreadable = 0
         return errors
-
-    def end_last_line(self) -> None:
-        """Complete a line that was cut off when a run was killed."""
-        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
-            files.append_bytes(self.path, b"\n")
 
 
 @dataclass
@@ -121,7 +132,7 @@ class PictureReader:
         """Return the picture at paths[i], or what is wrong with it, with its path."""
         path = self.paths[i]
         try:
-            stat = _stat(path)
+            stamp = _stamp(path)
             data = read_bytes(path)
             digest = hashlib.sha256(data).hexdigest()
             missing = [name for name in self.views if f"{digest} {name}" not in self.cached]
@@ -137,7 +148,7 @@ class PictureReader:
             return f"{path}: {os_reason(error)}"
         except InputError as error:
             return str(error)
-        return Picture(digest, stat, views)
+        return Picture(digest, stamp, views)
 
     def rounds(
         self, indices: Sequence[int], batch_size: int, workers: int, title: str
@@ -165,6 +176,12 @@ def digest_of(recipe: object) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _stat(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes if a file does: size, mtime_ns, ctime_ns, inode."""
     stat = os.stat(path)
-    return stat.st_size, stat.st_mtime_ns
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def _lines(digests: Mapping[tuple[str | int, ...], str]) -> str:
+    contents = (json.dumps([*key, digest])[:-1] for key, digest in digests.items())
+    return "".join(f'{text}, "{files.checksum(text.encode())}"]\n' for text in contents)
