@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +15,8 @@ from typing import IO, Any
 import numpy as np
 
 from captioner.errors import InputError, os_reason, printable
+
+LITTER = {".ds_store", ".localized", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 
 
 @contextmanager
@@ -103,10 +105,36 @@ def read_lines(path: Path) -> list[str]:
         return path.read_bytes().decode(errors="replace").split("\n")
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Return the files in a folder and in its subfolders, sorted."""
-    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    return sorted(path for path in paths if path.is_file())
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{printable(error.filename)}: {os_reason(error)}")
+
+
+def files_below(folder: Path, on_error: Callable[[OSError], object] = _refuse) -> list[Path]:
+    """Return the files in a folder, in its subfolders and in folders linked there, sorted.
+
+    Each folder is visited once, so that links may form loops; litter is left out. on_error: is told
+    of folders that may not be listed; by default it raises InputError.
+    """
+    paths, waiting, visited = [], [str(folder)], set()
+    for start in waiting:
+        for parent, folders, names in os.walk(start, onerror=on_error):
+            status = os.stat(parent)
+            if (status.st_dev, status.st_ino) in visited:
+                folders.clear()
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            links = (os.path.join(parent, name) for name in sorted(folders))
+            waiting += filter(os.path.islink, links)  # after what is really here
+            paths += [Path(parent, name) for name in names]
+    return sorted(path for path in paths if not is_litter(path))
+
+
+def is_litter(path: Path) -> bool:
+    """Whether a file is what macOS or Windows leaves in folders; `._NAME` by its first bytes."""
+    if path.name.startswith("._") and path.is_file():
+        with suppress(OSError), open(path, "rb") as file:
+            return file.read(4) == b"\0\5\x16\7"
+    return path.name.lower() in LITTER
 
 
 def open_for_writing(path: Path) -> IO[str]:

@@ -181,6 +181,15 @@ def write_csv() -> None:
     write("data/all.csv", "image,caption,split\na.png,a dog, running,train\n")
 
 
+def fill_album(files: dict[str, bytes]) -> None:
+    """A picture, a text file, and these files; with more than one, also a link to a folder."""
+    for name, content in {"good.png": encode(PHOTO), "notes.txt": b"", **files}.items():
+        write(f"album/{name}", content)
+    if len(files) > 1:
+        write("elsewhere/d.png", encode(PHOTO))
+        os.symlink("../elsewhere", "album/linked")
+
+
 def spoil_two() -> None:
     write("data/images/b.png", "<html>")
     write("data/images/e.png", b"")
@@ -289,7 +298,15 @@ CASES: dict[str, Callable[[], object]] = {
     ),
     "picture: no permission": lambda: (write("bad.png", b""), os.chmod("bad.png", 0)),
     "picture: a folder without permission": close_album,
-    "picture: none in the folder": lambda: Path("album").mkdir(),
+    "picture: none in the folder": lambda: write("album/notes.txt", "P1 is a note"),
+    "picture: a list in UTF-16": lambda: write("list.txt", "good.png\n".encode("utf-16")),
+    "picture: a list with CRLF, blank lines and a byte order mark": lambda: write(
+        "list.txt", b"\xef\xbb\xbfgood.png\r\n\r\n  \nalso.png"
+    ),
+    "picture: only its ending promises one": lambda: fill_album({"bad.heic": b"<html>"}),
+    "picture: without an ending, in linked folders, beside litter": lambda: fill_album(
+        {"noending": encode(PHOTO), ".DS_Store": b"", "._good.png": b"\0\5\x16\7"}
+    ),
     "picture: a newline in the path": lambda: write("new\nline.png", b""),
     "picture: a good one with a newline in its path": lambda: write("new\nline.png", encode(PHOTO)),
     "picture: rotated by EXIF, CMYK, 16 bits, transparent, animated": write_oddities,
@@ -392,6 +409,8 @@ KEPT = {
     "all files as they were; no new one": Kept(),
     "the captions of the good ones": Kept(names=("good.png", "also.png")),
     "the captions of the others": Kept(names=("good.png", "album/good.png")),
+    "the caption of the good one": Kept(names=("album/good.png",)),
+    "the captions of album": Kept(names=("album/good.png", "album/linked/d.png", "album/noending")),
     "the captions of all": Kept(
         names=("rotated.jpg", "cmyk.jpg", "deep.png", "clear.png", "moving.gif")
     ),

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from captioner.search import Strategy
 
 DESCRIPTION = "Caption pictures, a line each."
-# Of the files that are captioned in a folder
-SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +75,7 @@ def run(options: Namespace) -> None:
             raise InputError(f"{name}: a model, not a picture: write --model before each")
         if is_model(path / "model"):
             raise InputError(f"{name} holds a run: give --model {path / 'model'}")
-    paths: Iterable[str] = chain.from_iterable([_expand(path) for path in options.paths])
+    paths = _expand(options.paths)
     if "-" not in options.paths:
         paths = list(paths)  # all there, so that every batch is complete
     folders = options.model or [os.environ.get("CAPTIONER_MODEL") or PRETRAINED]
@@ -134,20 +132,47 @@ def _record(result: Caption, options: Namespace) -> dict[str, Any]:
     return record | ({"best": best} if (options.best or 1) > 1 else {})
 
 
-def _expand(path: str) -> Iterable[str]:
-    """The files that a PATH names. One that is missing or unreadable stays, to be reported."""
-    if path == "-":
-        return (line.rstrip("\n") for line in sys.stdin if line.strip())
-    if os.path.isdir(path):
-        errors: list[OSError] = []  # of folders, which Path.rglob would skip
-        folders = os.walk(path, onerror=errors.append)
-        files = [Path(folder, name) for folder, _, names in folders for name in names]
-        pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
-        pictures += [Path(error.filename) for error in errors]
+def _expand(given: Sequence[str]) -> Iterable[str]:
+    """The pictures that the PATHs name. One that is missing or unreadable stays, to be reported."""
+    from captioner.images.folders import find_pictures
+
+    others = 0
+
+    def expand(path: str) -> Iterable[str]:
+        nonlocal others
+        if path == "-":
+            return _listed(sys.stdin)
+        matches = [path] if os.path.isdir(path) else [] if os.path.lexists(path) else _glob(path)
+        if not matches:
+            return [path]
+        pictures, number = find_pictures(map(Path, matches))
         if not pictures:
-            suffixes = " ".join(sorted(SUFFIXES))
-            raise InputError(f"{printable(path)}: no picture in this folder ({suffixes})")
-        return map(str, sorted(pictures))
-    if not os.path.exists(path) and glob.has_magic(path):
-        return sorted(glob.glob(path, recursive=True)) or [path]
-    return [path]
+            raise InputError(f"{printable(path)}: no picture in it (other files: {number})")
+        others += number
+        return map(str, pictures)
+
+    paths = [expand(path) for path in given]
+    if others:
+        print(f"{others} file{'s' * (others > 1)} passed over: no pictures", file=sys.stderr)
+    return chain.from_iterable(paths)
+
+
+def _glob(pattern: str) -> list[str]:
+    """The files that match; folders that exist as written may have brackets in their names."""
+    folder = pattern
+    while folder and not os.path.isdir(folder):
+        folder = os.path.dirname(folder.rstrip("/"))
+    literal = glob.escape(folder) + pattern[len(folder) :]
+    return glob.glob(literal, recursive=True) or glob.glob(pattern, recursive=True)
+
+
+def _listed(lines: Iterator[str]) -> Iterator[str]:
+    """The paths in a list, as lines or (if it has any NUL) as `find -print0` writes them."""
+    for line in lines:
+        if line.startswith("\udcff\udcfe"):
+            raise InputError("the list on stdin: it is UTF-16: write it as UTF-8")
+        paths = (line + "".join(lines)).split("\0") if "\0" in line else [line.removesuffix("\n")]
+        for path in paths:
+            meant = path.removeprefix("\ufeff").removesuffix("\r")  # as Windows writes lists
+            if stripped := meant.strip():
+                yield next(filter(os.path.lexists, (path, meant)), stripped)

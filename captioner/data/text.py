@@ -73,7 +73,8 @@ def documents(path: str, pattern: str = "*") -> list[Document]:
         folder = Path(sysconfig.get_paths()["stdlib"])
         paths = sorted(folder.glob("*.py"))
     elif Path(path).is_dir():
-        paths = sorted(p for p in files.files_below(Path(path)) if Path(p.name).match(pattern))
+        paths = [p for p in files.files_below(Path(path)) if p.is_file()]
+        paths = [p for p in paths if Path(p.name).match(pattern)]
     elif Path(path).is_file():
         paths = [Path(path)]
     else:

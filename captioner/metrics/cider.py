@@ -128,12 +128,14 @@ class Cider:
         if numbers is not references.known and numbers is not references.numbers:
             raise ValueError("count the references with the numbers of these frequencies")
         self.plain = plain
-        if self.frequencies.images == 1:
-            reason = "CIDEr weighs n-grams by how few of the images use them: of one image it is 0"
-            remedy = "Score more images together, or give the document frequencies of a corpus."
-            warnings.warn(f"{reason}, whatever the caption. {remedy}", stacklevel=2)
         rows, order_E = references.rows, references.gram_E & 3
         idf_M = self.frequencies.idf(rows.gram_M)
+        if not idf_M.any():
+            one = self.frequencies.images == 1
+            fault = "of one image" if one else "since the references of all images are alike"
+            reason = f"CIDEr weighs n-grams by how few of the images use them: {fault} it is 0"
+            remedy = "Score more images together, or give the document frequencies of a corpus."
+            warnings.warn(f"{reason}, whatever the caption. {remedy}", stacklevel=2)
         norm_R4 = np.sqrt(rows.per_order((rows.count_M * idf_M) ** 2))
         norm_E = norm_R4[references.reference_E, order_E]
         idf_E = self.frequencies.idf(references.gram_E)

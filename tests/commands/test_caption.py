@@ -1,5 +1,6 @@
 """The `caption` command, as a user runs it."""
 
+import io
 import json
 import os
 import shutil
@@ -43,13 +44,41 @@ def lines(pictures, model_dir, capsys):
     return run
 
 
-def test_files_folders_globs_and_ensembles(lines, model_dir):
+def test_files_folders_globs_and_ensembles(lines, model_dir, capsys):
     album = lines("album")
     paths, captions = zip(*(line.split(": ") for line in album))
     assert paths == ("album/a b.png", "album/inner/c.png", "album/ü[1].PNG") and all(captions)
     assert sorted(lines("album/ü[1].PNG", "album/**/*.png")) == album
     assert lines("album/inner", "--batch", "2", "album/a b.png") == [album[1], album[0]]
     assert lines("--model", str(model_dir), "album") == album  # an ensemble of twins
+    capsys.readouterr()
+    assert main(["--model", str(model_dir), "album/*", "album/inner"]) == 0
+    printed = capsys.readouterr()
+    assert sorted(printed.out.splitlines()) == sorted([*album, album[1]])
+    assert "1 file passed over: no pictures" in printed.err
+
+
+def test_brackets_in_names_are_taken_as_written_first(lines):
+    os.renames("album/inner", "album[1]/in")
+    shutil.copytree("album[1]", "album1")
+    for pattern, folder in (("album[1]/*/*.png", "album[1]"), ("albu[lm]1/**", "album1")):
+        assert [line.split(":")[0] for line in lines(pattern)] == [f"{folder}/in/c.png"]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\n\n  \n", b"\0"])
+@pytest.mark.parametrize("last", [True, False])
+def test_a_list_is_read_as_it_was_meant(pictures, model_dir, monkeypatch, capsys, end, last):
+    names = ["album/a b.png", "album/ü[1].PNG", "album/c.png ", "album/c\nd.png"][
+        : 3 + (end == b"\0")
+    ]
+    for name in names[2:]:
+        shutil.copy("album/inner/c.png", name)
+    data = b"\xef\xbb\xbf" + end.join(map(str.encode, names)) + end * last
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), newline="\n"))
+    assert main(["--model", str(model_dir), "-"]) == 0
+    assert [line.rpartition(": ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        repr(name) if "\n" in name else name for name in names
+    ]
 
 
 def test_json_lines_with_scores_and_errors(pictures, model_dir, capsys):

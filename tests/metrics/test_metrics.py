@@ -102,7 +102,7 @@ def test_cider_by_hand():
     np.testing.assert_allclose(score_B, [10 / 4 * 2, second, 0])
     assert mean == pytest.approx((5 + second) / 3)
     # an n-gram of every image weighs nothing
-    np.testing.assert_allclose(cider([["a"], ["a"]], ["a", "a"])[1], 0)
+    np.testing.assert_allclose(cider([["a b"], ["a c"]], ["a", "a"])[1], 0)
 
 
 def random_texts(seed: int, images: int = 6) -> tuple[list[list[str]], list[str]]:
@@ -255,14 +255,17 @@ def test_an_empty_caption_scores_0_and_an_empty_reference_is_legal():
     result = score({**REFERENCES, 3: ["...", "A bus"]}, {**CAPTIONS, 2: ""})
     assert result["per_image"][2] == pytest.approx(dict.fromkeys(result["corpus"], 0), abs=1e-12)
     assert result["per_image"][3]["ROUGE_L"] == pytest.approx(1)
-    both = score({1: ["."], 2: ["."]}, {1: "", 2: "?"})["corpus"]
+    with pytest.warns(UserWarning, match="references of all images are alike"):
+        both = score({1: ["."], 2: ["."]}, {1: "", 2: "?"})["corpus"]
     assert both.pop("ROUGE_L") == 1  # officially, one empty word equals another
     assert both == pytest.approx(dict.fromkeys(both, 0), abs=1e-12)
 
 
-def test_cider_of_one_image_is_0_with_a_warning():
-    with pytest.warns(UserWarning, match="of one image it is 0"):
-        result = score({1: ["a man rides a horse"]}, {1: "a man rides a horse"})
+@pytest.mark.parametrize("images, why", [([1], "of one image"), ([1, 2], "references .* alike")])
+def test_cider_is_0_with_a_warning_if_no_n_gram_tells_images_apart(images, why):
+    with pytest.warns(UserWarning, match=f"{why} it is 0"):
+        horse = "a man rides a horse"
+        result = score(dict.fromkeys(images, [horse]), dict.fromkeys(images, horse))
     assert result["corpus"]["CIDEr"] == 0 and result["corpus"]["Bleu_4"] == pytest.approx(1)
 
 
