@@ -7,8 +7,8 @@ words), eos; the state is reset at each bos.
 
 import hashlib
 import importlib.util
-import io
 import os
+import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from captioner import files
-from captioner.errors import InputError, naming_file
+from captioner.errors import InputError, naming_file, printable
 from captioner.tokenizers import Tokenizer
 from captioner.types import BOS, EOS, PAD, TextBatch
 
@@ -143,7 +143,8 @@ def _line_after(document: Document, share: float) -> int:
 class Corpus:
     """The ids of documents, memory-mapped, from a file that a digest of text and tokenizer names.
 
-    start_D: where each document begins, then where the last one ends.
+    start_D: where each document begins, then where the last one ends. Both files are checked when
+    they are opened; if they are damaged, the text is encoded again.
     """
 
     def __init__(self, texts: Sequence[Document], tokenizer: Tokenizer, folder: Path):
@@ -154,34 +155,43 @@ class Corpus:
             for piece in document.pieces():
                 digest.update(piece.encode())
         self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
-        path = folder / f"{digest.hexdigest()[:20]}.ids"
-        table = path.with_suffix(".npy")
+        self.path = folder / f"{digest.hexdigest()[:20]}.ids"
+        self.table = self.path.with_suffix(".starts")  # a checksum of both, then start_D
         files.make_folder(folder)
-        if not (path.exists() and table.exists()):
-            self._encode(texts, tokenizer, path, table)
-        self.start_D = np.load(table, allow_pickle=False)
-        if path.stat().st_size != int(self.start_D[-1]) * self.dtype.itemsize:
-            raise InputError(f"{path}: incomplete: delete it, and it is written again")
-        self.ids = np.memmap(path, self.dtype, "r")
+        if not self._open():
+            self._encode(texts, tokenizer)
+            if not self._open():
+                remedy = "data.cache must be on a disk that works"
+                raise InputError(f"{printable(self.path)}: not as it was just written; {remedy}")
 
-    def _encode(
-        self, texts: Sequence[Document], tokenizer: Tokenizer, path: Path, table: Path
-    ) -> None:
+    def _open(self) -> bool:
+        """Open both files, and return whether they are there, as they were written."""
+        count = files.size_of(self.path) // self.dtype.itemsize
+        if not (files.size_of(self.table) and count):
+            return False
+        with naming_file(self.path, ": make it readable"):
+            self.ids = np.memmap(self.path, self.dtype, "r", shape=count)
+            data = self.table.read_bytes()
+        if data[:8] == self._checksum(data[8:]):
+            self.start_D = np.frombuffer(data[8:], np.int64)
+            return True
+        print(f"{printable(self.path)}: damaged: the text is encoded again", file=sys.stderr)
+        return False
+
+    def _checksum(self, starts: bytes) -> bytes:
+        return files.checksum(self.path.name.encode(), self.ids, starts).encode()
+
+    def _encode(self, texts: Sequence[Document], tokenizer: Tokenizer) -> None:
         starts, size = [0], 0
-        part = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            with open(part, "wb") as file:
-                for document in texts:
-                    for ids in ([BOS], *map(tokenizer.encode, document.pieces()), [EOS]):
-                        file.write(np.array(ids, self.dtype).tobytes())
-                        size += len(ids)
-                    starts.append(size)
-            content = io.BytesIO()
-            np.save(content, np.array(starts))
-            files.write_atomic(table, content.getvalue())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with files.replacing(self.path) as file:
+            for document in texts:
+                for ids in ([BOS], *map(tokenizer.encode, document.pieces()), [EOS]):
+                    file.write(np.array(ids, self.dtype).tobytes())
+                    size += len(ids)
+                starts.append(size)
+        self.ids = np.memmap(self.path, self.dtype, "r")
+        start_D = np.array(starts).tobytes()
+        files.write_atomic(self.table, self._checksum(start_D) + start_D)
 
     def __len__(self) -> int:
         """Return the number of tokens that a model predicts: all units, and an eos per document."""
