@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captioner import files
 from captioner.data import batches, records, text
 from captioner.decoders import cells
 from captioner.decoders.base import Decoder, real_positions
@@ -131,7 +132,10 @@ def inspect(
 
 
 def draw(measurements: dict[str, Any], path: Path) -> None:
-    """Draw the figure: gradients by distance, Jacobians by time step, gates by unit."""
+    """Draw the figure: gradients by distance, Jacobians by time step, gates by unit.
+
+    Raises InputError if it cannot be written.
+    """
     from matplotlib.figure import Figure  # slow to import
 
     gates = measurements["gates"]
@@ -154,7 +158,8 @@ def draw(measurements: dict[str, Any], path: Path) -> None:
         right[0].plot([0, 1], [1, 0], color="grey", linewidth=0.8)
         right[0].set(xlabel="share of words: shut (< 0.1)", ylabel="open (> 0.9)")
         right[0].legend()
-    figure.savefig(path, dpi=120)
+    with files.replacing(path) as file:
+        figure.savefig(file, dpi=120, format="png")
 
 
 def read_inputs(
