@@ -5,11 +5,11 @@ or a predictions file: python eval.py predictions=FILE references=COCO.json
 by metrics of your choice: python eval.py ... metrics=[bleu,cider,meteor,language]
 Several processes share the pictures: torchrun --nproc-per-node 2 eval.py ..."""
 
+import captioner.interrupts  # isort: skip  # noqa: F401
 import hydra
 from omegaconf import DictConfig
-from rich.console import Console
 
-from captioner import distributed, files
+from captioner import console, distributed, files
 from captioner.evaluation import scoring
 from captioner.evaluation.scoring import Case
 from captioner.experiment import evaluation_task, hydra_app, schemas
@@ -31,7 +31,7 @@ def main(config: DictConfig) -> float:
         files.write_json(run.predictions, captions)
     if not config.metrics:
         if first:
-            print(f"the captions are in {run.predictions}")
+            console.say(f"the captions are in {run.predictions}")
         return float("nan")
     case = Case(records, captions, **needs)
     metrics = [*config.metrics]
@@ -46,8 +46,8 @@ def main(config: DictConfig) -> float:
         files.write_json(run.predictions, captions)
     files.write_json(run.scores, scores)
     title = f"{len(records)} images" + (f" of {config.split}" if config.references is None else "")
-    Console().print(scoring.scores_table(scores, title))
-    print(f"captions and scores are in {run.predictions} and {run.scores}")
+    console.show(scoring.scores_table(scores, title))
+    console.say(f"captions and scores are in {run.predictions} and {run.scores}")
     return headline(scores)
 
 

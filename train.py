@@ -2,6 +2,7 @@
 A language model: python train.py experiment=charlm data.path=FILE_OR_FOLDER
 Goes on with a run that was stopped: python train.py resume=RUN_DIR"""
 
+import captioner.interrupts  # isort: skip  # noqa: F401
 import os
 
 import hydra

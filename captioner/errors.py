@@ -1,20 +1,31 @@
-"""The exceptions for wrong input, and the one way to read JSON and to report an error.
+"""The exceptions for wrong input, and the one way to read JSON.
 
 A message names the file or the value, says what is wrong, and what to do about it.
 """
 
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+UNSAFE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters (C0, DEL, C1), what turns the direction of text or ends a line, surrogates."""
+
 
 class InputError(ValueError):
-    """Something the user gave is wrong: the commands print the message and exit with code 2."""
+    """Something the user gave is wrong: the commands print the message and exit with code 2.
+
+    No character of the message controls a terminal, whatever it quotes, and no line but the first
+    begins at the margin.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(re.sub(r"\n(?=\S)", "\n  ", escape(message)))
 
 
 class Unavailable(InputError):
@@ -27,9 +38,13 @@ def printable(name: object) -> str:
     return text if text and text.isprintable() else repr(text)
 
 
-def escape(text: str) -> str:
-    """A text for a terminal: control characters as Python escapes them, but for \\n and \\t."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda control: repr(control[0])[1:-1], text)
+def escape(text: str, keep: str = "\n\t") -> str:
+    """A text for a terminal or a page: unsafe characters, but `keep`, as Python escapes them."""
+
+    def escaped(character: re.Match[str]) -> str:
+        return character[0] if character[0] in keep else repr(character[0])[1:-1]
+
+    return UNSAFE.sub(escaped, text)
 
 
 def os_reason(error: OSError) -> str:
@@ -109,9 +124,3 @@ def json_items(item: Any, key: str, place: str) -> Iterator[tuple[str, Any]]:
     """The place and the content of each item of a list in an object. Raises as `json_field`."""
     for i, content in enumerate(json_field(item, key, (list,), place)):
         yield f"{place}: {key}[{i}]", content
-
-
-def report(error: InputError, prefix: str = "error") -> int:
-    """Print the message to stderr. Returns the exit code of a command that ends with it, 2."""
-    print(escape(f"{prefix}: {error}"), file=sys.stderr)
-    return 2

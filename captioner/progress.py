@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from captioner.console import note
+
 T = TypeVar("T")
 INTERVAL = 10.0  # seconds between two lines
 
@@ -31,7 +33,7 @@ def progress(
         if lines and last + INTERVAL <= time.monotonic():
             last = time.monotonic()
             left = time_left(last - start, done, total)
-            print(f"{title}: {done} of {total} {unit}, {left} left", file=sys.stderr, flush=True)
+            note(f"{title}: {done} of {total} {unit}, {left} left")
 
     with tqdm(total=total, desc=title, unit=f" {unit}", disable=lines or not show) as bar:
         yield update

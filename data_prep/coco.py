@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from captioner.console import say
 from captioner.data import records
 from captioner.errors import InputError
 from data_prep import archive, disk, download, manifest, ready
@@ -118,7 +119,7 @@ def _prepare(options: argparse.Namespace) -> list[str]:
             _obtain(root, ARCHIVES[name], missing[name], options.mirror, options.delete_archives)
     if options.no_images:
         for path in sorted(root.glob(annotations)):
-            print(f"{path}: captions of {len(records.read_references(path)):,} pictures")
+            say(f"{path}: captions of {len(records.read_references(path)):,} pictures")
     else:
         ready.print_summary(
             "coco", root, annotations, [*splits, *(["test"] if options.karpathy else [])]

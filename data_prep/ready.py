@@ -2,13 +2,13 @@
 
 import re
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from captioner.console import note, report, say
 from captioner.data import records
-from captioner.errors import InputError, report
+from captioner.errors import InputError
 from data_prep import disk
 
 
@@ -24,10 +24,10 @@ def exit_code(folder: Path, prepare: Callable[[], Sequence[str]]) -> int:
     except InputError as error:
         return report(error)
     except KeyboardInterrupt:
-        print("interrupted: run the command again and it goes on where it stopped", file=sys.stderr)
+        note("interrupted: run the command again and it goes on where it stopped")
         return 130
     for line in missing:
-        print(line, file=sys.stderr)
+        note(line)
     return 1 if missing else 0
 
 
@@ -40,13 +40,13 @@ def print_summary(data: str, root: Path, annotations: str, splits: list[str]) ->
     pictures = Counter(record.split for record in entries)
     captions = Counter(record.split for record in entries for _ in record.captions)
     for split in splits:
-        print(f"{split}: {pictures[split]:,} pictures, {captions[split]:,} captions")
+        say(f"{split}: {pictures[split]:,} pictures, {captions[split]:,} captions")
     root_option = _override("data.root", str(root.resolve()))
     options = [f"data={data}", root_option, _override("data.annotations", annotations)]
     if {"train", "val"} <= set(splits):
-        print("python train.py", *options)
+        say(" ".join(["python train.py", *options]))
     else:
-        print("python eval.py model=MODEL", *options, f"split={splits[0]}")
+        say(" ".join(["python eval.py model=MODEL", *options, f"split={splits[0]}"]))
 
 
 def _override(key: str, value: str) -> str:

@@ -9,10 +9,11 @@ bytes. What pictures and captions show: captioner/scenes.
 
 import argparse
 import sys
-import time
 
 from captioner import scenes
-from captioner.errors import InputError, report
+from captioner.console import report, say
+from captioner.errors import InputError
+from captioner.progress import progress
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,20 +25,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--test", type=int, default=300, help="pictures (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     options = parser.parse_args(arguments)
-    begun = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        if done % 50 == 0 or done == total:
-            rate = done / (time.monotonic() - begun)
-            end = "\n" if done == total else ""
-            print(f"\r{done}/{total} pictures, {rate:.0f}/s", end=end, file=sys.stderr, flush=True)
-
+    total = options.train + options.val + options.test
     try:
-        scenes.write_scenes(**vars(options), progress=show)
+        with progress("scenes", total, "pictures") as update:
+            scenes.write_scenes(**vars(options), progress=lambda *_: update(1))
     except InputError as error:
         return report(error)
-    print(f"pictures: {options.folder}/images")
-    print(f"captions: {options.folder}/captions_{{train,val,test}}.json")
+    say(f"pictures: {options.folder}/images")
+    say(f"captions: {options.folder}/captions_{{train,val,test}}.json")
     return 0
 
 

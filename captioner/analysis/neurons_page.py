@@ -12,6 +12,7 @@ import numpy as np
 from captioner import images
 from captioner.analysis.activations import Reading
 from captioner.analysis.neurons import Match
+from captioner.errors import escape
 
 EXAMPLES = 6  # documents of each property
 CHARACTERS = 900  # of each document
@@ -20,6 +21,7 @@ LEVELS = 10  # of colour, on either side of none
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("captioner.analysis"),
     autoescape=True,
+    finalize=lambda value: escape(value) if type(value) is str else value,
     trim_blocks=True,
     lstrip_blocks=True,
 )

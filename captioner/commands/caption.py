@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.commands import command_line
 from captioner.commands.command_line import flags_in_messages
+from captioner.console import json_text, note, say
 from captioner.errors import InputError, escape, printable
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def run(options: Namespace) -> None:
             raise InputError(f"{name}: a model, not a picture: write --model before each")
         if is_model(path / "model"):
             raise InputError(f"{name} holds a run: give --model {path / 'model'}")
+    if "-" in options.paths and sys.stdin is None:
+        raise InputError("-: stdin is closed: write a list of paths to it, or give paths")
     paths = _expand(options.paths)
     if "-" not in options.paths:
         paths = list(paths)  # all there, so that every batch is complete
@@ -88,12 +90,12 @@ def run(options: Namespace) -> None:
     for result in tqdm(results, unit=" pictures", disable=quiet):
         if result.error is not None:
             options.failures += 1
-            print(escape(result.error), file=sys.stderr)
+            note(result.error)
         if options.json:
-            print(json.dumps(_record(result, options), ensure_ascii=False), flush=True)
+            say(json_text(_record(result, options)))
         else:
             for hypothesis in result.hypotheses[: options.best or 1]:
-                print(f"{printable(result.path)}: {escape(hypothesis.caption)}", flush=True)
+                say(f"{printable(result.path)}: {escape(hypothesis.caption, keep='')}")
 
 
 FLAGS = {"width": "beam", "length_penalty": "length-penalty", "n": "best", "samples": "consensus"}
@@ -153,7 +155,7 @@ def _expand(given: Sequence[str]) -> Iterable[str]:
 
     paths = [expand(path) for path in given]
     if others:
-        print(f"{others} file{'s' * (others > 1)} passed over: no pictures", file=sys.stderr)
+        note(f"{others} file{'s' * (others > 1)} passed over: no pictures")
     return chain.from_iterable(paths)
 
 

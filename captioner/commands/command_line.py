@@ -16,7 +16,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from captioner.errors import InputError, os_reason, printable, report
+from captioner import console
+from captioner.errors import InputError, os_reason, printable
 
 
 class Verb(Protocol):
@@ -53,30 +54,29 @@ def run_command(parser: ArgumentParser, argv: Sequence[str] | None = None) -> in
         import argcomplete
 
         argcomplete.autocomplete(parser)
-    for stream in (sys.stdin, sys.stdout, sys.stderr):  # file names need not be text
-        if isinstance(stream, io.TextIOWrapper):
-            unreadable = "surrogateescape" if stream is sys.stdin else "backslashreplace"
-            stream.reconfigure(errors=unreadable)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # file names need not be text
     options, rest = parser.parse_known_args(argv)
     if rest and ("paths" not in options or any(r[0] == "-" and r != "-" for r in rest if r)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # paths after an option that came after paths
         options.paths += rest
     try:
+        if not console.open_streams():
+            raise InputError("stdout is closed: leave it open, or write >/dev/null")
         options.run(options)
-        sys.stdout.flush()
     except InputError as error:
-        return report(error, options.prog)
+        return console.report(error, options.prog)
     except BrokenPipeError:  # `captioner ... | head` has enough
-        _discard_output()
+        console.discard(sys.stdout)
     except OSError as error:  # `captioner ... > FILE` on a full disk
         reason = f"{printable(error.filename)}: {os_reason(error)}"
         if error.filename is None:
-            _discard_output()
+            console.discard(sys.stdout)
             reason = f"the output: {os_reason(error)}: free space, and {options.retry}"
-        return report(InputError(reason), options.prog)
+        return console.report(InputError(reason), options.prog)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        console.note("interrupted")
         return 130
     return 1 if options.failures else 0
 
@@ -91,8 +91,3 @@ def flags_in_messages(**flags: str) -> Iterator[None]:
         for option, flag in flags.items():
             message = re.sub(rf"search\.{option}\b", f"--{flag}", message)
         raise InputError(message) from None
-
-
-def _discard_output() -> None:
-    """Redirect stdout to /dev/null, so that flushing it at the exit cannot fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

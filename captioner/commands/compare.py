@@ -1,6 +1,5 @@
 """`captioner compare A.json B.json --refs CAPTIONS`: whether two systems differ."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -29,8 +28,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    from rich.console import Console
-
+    from captioner import console
     from captioner.data.records import read_references
     from captioner.evaluation import comparison
     from captioner.evaluation.frequencies import read_frequencies
@@ -49,7 +47,7 @@ def run(options: Namespace) -> None:
         a, b, options.metrics or score.USUAL, options.resamples, options.seed
     )
     if options.json:
-        print(json.dumps(comparison.as_json(differences)))
+        console.say(console.json_text(comparison.as_json(differences)))
     else:
         table = comparison.differences_table(differences, f"{len(records)} images")
-        Console(width=1000).print(table)  # wide enough for every number
+        console.show(table, width=1000)  # wide enough for every number

@@ -2,6 +2,8 @@
 
 from argparse import ArgumentParser, Namespace
 
+from captioner.console import say
+
 DESCRIPTION = (
     'Print a script for shell completion. In bash or zsh: eval "$(captioner completion bash)"; '
     "in fish: captioner completion fish | source."
@@ -15,4 +17,4 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     import argcomplete
 
-    print(argcomplete.shellcode(["captioner", "caption"], shell=options.shell))
+    say(argcomplete.shellcode(["captioner", "caption"], shell=options.shell))

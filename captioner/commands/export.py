@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from captioner.console import say
 from captioner.errors import printable
 
 DESCRIPTION = "Write a model in float16, without the encoder if pip brings its weights."
@@ -20,4 +21,4 @@ def run(options: Namespace) -> None:
     size = sum(file.stat().st_size for file in options.folder.iterdir()) / 1e6
     encoder = "with" if with_encoder else "without"
     reason = "" if with_encoder else ", whose weights pip brings"
-    print(f"{printable(options.folder)}: {size:.1f} MB, {encoder} the encoder{reason}")
+    say(f"{printable(options.folder)}: {size:.1f} MB, {encoder} the encoder{reason}")

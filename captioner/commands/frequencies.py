@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from captioner.console import say
 from captioner.errors import InputError, printable
 
 DESCRIPTION = (
@@ -25,4 +26,4 @@ def run(options: Namespace) -> None:
     frequencies = read_frequencies(options.captions, options.split)
     frequencies.save(options.table)
     grams, images = len(frequencies.frequency_G), frequencies.images
-    print(f"{grams} n-grams of {images} images are in {printable(options.table)}")
+    say(f"{grams} n-grams of {images} images are in {printable(options.table)}")

@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from captioner.console import say
 from captioner.errors import printable
 
 DESCRIPTION = (
@@ -31,5 +32,5 @@ def run(options: Namespace) -> None:
     gradients.draw(measurements, options.out / "gradients.png")
     for name, norms in measurements["gradient"].items():
         steps = len(norms) - 1
-        print(f"|dL/d{name}|: {norms[0]:.2e} at the loss, {norms[-1]:.2e} {steps} steps before")
-    print(f"gradients.json and gradients.png are in {printable(options.out)}")
+        say(f"|dL/d{name}|: {norms[0]:.2e} at the loss, {norms[-1]:.2e} {steps} steps before")
+    say(f"gradients.json and gradients.png are in {printable(options.out)}")

@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from captioner.console import say
 from captioner.errors import printable
 
 DESCRIPTION = (
@@ -42,5 +43,5 @@ def run(options: Namespace) -> None:
     files.write_atomic(options.out, neurons_page.render_page(readings, matches))
     for match in matches:
         score = f"{match.measure} {match.score:6.3f}   by chance {match.control:6.3f}"
-        print(f"{match.name:32} {match.label:9} {score}")
-    print(f"the page is {printable(options.out)}")
+        say(f"{match.name:32} {match.label:9} {score}")
+    say(f"the page is {printable(options.out)}")

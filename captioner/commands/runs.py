@@ -11,13 +11,13 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    from rich.console import Console
-
+    from captioner import console
     from captioner.experiment import runs
     from captioner.experiment.run_dir import RunDir
 
     results = {folder: RunDir(folder).results() for folder in options.folders}
     if options.format == "text":
-        Console(width=1000).print(runs.runs_table(results))  # wide enough for every number
+        console.show(runs.runs_table(results), width=1000)  # wide enough for every number
     else:
-        print({"markdown": runs.markdown, "csv": runs.as_csv}[options.format](results), end="")
+        write = {"markdown": runs.markdown, "csv": runs.as_csv}[options.format]
+        console.say(write(results), end="")

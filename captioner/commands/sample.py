@@ -7,7 +7,8 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from captioner.commands.command_line import add_device, flags_in_messages
-from captioner.errors import InputError, escape, printable
+from captioner.console import say
+from captioner.errors import InputError, printable
 
 if TYPE_CHECKING:
     from captioner.search import Strategy
@@ -43,8 +44,8 @@ def run(options: Namespace) -> None:
     texts = model.continue_prompt(options.prompt, _strategy(options))
     for number, text in enumerate(texts):
         if len(texts) > 1:
-            print(f"== {number + 1}")
-        print(escape(text))
+            say(f"== {number + 1}")
+        say(text)
 
 
 def _strategy(options: Namespace) -> Strategy:

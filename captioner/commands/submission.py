@@ -1,9 +1,9 @@
 """`captioner submission NAME OUT.zip --split ...`: the zip that the COCO caption server takes."""
 
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from captioner.console import note, say
 from captioner.errors import printable
 
 DESCRIPTION = "Write the zip that the COCO caption server takes."
@@ -25,7 +25,7 @@ def run(options: Namespace) -> None:
 
     splits = submission.read_splits(options.split)
     submission.write_submission(options.zip, options.name, splits)
-    print(f"{', '.join(splits)} are in {printable(options.zip)}")
+    say(f"{', '.join(splits)} are in {printable(options.zip)}")
     for split in submission.SPLITS:
         if split not in splits:
-            print(f"note: the server wants {split} as well", file=sys.stderr)
+            note(f"note: the server wants {split} as well")

@@ -15,7 +15,6 @@ the first one writes them.
 import json
 import math
 import re
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 
 from captioner import distributed, files, images
+from captioner.console import note
 from captioner.encoders import CNN
 from captioner.errors import InputError, naming_file, printable
 from captioner.images import integrity
@@ -156,7 +156,7 @@ class FeatureCache:
         damaged = set().union(*distributed.gather(damaged))
         if rank == 0 and (new := damaged - self.damaged):
             place = printable(self.folder)
-            print(f"{place}: damaged rows, computed again: {len(new)}", file=sys.stderr)
+            note(f"{place}: damaged rows, computed again: {len(new)}")
         self.damaged |= damaged
         for name, _ in damaged:
             self.index.pop(name, None)
@@ -261,13 +261,13 @@ class FeatureCache:
             while not distributed.gather(distributed.rank() > 0 or files.try_lock(file))[0]:
                 if not waiting and distributed.rank() == 0:
                     place = printable(self.folder)
-                    print(f"waiting for another process to fill {place}", file=sys.stderr)
+                    note(f"waiting for another process to fill {place}")
                 waiting = True
                 time.sleep(1)
             self._load()
             if distributed.rank() == 0 and self.unreadable:
                 path = self.folder / "rows.txt"
-                print(f"{printable(path)}: damaged lines: {self.unreadable}", file=sys.stderr)
+                note(f"{printable(path)}: damaged lines: {self.unreadable}")
                 lines = (f"{name} {row[0]} {row[1]}\n" for name, row in self.index.items())
                 files.write_atomic(path, "".join(lines))
             yield

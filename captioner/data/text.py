@@ -8,7 +8,6 @@ words), eos; the state is reset at each bos.
 import hashlib
 import importlib.util
 import os
-import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from captioner import files
+from captioner.console import note
 from captioner.errors import InputError, naming_file, printable
 from captioner.tokenizers import Tokenizer
 from captioner.types import BOS, EOS, PAD, TextBatch
@@ -175,7 +175,7 @@ class Corpus:
         if data[:8] == self._checksum(data[8:]):
             self.start_D = np.frombuffer(data[8:], np.int64)
             return True
-        print(f"{printable(self.path)}: damaged: the text is encoded again", file=sys.stderr)
+        note(f"{printable(self.path)}: damaged: the text is encoded again")
         return False
 
     def _checksum(self, starts: bytes) -> bytes:

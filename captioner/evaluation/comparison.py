@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from captioner.evaluation.scoring import Case, left_table
+from captioner.console import make_table
+from captioner.evaluation.scoring import Case
 from captioner.metrics import bootstrap, score
 from captioner.metrics.bootstrap import Difference
 from captioner.metrics.statistics import as_text, or_none
@@ -34,9 +35,9 @@ def as_json(differences: Mapping[str, Difference]) -> dict[str, dict[str, float 
 
 def differences_table(differences: Mapping[str, Difference], title: str) -> Table:
     """The differences for a terminal; scores x 100."""
-    table = left_table(title, "metric", "A", "B", "A - B", "95 % interval", "p")
+    rows = []
     for metric, (*values, p) in differences.items():
         a, b, difference, low, high = (as_text(metric, value) for value in values)
-        interval = f"{low} to {high}"
-        table.add_row(metric, a, b, difference, interval, "-" if math.isnan(p) else f"{p:.4f}")
-    return table
+        chance = "-" if math.isnan(p) else f"{p:.4f}"
+        rows.append([metric, a, b, difference, f"{low} to {high}", chance])
+    return make_table(["metric", "A", "B", "A - B", "95 % interval", "p"], rows, title)

@@ -12,13 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
+from captioner.console import make_table
 from captioner.data.batches import Source
 from captioner.data.records import Record
-from captioner.errors import InputError, Unavailable, escape
+from captioner.errors import InputError, Unavailable
 from captioner.evaluation import likelihood
 from captioner.evaluation.case import Case, Result
 from captioner.metrics import bootstrap, score, tokenize
@@ -177,21 +176,12 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
 
 
-def left_table(title: str, first: str, *others: str) -> Table:
-    """An empty table for a terminal; the columns after the first are numbers."""
-    table = Table(first, box=box.SIMPLE, pad_edge=False, title=title, title_justify="left")
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
-
-
 def scores_table(scores: Mapping[str, Any], title: str) -> Table:
     """The scores for a terminal: a line for each metric, shares and scores x 100."""
-    table = left_table(title, "metric", "value", "95 % interval")
+    rows = []
     for name, value in scores["corpus"].items():
         low, high = scores["intervals"].get(name, (None, None))
         interval = "" if low is None else f"{as_text(name, low)} to {as_text(name, high)}"
-        table.add_row(name, as_text(name, value), interval)
-    for name, reason in scores["unavailable"].items():
-        table.add_row(name, "-", Text(escape(f"unavailable: {reason}")))  # "[clip]" is no markup
-    return table
+        rows.append([name, as_text(name, value), interval])
+    rows += [[name, "-", f"unavailable: {why}"] for name, why in scores["unavailable"].items()]
+    return make_table(["metric", "value", "95 % interval"], rows, title)

@@ -2,9 +2,8 @@
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from rich.console import Console
 
-from captioner import files
+from captioner import console, files
 from captioner.data.batches import image_vectors
 from captioner.data.records import Record
 from captioner.decoders.base import WordDecoder
@@ -102,7 +101,7 @@ def evaluate(
         digests = components.weight_digests(run.model)
         scores["origin"] = scoring.origin(case, **options, model=digests)
         files.write_json(run.scores, scores)
-        Console().print(scoring.scores_table(scores, f"{len(val)} images of {split}"))
-        print(f"everything is in {run}; caption pictures with")
-        print(f"  caption --model {run.model} PATH ...")
+        console.show(scoring.scores_table(scores, f"{len(val)} images of {split}"))
+        console.say(f"everything is in {run}; caption pictures with")
+        console.say(f"  caption --model {run.model} PATH ...")
     return headline(scores)

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
-from captioner import errors, files
+from captioner import console, files
 from captioner.errors import InputError
 from captioner.experiment import runs
 from captioner.experiment.run_dir import RunDir, ended_runs
@@ -28,6 +28,7 @@ def command(main: Callable[[DictConfig], float]) -> Callable[[DictConfig], float
 
     @wraps(main)
     def run(config: DictConfig) -> float:
+        console.open_streams()
         try:
             return main(config)
         except MissingMandatoryValue as error:
@@ -41,7 +42,7 @@ def command(main: Callable[[DictConfig], float]) -> Callable[[DictConfig], float
         if not in_sweep():
             stop(message)
         job_error = InputError(message)  # a new one, without frames; the other jobs go on
-        errors.report(job_error)
+        console.report(job_error)
         raise job_error
 
     return run
@@ -49,7 +50,7 @@ def command(main: Callable[[DictConfig], float]) -> Callable[[DictConfig], float
 
 def stop(message: str) -> NoReturn:
     """End the command with exit code 2, and a sweep with all its jobs."""
-    sys.exit(errors.report(InputError(message)))
+    sys.exit(console.report(InputError(message)))
 
 
 def in_sweep() -> bool:

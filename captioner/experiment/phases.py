@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from captioner import distributed
+from captioner.console import say
 from captioner.errors import InputError
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import TrainConfig, plain
@@ -34,17 +35,17 @@ def run_phases(config: DictConfig, run: RunDir, script: str) -> float:
         if phase.has_ended():
             continue
         if first:
-            print(f"phase {number} of {len(phases)}: {phase.folder.name}")
+            say(f"phase {number} of {len(phases)}: {phase.folder.name}")
         try:
             train(phase.resumed_config(), phase, [sys.executable, script, f"resume={phase}"])
         except SystemExit:
             if first:
-                print(f"and with the phases after it\n  python train.py resume={run}")
+                say(f"and with the phases after it\n  python train.py resume={run}")
             raise
     last, _ = phases[-1]
     if first:
         run.copy_results(last)
-        print(f"the last phase's model and scores are in {run}")
+        say(f"the last phase's model and scores are in {run}")
     return last.headline()
 
 

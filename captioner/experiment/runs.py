@@ -4,10 +4,9 @@ import csv
 import io
 from collections.abc import Mapping
 
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
+from captioner.console import make_table
 from captioner.errors import escape
 from captioner.experiment.run_dir import Results
 from captioner.metrics.statistics import as_text
@@ -36,14 +35,8 @@ def columns(runs: Mapping[str, Results]) -> tuple[list[str], list[list[str]]]:
 
 def runs_table(runs: Mapping[str, Results]) -> Table:
     """For a terminal; scores x 100, as papers print them."""
-    names, rows = columns(runs)
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=0)
-    table.add_column("x 100", overflow="fold")
-    for name in names[1:]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(Text, row))  # brackets are no markup
-    return table
+    (_, *names), rows = columns(runs)
+    return make_table(["x 100", *names], rows)
 
 
 def markdown(runs: Mapping[str, Results]) -> str:

@@ -1,12 +1,12 @@
 """The records and pictures that a `data` config names: for training, for evaluation."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from captioner import distributed, images, instantiate, scenes
+from captioner.console import note
 from captioner.data import batches
 from captioner.data.cache import FeatureCache
 from captioner.data.records import Record, read_captions
@@ -86,7 +86,7 @@ def skip_bad(config: DictConfig, bad: Sequence[str], *good: Sequence[Record]) ->
         raise BadPictures(dict(enumerate(bad)), len(bad) + sum(map(len, good)))
     if distributed.rank() == 0:
         lines = "\n  ".join(bad)
-        print(f"{len(bad)} bad pictures are left out:\n  {lines}", file=sys.stderr)
+        note(f"{len(bad)} bad pictures are left out:\n  {lines}")
 
 
 def _source(

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from captioner import distributed, files
+from captioner.console import say
 from captioner.data import text
 from captioner.errors import InputError
 from captioner.experiment import components
@@ -73,7 +74,7 @@ def evaluate(
         origin = {"data": plain(config.data), "model": components.weight_digests(run.model)}
         scores = {"corpus": {f"bits_per_{unit}": score}, "origin": origin}
         files.write_json(run.scores, scores)
-        print(
+        say(
             f"{score:.4f} bits a {unit} of {data.val.units} held out; {run.samples} "
             f"shows how it wrote; let it write with\n  captioner sample {run.model}"
         )

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.multiprocessing import ProcessRaisedException
 
 from captioner import distributed
+from captioner.console import say
 from captioner.errors import InputError
 from captioner.experiment import caption_task, text_task
 from captioner.experiment.hydra_app import in_sweep, stop
@@ -59,7 +60,7 @@ def _train_here(config: DictConfig, run: RunDir, task: ModuleType, trainer: Trai
         if not first:
             sys.exit(0)  # one exit code for all, that of the first process
         run.add_time(time.monotonic() - start, parameters)
-        print(f"stopped by {stopped}; go on with\n  python train.py resume={run}")
+        say(f"stopped by {stopped}; go on with\n  python train.py resume={run}")
         sys.exit(128 + stopped.signum)
     if not run.model.exists():
         raise InputError(

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from captioner import distributed, files
+from captioner.console import note
 from captioner.errors import InputError, os_reason, printable
 from captioner.images.decode import decode_image, read_bytes
 from captioner.images.preprocess import Augment, Preprocess, view
@@ -106,7 +106,7 @@ class PictureDigests:
         if distributed.rank() == 0:
             if self.unreadable:
                 told = f"lines damaged or of an earlier version, left out: {self.unreadable}"
-                print(f"{printable(self.path)}: {told}", file=sys.stderr)
+                note(f"{printable(self.path)}: {told}")
                 files.write_atomic(self.path, _lines(self.digests))
             else:
                 files.append_bytes(self.path, _lines(new).encode())

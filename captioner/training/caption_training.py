@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from captioner import distributed, images
+from captioner.console import say
 from captioner.data.records import Record
+from captioner.errors import escape
 from captioner.metrics import score
 from captioner.models.caption_model import CaptionModel
 from captioner.training.health import health_of, warnings_of
@@ -62,7 +64,7 @@ class CaptionTraining(Loop):
             self.log(f"val/{name}", value, prog_bar=name == "CIDEr")
         if self.objective.rewarded and self.trainer.is_global_zero:
             for warning in warnings_of(health):
-                print(f"epoch {self.current_epoch}: {warning}")
+                say(f"epoch {self.current_epoch}: {warning}")
         for board in self.boards:
             self._show(captions, board)
 
@@ -70,8 +72,9 @@ class CaptionTraining(Loop):
         """Write the first pictures, their captions and references to TensorBoard."""
         for index in sorted(captions)[:PICTURES]:
             record = self.val_records[index]
-            lines = [f"**{captions[index]}**", "", *(f"- {text}" for text in record.captions)]
-            tag = f"val/{record.id}"
+            best, *references = (escape(t, keep="") for t in [captions[index], *record.captions])
+            lines = [f"**{best}**", "", *(f"- {text}" for text in references)]
+            tag = escape(f"val/{record.id}", keep="")
             board.add_text(tag, "\n".join(lines), self.global_step)
             if not self.pictures_shown:
                 picture = images.read_image(record.image)

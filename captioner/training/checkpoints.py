@@ -13,7 +13,6 @@ import io
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from captioner import distributed, files
+from captioner import console, distributed, files
 from captioner.errors import InputError, os_reason, read_json
 from captioner.training import lightning
 
@@ -69,7 +68,7 @@ def newest(folder: Path) -> Path | None:
             reason = "its checksum is wrong"
         except OSError as error:
             reason = os_reason(error)
-        print(f"{path}: {reason}; going back to the one before", file=sys.stderr)
+        console.note(f"{path}: {reason}; going back to the one before")
     if entries:
         raise InputError(f"{folder}: no checkpoint is whole; train again in another run_dir")
     return None

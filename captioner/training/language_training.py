@@ -1,14 +1,14 @@
 """Training of language models, validated by bits per character or word."""
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from captioner import distributed, files
+from captioner import console, distributed, files
 from captioner.data.text import Corpus, Streams
+from captioner.errors import escape
 from captioner.models.language_model import LanguageModel
 from captioner.objectives.cross_entropy import CrossEntropy
 from captioner.search import Strategy
@@ -69,13 +69,12 @@ class LanguageTraining(Loop):
         stage = "train more" if self.global_step > FIRST_SAMPLE else "at first"
         place = f"epoch {self.current_epoch}, step {self.global_step}{score}"
         entry = f"== {stage}: {place}\n{text}\n\n"
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        self.print(entry.encode(encoding, "backslashreplace").decode(encoding))
+        console.say(entry)
         earlier = self.samples.read_bytes() if self.samples.exists() else b""
         if entry.encode() not in earlier:  # a resumed run repeats the last ones
             files.append_bytes(self.samples, entry.encode())
         for board in self.boards:
-            board.add_text("sample", f"```\n{text}\n```", self.global_step)
+            board.add_text("sample", f"```\n{escape(text)}\n```", self.global_step)
 
 
 def bits(model: LanguageModel, corpus: Corpus, batch_size: int, bptt: int) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 
+from captioner.console import say
 from captioner.progress import INTERVAL, time_left
 
 
@@ -53,7 +54,7 @@ class ProgressLines(pl.callbacks.ProgressBar):
         if self.is_enabled and self.last + INTERVAL <= time.monotonic():
             self.last = time.monotonic()
             epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-            print(f"{epoch}, {line}", flush=True)
+            say(f"{epoch}, {line}")
 
 
 def progress_callback() -> pl.callbacks.ProgressBar:

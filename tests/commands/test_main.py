@@ -53,6 +53,21 @@ def test_output_that_nobody_reads_and_a_full_disk():
         assert full.returncode == 2 and full.stderr.startswith(message)
 
 
+def test_streams_that_are_closed(model_dir, scenes_dir, tmp_path):
+    """Messages may be lost with stderr; captions are not."""
+    (tmp_path / "junk.png").write_text("junk")
+    caption = f'"$PY" -m captioner --model {model_dir} --beam 1'
+    good = min((scenes_dir / "images").iterdir())
+    out = shell(f"{caption} {good} >&-")
+    assert (out.returncode, out.stdout) == (2, "") and "stdout is closed" in out.stderr
+    lost = shell(f"{caption} {tmp_path}/junk.png {good} 2>&-")
+    assert lost.returncode == 1 and lost.stdout.startswith(f"{good}: ")
+    nobody = shell(f"{caption} {tmp_path}/junk.png {good} 2> >(exec 0<&-; sleep 0.1)")
+    assert (nobody.returncode, nobody.stdout) == (1, lost.stdout)
+    without = shell(f"{caption} - <&-")
+    assert without.returncode == 2 and "stdin is closed" in without.stderr
+
+
 @pytest.mark.parametrize("name", VERBS)
 def test_every_verb_says_what_it_does_and_refuses_other_options(name, capsys):
     for option, code, text in (

@@ -85,7 +85,7 @@ def test_wrong_folders_and_sizes_are_named(tmp_path):
 def test_the_command(tmp_path, capsys):
     command = [str(tmp_path / "data"), "--train=2", "--val=1"]
     assert main([*command, "--test=1"]) == 0
-    assert "4/4 pictures" in capsys.readouterr().err
+    assert "data/images" in capsys.readouterr().out
     assert len(read_scenes(tmp_path / "data/captions_test.json")) == 1
     assert main([*command, "--test=2"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
