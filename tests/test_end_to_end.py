@@ -267,6 +267,7 @@ def test_eight_pictures_are_learned_by_heart(options, tmp_path):
         (["data.batch_size=0"], "data.batch_size=0"),
         (["data.limit=-1"], "data.limit=-1"),
         (["trainer.max_epochs=0"], "trainer.max_epochs=0"),
+        (["+trainer.val_check_interval=999"], "trainer: `val_check_interval` (999) must be less"),
         (["trainer.max_epochs=1", "trainer.check_val_every_n_epoch=2"], "no validation took place"),
     ],
 )

@@ -208,13 +208,10 @@ def check_ranges(config: DictConfig) -> None:
     least |= {"data.workers": 0, "patience": 0, "encoder_lr": 0, "trainer.max_epochs": 1}
     for name, low in least.items():
         value = OmegaConf.select(config, name, default=low)  # texts have no captions
-        if not isinstance(value, int | float) or value < low:
+        if not isinstance(value, int | float) or not value >= low:
             raise InputError(f"{name}={value}: give {low} or more")
-    if isinstance(interval := config.trainer.get("val_check_interval"), str):
-        raise InputError(
-            f"trainer.val_check_interval={interval}: give a share of the epoch, or how many batches"
-        )
     for name, fits, advice in (
+        ("seed", 0 <= config.seed < 2**32, "0 to 4294967295"),
         ("loss", config.loss in ("mean", "sum"), "mean or sum"),
         ("timeout", config.timeout > 0, "more than 0 seconds"),
         ("checkpoint_minutes", config.checkpoint_minutes > 0, "more than 0"),

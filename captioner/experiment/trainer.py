@@ -23,6 +23,7 @@ from captioner.experiment import caption_task, text_task
 from captioner.experiment.hydra_app import in_sweep, stop
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import check_ranges, plain
+from captioner.experiment.trainer_options import check_options
 from captioner.training import checkpoints, lightning
 from captioner.training.data import EpochData
 from captioner.training.loop import Loop
@@ -77,25 +78,25 @@ def _train_here(config: DictConfig, run: RunDir, task: ModuleType, trainer: Trai
 def _make_trainer(config: DictConfig, run: RunDir, best: dict[str, Any]) -> Trainer:
     """Lightning's, with the callbacks of a run; `best` says which validation is."""
     check_ranges(config)
+    ours: dict[str, Any] = {
+        "default_root_dir": run.folder,
+        "callbacks": [
+            EarlyStopping(**best, patience=config.patience, check_on_train_epoch_end=False),
+            checkpoints.Checkpoints(run.checkpoints, run.model, config.checkpoint_minutes, **best),
+            progress_callback(),
+        ],
+        "logger": False,
+        "plugins": [checkpoints.Files()],
+        "use_distributed_sampler": False,
+        "reload_dataloaders_every_n_epochs": 1,
+        "num_sanity_val_steps": 0,
+    }
+    options = plain(config.trainer)
+    check_options(options, ours)
     try:
-        trainer = Trainer(
-            **plain(config.trainer),
-            default_root_dir=run.folder,
-            callbacks=[
-                EarlyStopping(**best, patience=config.patience, check_on_train_epoch_end=False),
-                checkpoints.Checkpoints(
-                    run.checkpoints, run.model, config.checkpoint_minutes, **best
-                ),
-                progress_callback(),
-            ],
-            logger=False,
-            plugins=[checkpoints.Files()],
-            use_distributed_sampler=False,
-            reload_dataloaders_every_n_epochs=1,
-            num_sanity_val_steps=0,
-        )
-    except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
-        raise InputError(f"trainer: {error}") from error
+        trainer = Trainer(**options, **ours)
+    except Exception as error:  # of any class, for values that do not go together, or not here
+        raise InputError(f"trainer: {str(error) or repr(error)}") from error
     if in_sweep() and lightning.starts_scripts(trainer):
         stop(
             f"-m with trainer.strategy={config.trainer.strategy}: its processes would each run the "
@@ -140,6 +141,10 @@ def _fit(trainer: Trainer, training: Loop, data: EpochData, checkpoint: Path | N
         if not known:
             raise
         raise InputError(message.strip()) from error
+    except (MisconfigurationException, ValueError) as error:
+        if not lightning.has_raised(error):
+            raise
+        raise InputError(f"trainer: {str(error).strip()}") from error
     saver = trainer.checkpoint_callback
     assert isinstance(saver, checkpoints.Checkpoints)
     late = max(distributed.gather(saver.signal))

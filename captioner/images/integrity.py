@@ -28,8 +28,8 @@ class BadPictures(InputError):
         self.errors = dict(sorted(errors.items()))
         lines = "\n  ".join(self.errors.values())
         super().__init__(
-            f"{len(errors)} of {count} pictures cannot be read:\n  {lines}\n"
-            "mend or remove them, or go on without them by data.skip_bad=true"
+            f"{len(errors)} of {count} pictures cannot be read: mend or remove them, or go on "
+            f"without them by data.skip_bad=true\n  {lines}"
         )
 
 

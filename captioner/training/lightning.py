@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import subprocess
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -36,6 +37,12 @@ def silence() -> None:
         ".*treespec, LeafSpec.* is deprecated",
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def has_raised(error: Exception) -> bool:
+    """Whether it was Lightning's own code that raised an error: it refuses an option's value."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"].startswith(("pytorch_lightning.", "lightning_fabric."))
 
 
 def starts_scripts(trainer: pl.Trainer) -> bool:
