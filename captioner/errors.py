@@ -4,10 +4,13 @@ A message names the file or the value, says what is wrong, and what to do about 
 """
 
 import json
+import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ UNSAFE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 """Control characters (C0, DEL, C1), what turns the direction of text or ends a line, surrogates."""
+
+LARGEST = 2**32
+"""Bytes of a file that is read as a whole."""
 
 
 class InputError(ValueError):
@@ -68,13 +74,31 @@ def first_five(items: Iterable[object]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark.
+def open_input(path: Path, largest: int = LARGEST) -> BufferedReader:
+    """Open a file that somebody gave. Raises InputError if it cannot be read, is no regular file,
+    or has more bytes than `largest`.
 
-    Raises InputError, naming the file and the byte, if it cannot be read.
+    Others are refused before they are opened: reading a FIFO would wait for ever, and /dev/zero
+    never ends. /dev/stdin is a regular file if it is redirected from one.
     """
     with naming_file(path):
-        data = path.read_bytes()
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder, " if stat.S_ISDIR(status.st_mode) else ""
+            raise InputError(f"{printable(path)}: {kind}not a regular file: give one")
+        if status.st_size > largest:
+            size = f"{status.st_size:,} bytes; {largest:,} at most"
+            raise InputError(f"{printable(path)}: {size}: is it the right file?")
+        return open(path, "rb")
+
+
+def read_text(path: Path, largest: int = LARGEST) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Raises InputError as `open_input`, and naming the byte that is not UTF-8.
+    """
+    with naming_file(path), open_input(path, largest) as file:
+        data = file.read()
     try:
         return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -103,9 +127,9 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, largest: int = LARGEST) -> Any:
     """The content of a UTF-8 JSON file. Raises InputError, naming the file, if that fails."""
-    return parse_json(read_text(path), printable(path))
+    return parse_json(read_text(path, largest), printable(path))
 
 
 def json_field(item: Any, key: str, kinds: tuple[type, ...], place: str) -> Any:

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from captioner.errors import InputError, os_reason, printable
+from captioner.errors import InputError, open_input, os_reason, printable
 
 LITTER = {".ds_store", ".localized", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 
@@ -65,8 +65,12 @@ def append_bytes(path: Path, data: bytes, at: int | None = None) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, as hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Return the SHA-256 of a file, as hexadecimal digits. Raises as `open_input`."""
+    digest = hashlib.sha256()
+    with open_input(path) as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def checksum(*parts: bytes | np.ndarray) -> str:

@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from captioner.errors import InputError, read_json
+from captioner.instantiate import construct
 from captioner.metrics import tokenize
 from captioner.types import BOS, EOS, PAD, UNK
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+HALF = re.compile(r"[\ud800-\udfff]")
+"""Half a character, as JSON can say it and UTF-8 cannot."""
 CLITIC = re.compile(r" ('s|'re|'ve|'ll|'d|'m|n't)\b")
 
 
@@ -37,6 +40,8 @@ class Tokenizer(ABC):
             raise InputError("the vocabulary is empty: lower tokenizer.min_count, or add captions")
         if special := sorted(set(units) & set(SPECIAL)):
             raise InputError(f"{special[0]} is a special token: take it out of the captions")
+        if broken := [unit for unit in units if not unit.isascii() and HALF.search(unit)]:
+            raise InputError(f"the vocabulary holds half a character, {broken[0]!r}: take it out")
         unit, count = Counter(units).most_common(1)[0]
         if count > 1:
             raise InputError(f"the vocabulary holds {unit!r} twice: take one of them out")
@@ -176,12 +181,10 @@ def train_tokenizer(captions: Iterable[str], kind: str = "word", **options: int)
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Return the tokenizer that `to_json` wrote. Raises InputError that names file and fault."""
-    saved = read_json(path)
+    saved = read_json(path, 2**26)
     try:
         kind = KINDS[saved["kind"]]
         units, max_length = saved["units"], saved["max_length"]
-        if not all(isinstance(unit, str) for unit in units) or not isinstance(max_length, int):
-            raise TypeError("units must be strings and max_length an integer")
         version = saved["version"]
     except (KeyError, TypeError) as error:
         raise InputError(
@@ -193,6 +196,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
             f"version {kind.version}: the words would not mean the same; train again"
         )
     try:
-        return kind(units, max_length)
+        return construct(kind, {"units": units, "max_length": max_length}, "tokenizer")
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

@@ -60,7 +60,7 @@ def broken(**changes):
         ("[]", "not a tokenizer of captioner"),
         (broken(units=None), "'units'"),
         (broken(version="0"), "version 0"),
-        (broken(units=[1]), "units must be strings"),
+        (broken(units=[1]), "give a list, each a word"),
         (broken(units=[]), "vocabulary is empty"),
         (broken(units=["a", "a"]), "twice"),
         (broken(units=["<eos>"]), "special token"),

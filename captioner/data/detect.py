@@ -8,6 +8,8 @@ from typing import IO
 
 import ijson
 
+from captioner.errors import open_input
+
 TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)", re.DOTALL)
 LONGEST_LINE = 2**20  # bytes of a first line that is not JSON
 TABLES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
@@ -19,7 +21,7 @@ def format_of(path: Path) -> str | None:
     JSON is parsed up to the first item that tells, since COCO's other annotations are files of
     450 MB.
     """
-    with path.open("rb") as file:
+    with open_input(path) as file:
         if file.read(3) != codecs.BOM_UTF8:
             file.seek(0)
         start, head = file.tell(), file.readline(LONGEST_LINE)
@@ -44,7 +46,11 @@ def format_by_name(path: Path) -> str | None:
 def delimiter_of(header: str) -> str | None:
     """Return what separates the columns of a table whose header names image and caption."""
     for delimiter in ",\t;":
-        if {"image", "caption"} <= set(next(csv.reader([header], delimiter=delimiter), [])):
+        try:
+            columns = next(csv.reader([header], delimiter=delimiter), [])
+        except csv.Error:  # a bare carriage return
+            return None
+        if {"image", "caption"} <= set(columns):
             return delimiter
     return None
 

@@ -160,10 +160,12 @@ def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raises InputError, naming the option, if a size is not 1 or more."""
+    """Raises InputError, naming the option, if a size is not 1 or more, or absurd."""
     for name, size in sizes.items():
         if size < 1:
             raise InputError(f"decoder.{name}={size}: give 1 or more")
+        if size > (most := 1000 if name == "layers" else 2**20):
+            raise InputError(f"decoder.{name}={size}: give {most} at most")
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:

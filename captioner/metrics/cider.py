@@ -3,7 +3,6 @@
 import io
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from captioner import files
-from captioner.errors import InputError, naming_file, printable
+from captioner.errors import InputError, naming_file, open_input, printable
 from captioner.metrics.ngrams import ORDERS, Matches, Numbers, References
 from captioner.metrics.tokenize import VERSION
 
 SIGMA = 6.0  # of the penalty for a different length, in words
-BROKEN = (ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
-"""The errors of reading a file that is not a table of the right arrays."""
+MAX_RATIO = 20  # of a table to its file; COCO's is 5
 
 
 @dataclass(eq=False)
@@ -64,9 +62,16 @@ class DocumentFrequencies:
         """Read what `save` wrote. Nothing in it is executed. Raises InputError naming the file."""
         with naming_file(path):
             try:
-                with open(path, "rb") as file, np.load(file, allow_pickle=False) as table:
-                    frequencies = cls._from_arrays(table)
-            except BROKEN as error:
+                with open_input(path) as file, zipfile.ZipFile(file) as members:
+                    size = sum(member.file_size for member in members.infolist())
+                    if size > max(MAX_RATIO * path.stat().st_size, 2**26):
+                        raise ValueError(f"it unpacks to {size:,} bytes")
+                    file.seek(0)
+                    with np.load(file, allow_pickle=False) as table:
+                        frequencies = cls._from_arrays(table)
+            except InputError:
+                raise
+            except Exception as error:  # NumPy raises whatever a part of a header makes it
                 raise InputError(
                     f"{printable(path)}: no table of document frequencies ({error}): make one with "
                     "`captioner frequencies CAPTIONS TABLE.npz`"
@@ -75,7 +80,7 @@ class DocumentFrequencies:
 
     @classmethod
     def _from_arrays(cls, table: Mapping[str, np.ndarray]) -> "DocumentFrequencies":
-        """Raises one of BROKEN if the arrays are missing or do not fit each other."""
+        """Raises an exception if the arrays are missing or do not fit each other."""
         if (version := str(table["tokenizer"])) != VERSION:
             raise ValueError(f"it is of version {version} of the tokenizer, not {VERSION}")
         images, frequency_G = int(table["images"]), table["frequencies"]
@@ -86,6 +91,9 @@ class DocumentFrequencies:
             [table[f"keys_{n}"] for n in range(ORDERS - 1)],
             [table[f"numbers_{n}"] for n in range(ORDERS - 1)],
         )
+        for array in (frequency_G, *numbers.keys, *numbers.numbers):
+            if array.dtype != np.int64 or array.ndim != 1:
+                raise ValueError(f"an array is of {array.dtype} in {array.ndim} dimensions")
         number = np.sort(np.concatenate([list(numbers.words.values()), *numbers.numbers]))
         sizes = list(map(len, numbers.keys)) == list(map(len, numbers.numbers))
         rising = all((np.diff(keys) > 0).all() for keys in numbers.keys)

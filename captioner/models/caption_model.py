@@ -1,8 +1,8 @@
 """CaptionModel: pictures in, captions out; an encoder, a decoder, a tokenizer and a search."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -246,14 +246,21 @@ class CaptionModel(Model):
         write_model(self, Path(folder), config, dtype, None if encoder else self.encoder.weights())
 
 
-def build_captioner(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> CaptionModel:
+def build_captioner(
+    config: dict[str, Any],
+    tokenizer: tokenizers.Tokenizer,
+    bounding: Callable[[str], AbstractContextManager] = nullcontext,
+) -> CaptionModel:
     """{"encoder": {"_target_": .., ..}, "decoder": {..}} -> a model with fresh decoder weights.
 
+    bounding: gives the context in which the "encoder" or "decoder" is made (see `Contents`).
     Raises InputError for a foreign class or option.
     """
-    encoder = instantiate(config["encoder"], "captioner.encoders", CNN)
+    with bounding("encoder"):
+        encoder = instantiate(config["encoder"], "captioner.encoders", CNN)
     sizes = {"vocab_size": len(tokenizer), "feature_size": encoder.size}
-    decoder = instantiate(config["decoder"], "captioner.decoders", Decoder, **sizes)
+    with bounding("decoder"):
+        decoder = instantiate(config["decoder"], "captioner.decoders", Decoder, **sizes)
     return CaptionModel(encoder, decoder, tokenizer, config)
 
 

@@ -13,20 +13,30 @@ The weights carry a digest of their tokenizer, so that words and weights stay to
 """
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from captioner import files, tokenizers
-from captioner.errors import InputError, printable, read_json
+from captioner.errors import InputError, open_input, printable, read_json
 from captioner.models.base import Model
 
 FORMAT = 1
+SMALL = 2**26
+"""The most bytes of config.json and tokenizer.json."""
+HEADER = 2**23
+"""The most bytes of the header of a safetensors file, which lists its tensors."""
+FREE = {"encoder": (1000, 150_000_000), "decoder": (100, 2**20)}
+"""Tensors and numbers that a part may have before it is trimmed: a CNN is made with its head."""
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 FILES = CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 
 
@@ -39,6 +49,29 @@ class Contents(NamedTuple):
     tokenizer: tokenizers.Tokenizer
     metadata: dict[str, str]
     tensors: dict[str, Tensor]
+
+    @contextmanager
+    def bounding(self, part: str) -> Iterator[None]:
+        """While a part of the model is made, raise InputError as soon as it has far more weights
+        than the file, which is before they are initialised: a small file may say hidden_size=10**6.
+        """
+        sizes = [t.numel() for key, t in self.tensors.items() if key.startswith(f"{part}.")]
+        free_tensors, free_numbers = FREE[part]
+        tensors, numbers = 2 * len(sizes) + free_tensors, 2 * sum(sizes) + free_numbers
+        thread = threading.get_ident()
+
+        def spend(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+            nonlocal tensors, numbers
+            if parameter is not None and threading.get_ident() == thread:
+                tensors, numbers = tensors - 1, numbers - parameter.numel()
+                if tensors < 0 or numbers < 0:
+                    raise InputError(f"far more weights than {WEIGHTS}: take both from one run")
+
+        hook = register_module_parameter_registration_hook(spend)
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 def is_model(folder: str | Path) -> bool:
@@ -106,6 +139,13 @@ def load_weights(model: Model, contents: Contents) -> None:
         for key, tensor in tensors.items()
         if key in expected and tensor.shape != expected[key].shape
     ]
+    wrong += [
+        f"{key} is of {tensor.dtype}, not {expected[key].dtype}"
+        for key, tensor in tensors.items()
+        if key in expected
+        and not {tensor.dtype, expected[key].dtype} <= FLOATS
+        and tensor.dtype != expected[key].dtype
+    ]
     if wrong:
         raise InputError(
             f"{path}: does not fit its config.json: {'; '.join(wrong[:5])}"
@@ -113,7 +153,7 @@ def load_weights(model: Model, contents: Contents) -> None:
             + ": take both from one run"
         )
     for key, tensor in tensors.items():
-        if not tensor.isfinite().all():
+        if not tensor.to(expected[key].dtype).isfinite().all():
             raise InputError(
                 f"{path}: {key} holds values that are not finite: its training diverged; "
                 "train again with a lower learning rate"
@@ -123,7 +163,7 @@ def load_weights(model: Model, contents: Contents) -> None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """The entries of a config.json but its format."""
-    saved = read_json(path)
+    saved = read_json(path, SMALL)
     if not isinstance(saved, dict):
         raise InputError(f"{path}: not an object with format, encoder, decoder and preprocess")
     is_language_model = saved.get("encoder", 0) is None
@@ -144,11 +184,15 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The metadata and tensors of a safetensors file."""
-    path.open("rb").close()  # for the system's own error
     try:
+        with open_input(path) as start:
+            if int.from_bytes(start.read(8), "little") > HEADER:
+                raise ValueError(f"a header of over {HEADER:,} bytes")
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         return metadata, safetensors.torch.load_file(path)
-    except SafetensorError as error:
+    except InputError:
+        raise
+    except Exception as error:  # the header may say anything
         message = f"{path}: not a whole safetensors file ({error}): copy it again"
         raise InputError(message) from error

@@ -1,6 +1,8 @@
 """LanguageModel: a decoder without an image, over the characters or words of a text."""
 
 import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +94,20 @@ def _sampling_copy(decoder: Recurrent) -> Recurrent:
     return decoder
 
 
-def build_language_model(config: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> LanguageModel:
+def build_language_model(
+    config: dict[str, Any],
+    tokenizer: tokenizers.Tokenizer,
+    bounding: Callable[[str], AbstractContextManager] = nullcontext,
+) -> LanguageModel:
     """{"decoder": {"_target_": .., ..}} -> a language model with fresh weights.
 
-    Raises InputError for a decoder that is no Recurrent, and for a foreign option.
+    bounding: as for `build_captioner`. Raises InputError for a decoder that is no Recurrent, and
+    for a foreign option.
     """
     target = str(config["decoder"].get("_target_"))
     if target.startswith("captioner.decoders.") and not target.endswith(".Recurrent"):
         raise InputError(f"decoder._target_={target}: a language model takes a Recurrent decoder")
     sizes = {"vocab_size": len(tokenizer), "feature_size": 0}
-    decoder = instantiate(config["decoder"], "captioner.decoders", Recurrent, **sizes)
+    with bounding("decoder"):
+        decoder = instantiate(config["decoder"], "captioner.decoders", Recurrent, **sizes)
     return LanguageModel(decoder, tokenizer, {"encoder": None, "decoder": config["decoder"]})

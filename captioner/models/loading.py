@@ -10,13 +10,16 @@ from captioner import images, search
 from captioner.decoders.ensemble import Ensemble
 from captioner.encoders import CNN, Encoders
 from captioner.errors import InputError, naming_file, printable
-from captioner.instantiate import instantiate
+from captioner.instantiate import construct, instantiate
 from captioner.models.caption_model import CaptionModel, build_captioner
 from captioner.models.directory import CONFIG, Contents, load_weights, read_contents
 from captioner.models.language_model import LanguageModel, build_language_model
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """The model that comes with the installation; its README.md says what it is."""
+
+SAVED = {"width": 200, "n": 200, "samples": 1000, "groups": 200, "max_length": 1000}
+"""The largest options of a search that a model may bring, since they cost memory and time."""
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -79,7 +82,8 @@ def read_model(folder: str | Path) -> CaptionModel | LanguageModel:
     if contents.config["encoder"] is not None:
         return _captioner(contents).eval()
     with _naming(contents.folder / CONFIG):
-        model = build_language_model({"decoder": contents.config["decoder"]}, contents.tokenizer)
+        decoder = contents.config["decoder"]
+        model = build_language_model({"decoder": decoder}, contents.tokenizer, contents.bounding)
     load_weights(model, contents)
     return model.eval()
 
@@ -89,7 +93,7 @@ def _naming(place: str | Path) -> Iterator[None]:
     """Begin the message of an error with the place that it is about."""
     try:
         yield
-    except (InputError, TypeError) as error:
+    except InputError as error:
         raise InputError(f"{place}: {error}") from error
 
 
@@ -103,13 +107,17 @@ def _captioner(contents: Contents) -> CaptionModel:
         raise InputError(
             f"{path}: the encoder's weights are not here, and not pip's: copy it again"
         )
-    with _naming(f"{path}: preprocess"):
-        preprocess = images.Preprocess(**config.pop("preprocess"))
+    with _naming(path):
+        preprocess = construct(images.Preprocess, config.pop("preprocess"), "preprocess")
     with _naming(f"{path}: search"):
         options = config.pop("search", {"_target_": "captioner.search.Beam"})
         strategy = instantiate(options, "captioner.search", search.STRATEGIES)
+        if large := [name for name, most in SAVED.items() if options.get(name, 1) > most]:
+            wrong = f"{options['_target_']}: {large[0]}={options[large[0]]}"
+            raise InputError(f"{wrong}: {SAVED[large[0]]} at most in a file")
     with _naming(path):
-        model = build_captioner({"encoder": encoder, "decoder": config["decoder"]}, tokenizer)
+        parts = {"encoder": encoder, "decoder": config["decoder"]}
+        model = build_captioner(parts, tokenizer, contents.bounding)
     assert isinstance(model.encoder, CNN)
     model.config, model.encoder.preprocess, model.strategy = config, preprocess, strategy
     if "encoder" in metadata:

@@ -273,7 +273,7 @@ def test_what_is_not_there_is_named(tmp_path):
     assert "no caption file" in message(tmp_path)
     assert "notes.json: key 'images' is missing" in message(tmp_path, captions="notes.json")
     (tmp_path / "folder.json").mkdir()
-    assert "folder.json: Is a directory" in message(tmp_path, captions="folder.json")
+    assert "folder.json: a folder, not a regular file" in message(tmp_path, captions="folder.json")
     with pytest.raises(InputError, match="no such file"):
         records.read_references(tmp_path / "x.json")
 

@@ -173,7 +173,7 @@ NO_CLASS = ": not a class of captioner."
         (lambda c: c.update(search=OS), f"config.json: search: .*{NO_CLASS}search"),
         (lambda c: c["decoder"].update(dropout="x"), "give a number"),
         (lambda c: c["encoder"].update(train=0.5), "a word or a whole"),
-        (lambda c: c["decoder"].update(hidden_size=2**40), "memory"),
+        (lambda c: c["decoder"].update(hidden_size=2**40), "give 1048576 at most"),
         (lambda c: c.update(preprocess=[]), "must be an object"),
         (lambda c: c.update(search="beam"), "search is 'beam'; it must"),
         (lambda c: c.update(search=BEAM), "config.json: search: search.width=0: give"),
