@@ -10,7 +10,8 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from captioner.errors import UNSAFE, InputError, escape
@@ -69,11 +70,13 @@ def json_text(content: Any) -> str:
     return UNSAFE.sub(lambda control: f"\\u{ord(control[0]):04x}", text)
 
 
-def open_streams() -> bool:
-    """Let what the caller has closed lead nowhere: files opened later must not become stdout.
+def prepare_streams() -> bool:
+    """Let what the caller has closed lead nowhere: files opened later must not become stdout; and
+    escape warnings, of libraries too.
 
     stdin stays None for those who read it. Returns whether stdout was open.
     """
+    warnings.formatwarning = _format_warning
     stdout = sys.stdout
     if sys.stdin is None:
         os.open(os.devnull, os.O_RDONLY)
@@ -86,6 +89,12 @@ def discard(stream: IO[str]) -> None:
     """Redirect a stream to /dev/null, so that flushing it at the exit cannot fail."""
     with contextlib.suppress(OSError, ValueError):  # not a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _format_warning(
+    *args: Any, plain: Callable[..., str] = warnings.formatwarning, **options: Any
+) -> str:
+    return escape(plain(*args, **options))
 
 
 def _print(text: str, stream: IO[str]) -> None:

@@ -62,7 +62,7 @@ def run_command(parser: ArgumentParser, argv: Sequence[str] | None = None) -> in
     if rest:  # paths after an option that came after paths
         options.paths += rest
     try:
-        if not console.open_streams():
+        if not console.prepare_streams():
             raise InputError("stdout is closed: leave it open, or write >/dev/null")
         options.run(options)
     except InputError as error:

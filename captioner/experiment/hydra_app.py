@@ -28,7 +28,7 @@ def command(main: Callable[[DictConfig], float]) -> Callable[[DictConfig], float
 
     @wraps(main)
     def run(config: DictConfig) -> float:
-        console.open_streams()
+        console.prepare_streams()
         try:
             return main(config)
         except MissingMandatoryValue as error:
