@@ -13,6 +13,7 @@ from captioner import console, distributed, files
 from captioner.evaluation import scoring
 from captioner.evaluation.scoring import Case
 from captioner.experiment import evaluation_task, hydra_app, schemas
+from captioner.experiment.run_dir import RunDir
 from captioner.metrics.score import headline
 
 schemas.register()
@@ -25,8 +26,14 @@ def main(config: DictConfig) -> float:
     distributed.join()
     scoring.check_metrics(config.metrics, config.resamples, config.seed)
     run = distributed.gather(hydra_app.run_dir_of(config))[0]  # the first process's
+    with run.claimed():
+        return evaluate(config, run)
+
+
+def evaluate(config: DictConfig, run: RunDir) -> float:
+    """The same, in a directory that no other run writes to."""
     first = distributed.rank() == 0
-    records, captions, needs = evaluation_task.read_captions(config, run)
+    records, captions, needs = evaluation_task.read_captions(config)
     if first and config.model is not None:  # before anything else may fail
         files.write_json(run.predictions, captions)
     if not config.metrics:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import secrets
+import socket
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -45,6 +47,13 @@ def write_atomic(path: Path, content: bytes | bytearray | memoryview | str) -> N
     """Write a file as a whole, or leave the old one. Raises as `replacing`."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def remove_temporary(*folders: Path) -> None:
+    """Remove what a kill left of `write_atomic` in folders that nobody else writes to."""
+    for folder in folders:
+        for path in folder.glob("*.????????.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -159,6 +168,55 @@ def try_lock(file: IO[str]) -> bool:
         except BlockingIOError:
             return False
     return True
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Make a folder that this process alone writes to: it holds the lock of the file `lock` in it.
+
+    The lock (flock) ends with its process, however that ends; so it does on NFS, where it holds
+    between machines (NFSv4: after a machine's crash, until its lease has run out). At the end the
+    file is removed, and the folders that were made for it, if they are empty. Raises InputError if
+    another process holds the lock, naming it and its machine, or if the file system has no locks.
+    """
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    file = _lock_file(folder / "lock")
+    try:
+        with _writing(folder / "lock"):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(file.name)
+            for parent in made:
+                parent.rmdir()
+        file.close()
+
+
+def _lock_file(path: Path) -> IO[str]:
+    """The file, open and locked."""
+    while True:
+        make_folder(path.parent)
+        with _writing(path):
+            try:
+                file = open(path, "a+")
+            except FileNotFoundError:  # its last holder has just removed the folder
+                continue
+        if not try_lock(file):
+            time.sleep(0.1)  # until the holder has written who it is
+            file.seek(0)
+            holder = printable(file.read(200).strip() or "another process")
+            file.close()
+            raise InputError(
+                f"{printable(path.parent)}: in use by {holder}: wait until that has ended, or stop "
+                "it, or give another run_dir"
+            )
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()  # its last holder has just removed the file
 
 
 def make_folder(path: Path) -> None:

@@ -7,6 +7,7 @@ same law: the command ends as the row says, no file that was there has changed, 
 but those that KEPT names for what the row says is kept.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -39,7 +41,7 @@ from captioner.encoders import Blind
 from captioner.models import caption_model
 from tests.helpers.forks import ROOT, python
 from tests.helpers.pictures import PHOTO, ROWS, encode, png
-from tests.helpers.runs import run
+from tests.helpers.runs import composed, run
 
 PAGE = ROOT / "docs" / "reliability.md"
 
@@ -233,6 +235,14 @@ def replace_cached_picture() -> None:
     shutil.copy2(new, old)
 
 
+def hold_run() -> None:
+    """Have the lock of the run directory, as another process would."""
+    config = composed(*words("train.py data.root=data")[1:])
+    write("run/config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    write("run/lock", "process 12 on elsewhere\n")
+    fcntl.flock(os.open("run/lock", os.O_RDWR), fcntl.LOCK_EX)  # until the tests end
+
+
 def spoilt(kind: str, spoil: Callable, name: str, changes: dict[str, Any]) -> dict[str, Callable]:
     """The cases of one kind and file: its content, or what changes it, by the name of the case."""
     return {f"{kind}: {case}": partial(spoil, name, value) for case, value in changes.items()}
@@ -340,6 +350,9 @@ CASES: dict[str, Callable[[], object]] = {
         {"a": Mischief()}, "weights.pth"
     ),
     "config: a run directory in use": lambda: write("run/config.yaml", "seed: 0"),
+    "config: results without their run": lambda: (write("run/metrics.csv", ""), predict()),
+    "config: a run that is going on": lambda: hold_run(),
+    "config: an evaluation that is going on": lambda: (hold_run(), predict()),
     "model directory: not there": lambda: shutil.rmtree("model"),
     "model directory: a missing file": lambda: os.remove(TOKENIZER),
     "model directory: cut weights": lambda: cut(WEIGHTS),

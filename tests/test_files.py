@@ -1,6 +1,8 @@
 """Files that are there whole or not at all, whatever fails in between."""
 
 import os
+import signal
+import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -94,3 +96,53 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "deep"):
         with pytest.raises(InputError, match=f"{path}: .*write elsewhere"):
             files.make_folder(path)
+
+
+def test_one_process_at_a_time_has_a_folder(tmp_path):
+    """The second is told which the first is; a kill frees the folder; nothing is left of it all."""
+    folder = tmp_path / "a" / "b"
+    ready, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with files.locked_folder(folder):
+            os.write(write, b"!")
+            signal.pause()
+    os.read(ready, 1)
+    holder = f"in use by process {pid} on {socket.gethostname()}: wait"
+    with pytest.raises(InputError, match=f"{folder}: {holder}"), files.locked_folder(folder):
+        pass
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with files.locked_folder(folder):
+        pass
+    assert list(folder.iterdir()) == []  # it was the killed one's folder
+    with files.locked_folder(tmp_path / "c" / "d"):
+        assert (tmp_path / "c" / "d" / "lock").read_text().startswith(f"process {os.getpid()} on")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_processes_that_want_a_folder_at_once_have_it_one_after_the_other(tmp_path):
+    """Though each one's end removes the lock and the folder that the others are about to open."""
+
+    def work():
+        done = 0
+        while done < 10:
+            try:
+                with files.locked_folder(tmp_path / "a" / "b"):
+                    os.close(os.open(tmp_path / "alone", os.O_CREAT | os.O_EXCL))
+                    os.unlink(tmp_path / "alone")
+                    done += 1
+            except InputError as error:
+                assert "in use by" in str(error)
+
+    pids = []
+    for _ in range(4):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            try:
+                work()
+                os._exit(0)
+            finally:
+                os._exit(1)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 4
+    assert list(tmp_path.iterdir()) == []

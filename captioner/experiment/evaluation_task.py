@@ -14,7 +14,6 @@ from captioner.evaluation import frequencies, predictions
 from captioner.evaluation.clip import OpenClip
 from captioner.evaluation.predictions import Prediction
 from captioner.experiment import components, sources
-from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import plain
 from captioner.metrics import chair
 from captioner.models import loading
@@ -23,7 +22,7 @@ from captioner.search.constraints import UNCONSTRAINED
 
 
 def read_captions(
-    config: DictConfig, run: RunDir
+    config: DictConfig,
 ) -> tuple[list[Record], list[Prediction], dict[str, Any]]:
     """The captions of the model or of the file that the configuration names, to be scored.
 
@@ -45,7 +44,6 @@ def read_captions(
     workers = 0 if model.encoder.frozen else config.data.workers
     scored, source, bad = sources.make_source(config.data, model, scored, train=False)
     sources.skip_bad(config.data, bad, scored)
-    files.make_folder(run.folder)  # or the captions would be for nothing
     options: Any = {"workers": workers, "constraints": OmegaConf.to_object(config.constraints)}
     captions = predictions.predict(model, scored, source, model.strategy, **options)
     return scored, captions, needs | {"model": model, "source": source}

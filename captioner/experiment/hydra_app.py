@@ -1,7 +1,9 @@
 """train.py and eval.py as Hydra's commands: exit codes, and the jobs of a sweep (-m)."""
 
+import atexit
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
 from traceback import clear_frames
@@ -74,7 +76,18 @@ def check_resumes_alone(resume: str) -> None:
 
 
 class SweepTable(Callback):
-    """After each job of a sweep, writes one table of all jobs, as runs.md and runs.csv."""
+    """After each job of a sweep, writes one table of all jobs, as runs.md and runs.csv.
+
+    Before the first, it locks the sweep's folder until this process ends.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        lock = ExitStack()
+        try:
+            lock.enter_context(files.locked_folder(Path(config.hydra.sweep.dir)))
+        except InputError as error:
+            stop(str(error))
+        atexit.register(lock.close)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if config.hydra.mode != RunMode.MULTIRUN:

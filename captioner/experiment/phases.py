@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,8 +24,14 @@ def run_phases(config: DictConfig, run: RunDir, script: str) -> float:
     distributed.join()  # if torchrun started several; those of Lightning are of one phase each
     run = distributed.gather(run)[0]
     phases = phase_configs(config, run)
-    if not config.resume:
-        run.check_free()
+    with run.claimed(new=not config.resume):
+        return _run_phases(config, run, phases, script)
+
+
+def _run_phases(
+    config: DictConfig, run: RunDir, phases: Sequence[tuple[RunDir, DictConfig]], script: str
+) -> float:
+    """The same, in a directory that no other run writes to."""
     first = distributed.rank() == 0
     if first:
         run.write_config(config)

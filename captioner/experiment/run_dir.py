@@ -1,5 +1,6 @@
 """The files of a run directory, and how far its run has come. Other modules get the paths here.
 
+    RUN_DIR/lock               while a process writes here: which one
     RUN_DIR/tokenizer.json     at the start: the vocabulary
     RUN_DIR/skipped.txt        at the start: the bad pictures that are left out, if any, and why
     RUN_DIR/config.yaml        at the start, last: the configuration; a run with it has begun
@@ -19,7 +20,8 @@ for each phase, and a copy of the last one's results. eval.py writes predictions
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from captioner import distributed, files
-from captioner.errors import InputError, read_json
+from captioner.errors import InputError, printable, read_json
 from captioner.experiment.schemas import TrainConfig
 from captioner.metrics import score
 from captioner.models import directory
@@ -77,16 +79,41 @@ class RunDir:
         """Whether the run has its scores."""
         return self.scores.exists()
 
-    def check_free(self) -> None:
-        """Raise InputError, in all processes, if a new run cannot begin here."""
+    @contextmanager
+    def claimed(self, new: bool = False) -> Iterator[None]:
+        """Keep other runs out, from before anything is written until the end of the block.
+
+        new: whether a run is to begin here. The first process takes the folder's lock. Raises
+        InputError, in all processes, if another run has it or a new one cannot begin here.
+        """
         problem = None
+        with ExitStack() as stack:
+            if distributed.rank() == 0:
+                try:
+                    if self.folder.exists() and not self.folder.is_dir():
+                        raise InputError(f"{printable(self)}: not a folder: give another run_dir")
+                    stack.enter_context(files.locked_folder(self.folder))
+                    if new:
+                        self._check_free()
+                    files.remove_temporary(self.folder, self.model)
+                except InputError as error:
+                    problem = str(error)
+            if problem := distributed.gather(problem)[0]:
+                raise InputError(problem)
+            yield
+
+    def _check_free(self) -> None:
+        """Raise InputError if a new run cannot begin here."""
+        name = printable(self)
         if self.has_begun():
             go_on = f"go on with it by resume={self}"
-            problem = f"{self} holds a run already: {go_on}, or give another run_dir"
-        elif self.folder.exists() and not self.folder.is_dir():
-            problem = f"{self}: not a folder: give another run_dir"
-        if problem := distributed.gather(problem)[0]:
-            raise InputError(problem)
+            raise InputError(f"{name} holds a run already: {go_on}, or give another run_dir")
+        results = self.metrics, self.checkpoints, self.model, self.predictions, self.scores
+        if there := [path.name for path in results if path.exists()]:
+            raise InputError(
+                f"{name} holds {', '.join(there)}, but no {self.config.name}: "
+                "move them away, or give another run_dir"
+            )
 
     def resumed_config(self) -> DictConfig:
         """The configuration of the run that goes on here. Raises InputError if there is none."""
@@ -113,9 +140,8 @@ class RunDir:
 
         Raises InputError if a run that goes on would have another vocabulary than it began with.
         """
-        files.make_folder(self.folder)
         path = self.tokenizer
-        if path.exists() and path.read_text(encoding="utf-8") != tokenizer.to_json():
+        if self.has_begun() and path.exists() and path.read_bytes() != tokenizer.to_json().encode():
             raise InputError(
                 f"{path}: the training captions, or texts, have changed since the run began"
             )

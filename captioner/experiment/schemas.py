@@ -5,6 +5,7 @@ The options of an encoder, a decoder, an objective or a search are those of the 
 """
 
 import os
+import secrets
 import time
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -175,12 +176,13 @@ class EvalConfig:
     clip: ClipConfig = field(default_factory=ClipConfig)
     resamples: int = RESAMPLES
     seed: int = 0
-    run_dir: str = "runs/eval_${now:%Y-%m-%d_%H-%M-%S}"
+    run_dir: str = "runs/eval_${moment:}"
 
 
 def register() -> None:
     """Make the schemas known to Hydra, before it composes."""
-    OmegaConf.register_new_resolver("run_name", _run_name, use_cache=True, replace=True)
+    for name, resolver in (("run_name", _run_name), ("moment", _moment)):
+        OmegaConf.register_new_resolver(name, resolver, use_cache=True, replace=True)
     store = ConfigStore.instance()
     store.store("train_schema", TrainConfig)
     store.store("eval_schema", EvalConfig)
@@ -189,10 +191,17 @@ def register() -> None:
 
 
 def _run_name() -> str:
-    """SLURM's job number, which a requeued job keeps; without SLURM, date and time."""
-    if "SLURM_JOB_ID" in os.environ:
-        return f"slurm_{os.environ['SLURM_JOB_ID']}"
-    return time.strftime("%Y-%m-%d_%H-%M-%S")
+    """SLURM's numbers of the job and of its step (if not 0), which a requeued job keeps; without
+    SLURM, the moment."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return _moment()
+    step = os.environ.get("SLURM_STEP_ID", "0")
+    return f"slurm_{os.environ['SLURM_JOB_ID']}" + (f"_{step}" if step != "0" else "")
+
+
+def _moment() -> str:
+    """Date and time, and six letters by which runs of the same second differ."""
+    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
 
 
 def plain(config: Any) -> Any:

@@ -42,10 +42,14 @@ def train(config: DictConfig, run: RunDir, command: Sequence[str] | None = None)
 
 def _train_here(config: DictConfig, run: RunDir, task: ModuleType, trainer: Trainer) -> float:
     """What each process does: data and model, training, evaluation of the best model."""
-    start = time.monotonic()
     run = distributed.gather(run)[0]  # the first process's
-    if not config.resume:
-        run.check_free()
+    with run.claimed(new=not config.resume):
+        return _train_alone(config, run, task, trainer)
+
+
+def _train_alone(config: DictConfig, run: RunDir, task: ModuleType, trainer: Trainer) -> float:
+    """The same, in a directory that no other run writes to."""
+    start = time.monotonic()
     checkpoint = checkpoints.newest(run.checkpoints) if config.resume else None
     seed_everything(config.seed, verbose=False)
     training, data, skipped = task.prepare(config, trainer, run)

@@ -21,12 +21,16 @@ def run(tmp_path):
 def test_a_run_begins_goes_on_and_ends(run):
     config, other = composed("seed=1"), composed("seed=2")
     assert not run.has_begun()
-    run.check_free()
-    run.write_config(config)
+    with run.claimed(new=True):
+        run.write_config(config)
     run.write_config(other)  # the first one stays
     assert run.has_begun() and run.has_begun_with(config) and not run.has_begun_with(other)
     with pytest.raises(InputError, match=f"{run} holds a run already"):
-        run.check_free()
+        with run.claimed(new=True):
+            pass
+    with run.claimed(), pytest.raises(InputError, match=f"{run}: in use by process"):
+        with run.claimed():  # by another run that goes on
+            pass
     resumed = run.resumed_config()
     assert resumed.resume == resumed.run_dir == str(run) and resumed.seed == 1
     assert not run.has_ended()
@@ -39,6 +43,7 @@ def test_a_run_begins_goes_on_and_ends(run):
 
 def test_other_captions_are_another_run(run):
     dog, cat = (tokenizers.train_tokenizer([word] * 3) for word in ("dog", "cat"))
+    run.folder.mkdir()
     run.write_beginnings(composed(), dog, ["a.jpg: empty"])
     assert run.skipped.read_text() == "a.jpg: empty\n"
     run.write_beginnings(composed(), dog, [])

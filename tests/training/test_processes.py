@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import eval as eval_command
 from captioner.data import records
@@ -107,6 +109,45 @@ def test_torchrun_has_one_run_directory_and_one_cache(options, scenes_dir, curre
     alone = tmp_path / "alone"
     assert in_processes(tmp_path, *mine, f"run_dir={alone}")[0] == 0
     assert_equal_runs(alone, run_dir)
+
+
+@pytest.mark.parametrize(
+    "run_dir, pairs",
+    [
+        ("runs/same", 1),
+        pytest.param("runs/same", 50, marks=pytest.mark.slow),
+        pytest.param("runs/${run_name:}", 50, marks=pytest.mark.slow),
+    ],
+)
+def test_two_runs_that_begin_at_once_are_two_runs_or_one(options, current, run_dir, pairs):
+    """Each directory holds the configuration and results of one; a refused run wrote nothing."""
+    options, whole = [*options, "trainer.max_epochs=1", "data.limit=8"], {}
+    for seed in (1, 2):
+        assert in_process(*options, f"seed={seed}", f"run_dir=alone{seed}") == 0
+        whole[seed] = Path(f"alone{seed}")
+    for _ in range(pairs):
+        commands = [
+            [python(), ROOT / "train.py", *options, f"seed={seed}", f"run_dir={run_dir}"]
+            for seed in whole
+        ]
+        pipes = {"stderr": subprocess.PIPE, "text": True}
+        runs = [subprocess.Popen(command, **pipes) for command in commands]
+        errors = [run.communicate(timeout=120)[1] for run in runs]
+        codes = [run.returncode for run in runs]
+        folders = list(Path("runs").iterdir())
+        if run_dir.endswith("same"):
+            assert sorted(codes) == [0, 2]
+            refusal = r"error: runs/same(: in use by process \d+ on .*| holds a run already: .*)\n"
+            assert re.fullmatch(refusal, errors[codes.index(2)])
+        else:
+            assert codes == [0, 0]
+        assert len(folders) == codes.count(0)
+        for folder in folders:
+            seed = yaml.safe_load((folder / "config.yaml").read_text())["seed"]
+            assert codes[seed - 1] == 0
+            assert_equal_runs(whole[seed], folder)
+            assert not (folder / "lock").exists()
+            shutil.rmtree(folder)
 
 
 EVALUATE = """
