@@ -34,7 +34,10 @@ def world(scenes_dir, tmp_path_factory):
         shutil.copy(path, folder / "data/images" / name)
         records.append({"image": name, "caption": f"a {ESC} dog {number} {ESC}", "split": split})
     (folder / "data/captions.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in records))
-    (folder / f"text{ESC}.txt").write_text(f"to be {ESC} or not to be\n\n" * 30)
+    (folder / f"docs{ESC}").mkdir()
+    for number in range(12):
+        text = f"the cat {ESC} on the mat\nthe dog\n" * 4
+        (folder / f"docs{ESC}/{ESC}{number}.txt").write_text(text)
     return folder
 
 
@@ -86,11 +89,6 @@ def test_commands_on_a_strangers_run(world, trained, monkeypatch, capsys):
         check(capsys)
     assert captioner(["runs", str(trained), str(trained)]) == 0
     check(capsys)
-    page = f"n{ESC}.html"
-    assert captioner(["neurons", str(trained / "model"), "data", "--out", page]) == 0
-    check(capsys)
-    html = (world / page).read_text()
-    assert "\\x1b" in html and not UNSAFE.search(html.replace("\n", ""))
     evaluation = composed("data=folder", "data.root=data", name="eval")
     run(eval_command, evaluation, model=f"{trained}/model", run_dir=f"eval{ESC}")
     check(capsys)
@@ -157,15 +155,21 @@ def test_messages_about_caption_files(name, text, tmp_path):
             assert not UNSAFE.search(str(error).replace("\n", ""))
 
 
-def test_a_language_models_samples(world, monkeypatch, capsys):
+def test_a_language_model_and_its_page(world, monkeypatch, capsys):
     monkeypatch.chdir(world)
     config = composed(
         "experiment=charlm", "decoder.hidden_size=8", "data.batch_size=2", "data.bptt=8",
         "trainer.max_epochs=1", "tokenizer.min_count=1",
         f"data.path={world}/x.txt", "data.val_share=0.2",
     )  # fmt: skip
-    config.data.path = f"text{ESC}.txt"
+    config.data.path = f"docs{ESC}"
     run(train_command, config, run_dir=f"text{ESC}")
     check(capsys)
     captioner(["sample", f"text{ESC}/model", "--length=50", "--n=2", "--seed=1"])
     check(capsys, found=False)
+    page = f"n{ESC}.html"
+    options = [f"--out={page}", "--val-share=0.3"]
+    assert captioner(["neurons", f"text{ESC}/model", f"docs{ESC}", *options]) == 0
+    check(capsys)
+    html = (world / page).read_text()
+    assert "\\x1b" in html and not UNSAFE.search(html.replace("\n", ""))
