@@ -291,6 +291,7 @@ CONFIGS = {
     "an unknown option": lambda c: c["decoder"].update(layer=2),
     "of another version": lambda c: c.update(format=9),
     "a class outside the allowlist": lambda c: c["decoder"].update(EXECUTE),
+    "a class that would write to the terminal": lambda c: c["decoder"].update(_target_="\x1b[2J"),
 }
 
 CASES: dict[str, Callable[[], object]] = {
