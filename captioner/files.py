@@ -142,6 +142,11 @@ def files_below(folder: Path, on_error: Callable[[OSError], object] = _refuse) -
     return sorted(path for path in paths if not is_litter(path))
 
 
+def is_below(path: Path, folder: Path) -> bool:
+    """Whether a path, where its links lead to, is a folder (likewise) or below it."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def is_litter(path: Path) -> bool:
     """Whether a file is what macOS or Windows leaves in folders; `._NAME` by its first bytes."""
     if path.name.startswith("._") and path.is_file():

@@ -5,10 +5,13 @@ file gets its name when it is complete, so an interrupted unpacking can be conti
 already there are compared with the archive by their checksum.
 """
 
+import bz2
+import gzip
+import lzma
+import math
 import os
 import re
 import stat
-import struct
 import tarfile
 import unicodedata
 import zipfile
@@ -16,21 +19,25 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from tqdm import tqdm
 
-from captioner.errors import InputError
+from captioner.errors import InputError, open_input
 from data_prep import disk
 
 MAX_ENTRIES = 500_000  # COCO's largest archive has 118,287 pictures
 MAX_RATIO, MAX_FREE = 20, 2**30  # contents may be MAX_RATIO times the archive, or MAX_FREE bytes
 
+MAX_HEADER = 2**20  # bytes of a tar's headers before each entry, and of what follows its end
+MAX_DEPTH, MAX_NAME = 32, 240  # folders of a name, bytes of each
+
 _CHUNK = 2**18
-_BROKEN = (
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError, OSError,
-    RuntimeError, UnicodeError, OverflowError,
-)  # fmt: skip
+_PACKED: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZ": bz2.open,
+    b"\xfd7": lzma.open,
+}
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -55,8 +62,8 @@ def unpack(
     Raises InputError if the disk is full, if the file is not an archive or is damaged, or if
     anything in it is not a plain file inside the folder: absolute names, drive letters,
     backslashes, "..", links, devices, encryption, names that are equal, differ only in case or are
-    both a file and a folder, more entries or bytes than MAX_ENTRIES, MAX_RATIO and MAX_FREE allow,
-    entries with more or fewer bytes than declared.
+    both a file and a folder, too long or too deep, more entries or bytes than MAX_ENTRIES,
+    MAX_RATIO and MAX_FREE allow, entries with more or fewer bytes than declared.
     """
     with disk.reporting_errors(folder), ExitStack() as stack:
         entries = _checked(archive, _read_entries(archive, stack))
@@ -106,7 +113,9 @@ def _read(archive: Path, entry: _Entry) -> Iterator[bytes]:
             while count <= entry.size and (chunk := file.read(_CHUNK)):
                 count += len(chunk)
                 yield chunk[: len(chunk) - max(0, count - entry.size)]
-    except _BROKEN as error:
+    except InputError:
+        raise
+    except Exception as error:  # of three libraries, for whatever the bytes make them read
         raise _damage(archive, f"{entry.name!r}: {error}") from error
     if count != entry.size:
         more = "more" if count > entry.size else "less"
@@ -125,16 +134,33 @@ def _is_unpacked(path: Path, entry: _Entry) -> bool:
 
 
 def _read_entries(archive: Path, stack: ExitStack) -> Iterable[_Entry]:
+    file: Any = stack.enter_context(open_input(archive, 2**40))
     try:
-        with open(archive, "rb") as file:
-            start = file.read(2)
+        start = file.read(2)
+        file.seek(0)
         if start == b"PK":
-            return _zip_entries(stack.enter_context(zipfile.ZipFile(archive)))
-        return _tar_entries(stack.enter_context(tarfile.open(archive)))
-    except FileNotFoundError:
-        raise InputError(f"{archive}: no such file") from None
-    except _BROKEN as error:
+            return _zip_entries(stack.enter_context(zipfile.ZipFile(file)))
+        if start in _PACKED:
+            file = stack.enter_context(_PACKED[start](file))
+        stream = _Stream(file)
+        return _tar_entries(tarfile.TarFile(fileobj=stream), stream)  # type: ignore[arg-type]
+    except Exception as error:
         raise InputError(f"{archive}: neither a zip nor a tar archive: {error}") from error
+
+
+class _Stream:
+    """The bytes of a tar, of which no more than `left` may be read: tarfile reads headers as a
+    whole, however long they say they are."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.left = file, float(MAX_HEADER)
+        self.tell, self.seek = file.tell, file.seek
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if self.left < 0:
+            raise tarfile.ReadError(f"over {MAX_HEADER:,} bytes of headers or after the end")
+        return self.file.read(size)
 
 
 def _zip_entries(file: zipfile.ZipFile) -> Iterator[_Entry]:
@@ -151,10 +177,11 @@ def _zip_entries(file: zipfile.ZipFile) -> Iterator[_Entry]:
         def opener(info: zipfile.ZipInfo = info) -> IO[bytes]:
             return file.open(info)
 
-        yield _Entry(info.orig_filename, info.file_size, info.is_dir(), fault, info.CRC, opener)
+        name = info.orig_filename
+        yield _Entry(name, info.file_size, name.endswith("/"), fault, info.CRC, opener)
 
 
-def _tar_entries(file: tarfile.TarFile) -> Iterator[_Entry]:
+def _tar_entries(file: tarfile.TarFile, stream: _Stream) -> Iterator[_Entry]:
     for member in file:
         plain = (member.isfile() and not member.issparse()) or member.isdir()
         fault = None if plain else "is a link or a device"
@@ -165,9 +192,10 @@ def _tar_entries(file: tarfile.TarFile) -> Iterator[_Entry]:
             return source
 
         yield _Entry(member.name, member.size, member.isdir(), fault, None, opener)
-    assert file.fileobj is not None
-    while file.fileobj.read(_CHUNK):  # the checksum of a tar.gz comes after its last member
+        stream.left = MAX_HEADER
+    while stream.read(_CHUNK):  # the checksum of a tar.gz comes after its last member
         pass
+    stream.left = math.inf
 
 
 def _checked(archive: Path, entries: Iterable[_Entry]) -> list[_Entry]:
@@ -180,7 +208,7 @@ def _checked(archive: Path, entries: Iterable[_Entry]) -> list[_Entry]:
         for entry in entries:
             if entry.fault:
                 raise _refusal(archive, entry.name, entry.fault)
-            entry = entry._replace(name=_normalised(archive, entry.name))
+            entry = entry._replace(name=_normalised(archive, entry))
             if not entry.name:  # tar's "./"
                 continue
             _check_collisions(archive, entry, seen)
@@ -193,18 +221,25 @@ def _checked(archive: Path, entries: Iterable[_Entry]) -> list[_Entry]:
                 raise InputError(
                     f"{archive}: {fault}, which no archive of its size should; not unpacked"
                 )
-    except _BROKEN as error:
+    except InputError:
+        raise
+    except Exception as error:
         raise _damage(archive, str(error)) from error
     return listed
 
 
-def _normalised(archive: Path, name: str) -> str:
+def _normalised(archive: Path, entry: _Entry) -> str:
     """Return the name without "." and double slashes. Raises InputError if it leads outside."""
+    name = entry.name
     components = [part for part in name.split("/") if part not in ("", ".")]
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name) or "\\" in name or ".." in components:
+    outside = name.startswith("/") or re.match(r"[A-Za-z]:", name) or "\\" in name
+    if outside or ".." in components or not (components or entry.folder):
         raise _refusal(archive, name, "is not a path inside the folder")
     if not name.isprintable():
         raise _refusal(archive, name, "has characters that no file name should have")
+    longest = max((len(part.encode()) for part in components), default=0)
+    if len(components) > MAX_DEPTH or longest > MAX_NAME:
+        raise _refusal(archive, name, "is not a path inside the folder: too deep or too long")
     return "/".join(components)
 
 
@@ -223,7 +258,8 @@ def _check_collisions(archive: Path, entry: _Entry, seen: dict[str, tuple[str, b
 
 
 def _refusal(archive: Path, name: str, why: str) -> InputError:
-    return InputError(f"{archive}: entry {name!r} {why}; nothing in it is to be trusted")
+    short = name if len(name) < 100 else f"{name[:80]}..."
+    return InputError(f"{archive}: entry {short!r} {why}; nothing in it is to be trusted")
 
 
 def _damage(archive: Path, fault: str) -> InputError:

@@ -20,7 +20,8 @@ import urllib3
 from tqdm import tqdm
 
 from captioner import files
-from captioner.errors import InputError
+from captioner.errors import InputError, printable, read_json
+from captioner.instantiate import construct
 from data_prep import disk
 
 CHUNK = 2**16
@@ -29,6 +30,7 @@ TRIES = 6  # consecutive attempts without a new byte before it gives up
 WAIT = 1.0  # seconds after the first of them; doubled after each
 REDIRECTS = 5
 
+_NUMBER = "[0-9]{1,18}"  # of bytes
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -143,11 +145,11 @@ def _request(
                     part.unlink()
                 raise _Retry("the file has changed on the server since its first part came")
         elif response.status_code in _TRANSIENT:
-            raise _Retry(f"the server answers {response.status_code} {response.reason}")
+            raise _Retry(f"the server answers {_status(response)}")
         else:
             raise InputError(
-                f"{url}: the server answers {response.status_code} {response.reason}; look whether "
-                "the address is right, or take another --mirror"
+                f"{url}: the server answers {_status(response)}; look whether the address is "
+                "right, or take another --mirror"
             )
         total = size if info.total is None else info.total
         with disk.reporting_errors(part), open(part, "r+b" if have else "wb") as file:
@@ -159,11 +161,16 @@ def _request(
                 total=total, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=None
             ) as bar:
                 for chunk in response.raw.stream(CHUNK, decode_content=packed):
+                    fault = ""
                     if have == 0 and not chunk.startswith(magic):
-                        file.truncate(0)
-                        raise InputError(_not_the_file(url, f"begins with {chunk[:20]!r}"))
-                    file.write(chunk)
+                        fault = f"begins with {chunk[:20]!r}"
                     have += len(chunk)
+                    if total is not None and have > total:
+                        fault = f"has more than the {total:,} bytes of the file"
+                    if fault:
+                        file.truncate(0)
+                        raise InputError(_not_the_file(url, fault))
+                    file.write(chunk)
                     bar.update(len(chunk))
     if total is not None and have < total:
         raise _Retry(f"the connection ended after {have:,} of {total:,} bytes")
@@ -182,20 +189,26 @@ def _get(session: requests.Session, url: str, headers: dict[str, str]) -> reques
         target = urljoin(url, response.headers["Location"])
         scheme = urlsplit(target).scheme
         if scheme not in ("http", "https") or (scheme == "http" and url.startswith("https:")):
-            raise InputError(f"{url}: redirects to {target}, which is not safe to follow")
+            place = printable(target)
+            raise InputError(f"{url}: redirects to {place}, which is not safe to follow")
         url = target
-    raise InputError(f"{start}: more than {REDIRECTS} redirects, the last one to {url}")
+    raise InputError(f"{start}: more than {REDIRECTS} redirects, the last one to {printable(url)}")
+
+
+def _status(response: requests.Response) -> str:
+    """The code, and the reason that the server gives, which may be any bytes."""
+    return f"{response.status_code} {printable(str(response.reason)[:80])}"
 
 
 def _describe(url: str, response: requests.Response, packed: bool, size: int | None) -> PartInfo:
     """Return what a response 200 says about the file. Raises InputError for another file."""
     kind = response.headers.get("Content-Type", "")
     if kind.startswith(("text/html", "application/xhtml")):
-        raise InputError(_not_the_file(url, f"is a page ({kind})"))
+        raise InputError(_not_the_file(url, f"is a page ({printable(kind[:80])})"))
     if packed:  # parts of a compressed body are of no use, and its length is not the file's
         return PartInfo(url, None, None)
     length = response.headers.get("Content-Length", "")
-    total = int(length) if length.isdecimal() else None
+    total = int(length) if re.fullmatch(_NUMBER, length) else None
     if total is not None and size is not None and total != size:
         raise InputError(_not_the_file(url, f"has {total:,} bytes instead of {size:,}"))
     return PartInfo(url, _validator(response), total)
@@ -217,7 +230,7 @@ def _validator(response: requests.Response) -> str | None:
 def _continues(response: requests.Response, have: int, info: PartInfo) -> bool:
     """Return whether a response 206 is the rest of the same file."""
     content_range = response.headers.get("Content-Range", "").strip()
-    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", content_range)
+    match = re.fullmatch(rf"bytes ({_NUMBER})-({_NUMBER})/({_NUMBER}|\*)", content_range)
     return (
         match is not None
         and int(match[1]) == have
@@ -232,8 +245,9 @@ def _info_path(part: Path) -> Path:
 
 def _read_info(part: Path) -> PartInfo | None:
     try:
-        return PartInfo(**json.loads(_info_path(part).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        content = read_json(_info_path(part), 2**16)
+        return construct(PartInfo, content, "") if isinstance(content, dict) else None
+    except InputError:
         return None
 
 

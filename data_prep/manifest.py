@@ -8,13 +8,17 @@ import json
 from pathlib import Path
 
 from captioner import files
+from captioner.data.image_folders import OUTSIDE
+from captioner.errors import InputError, read_json
 
 
 def missing(folder: Path, name: str) -> list[str] | None:
     """Return the files that are missing or have another size; None if there is no manifest."""
     try:
-        sizes = json.loads(_path(folder, name).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        sizes = read_json(_path(folder, name))
+    except InputError:
+        return None
+    if not isinstance(sizes, dict) or any(OUTSIDE.search(file) for file in sizes):
         return None
     return [file for file, size in sizes.items() if not _has(folder / file, size)]
 

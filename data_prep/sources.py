@@ -36,7 +36,7 @@ def collect(
 
     plain, packed = [], []
     for source in sources:
-        if not source.exists():
+        if not (source.is_file() or source.is_dir()):
             raise InputError(f"{source}: no such file or folder")
         for path in [source] if source.is_file() else files.files_below(source):
             if not path.name.lower().endswith(_ARCHIVES):
@@ -45,6 +45,9 @@ def collect(
                 packed.append(path)
     for path in plain:
         if destination := place(path.name):
+            if not any(files.is_below(path, source) for source in sources):
+                fault = f"leads out of the sources, to {path.resolve()}"
+                raise InputError(f"{path}: {fault}: give that as a source too")
             with disk.reporting_errors(root / destination):
                 _link(path, root / destination)
     for path in packed:

@@ -94,6 +94,7 @@ def test_training_goes_on_from_another_captioner_on_other_data(
         (root / name).symlink_to(scenes_dir / name)
     run(
         train_command, *options[1:], *SMALL, f"data.root={root}", f"run_dir={folder}",
+        "data.images=images",
         f"model.init_from={trained[0] / 'model'}", "trainer.max_epochs=1", "optimizer.lr=0",
         "optimizer.weight_decay=0", "objective=self_critical", "objective.samples=2",
     )  # fmt: skip
@@ -169,6 +170,7 @@ def test_captions_are_not_novel_by_their_own_references(trained, scenes_dir, tmp
     shutil.copy(scenes_dir / "captions_val.json", tmp_path / "captions.json")
     (tmp_path / "images").symlink_to(scenes_dir / "images")
     options = [f"predictions={trained[0] / 'predictions.json'}", "metrics=[language]"]
+    options += ["data.images=images"]
     options += ["data=folder", f"data.root={tmp_path}", f"run_dir={tmp_path / 'run'}"]
     run(eval_command, *options)
     assert "8 of the evaluated images" in scores_in(tmp_path / "run")["unavailable"]["novel"]
@@ -185,7 +187,7 @@ def test_pictures_without_captions_are_captioned_and_not_scored(trained, scenes_
     (tmp_path / "image_info_test2014.json").write_text(json.dumps({"images": images}))
     (tmp_path / "images").symlink_to(scenes_dir / "images")
     options = [f"model={trained[0] / 'model'}", "data=folder", f"data.root={tmp_path}"]
-    options += ["split=test", "data.annotations=image_info_test2014.json"]
+    options += ["split=test", "data.annotations=image_info_test2014.json", "data.images=images"]
     run(eval_command, *options, "metrics=[]", f"run_dir={tmp_path / 'run'}")
     predictions = json.loads((tmp_path / "run" / "predictions.json").read_text())
     assert [entry["image_id"] for entry in predictions] == [image["id"] for image in images]

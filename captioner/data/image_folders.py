@@ -5,15 +5,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from captioner import files
 from captioner.data.formats import Entry
-from captioner.errors import InputError, first_five
+from captioner.errors import InputError, first_five, printable
 
 _FLICKR = ("Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images")
 _COCO = ("train2014", "val2014", "test2014", "train2017", "val2017", "test2017")
 IMAGE_FOLDERS = ("images", "Images", *_FLICKR, *_COCO)
 """Folders searched besides the root: in it, and in one another. Flickr8k misspells its own name."""
 
-_OUTSIDE = re.compile(r"^$|^/|^[A-Za-z]:|\\|\0|(^|/)\.\.(/|$)")
+OUTSIDE = re.compile(r"^$|^/|^[A-Za-z]:|\\|\0|(^|/)\.\.(/|$)")
 
 
 def search_folders(base: Path) -> list[Path]:
@@ -30,16 +31,15 @@ def locate(entries: Sequence[Entry], base: Path) -> list[Path]:
     in several folders, or outside.
     """
     folders = search_folders(base)
-    roots = [os.path.realpath(folder) for folder in folders]
     listings: dict[str, list[tuple[Path, dict[str, bool]]]] = {}
     paths, missing = [], []
     for entry in entries:
-        if _OUTSIDE.search(entry.name):
+        if OUTSIDE.search(entry.name):
             fault = f"{entry.name!r} is not a path inside the image folder"
             raise InputError(f"{entry.where}: {fault}; put the picture there")
         parent, _, name = entry.name.rpartition("/")
         if parent not in listings:
-            listings[parent] = _list(folders, parent, roots, entry)
+            listings[parent] = _list(folders, parent, base, entry)
         matches = [(folder, links[name]) for folder, links in listings[parent] if name in links]
         if not matches:
             missing.append(entry)
@@ -49,7 +49,7 @@ def locate(entries: Sequence[Entry], base: Path) -> list[Path]:
             raise InputError(f"{entry.where}: {fault}; choose by data.images=")
         ((folder, is_link),) = matches
         if is_link:
-            _check_inside(folder / name, roots, entry)
+            _check_inside(folder / name, base, entry)
         paths.append(folder / name)
     if missing:
         names = first_five(repr(entry.name) for entry in missing)
@@ -61,7 +61,7 @@ def locate(entries: Sequence[Entry], base: Path) -> list[Path]:
 
 
 def _list(
-    folders: list[Path], parent: str, roots: list[str], entry: Entry
+    folders: list[Path], parent: str, base: Path, entry: Entry
 ) -> list[tuple[Path, dict[str, bool]]]:
     """Return path and {name: whether it is a symlink} of each folder's subfolder `parent`."""
     listings = {}
@@ -69,17 +69,18 @@ def _list(
         path = folder / parent
         if not path.is_dir():
             continue
-        _check_inside(path, roots, entry)
+        _check_inside(path, base, entry)
         status = path.stat()
-        with os.scandir(path) as files:
-            links = {file.name: file.is_symlink() for file in files}
+        with os.scandir(path) as entries:
+            links = {item.name: item.is_symlink() for item in entries}
         listings[status.st_dev, status.st_ino] = path, links  # once: Images may be images
     return list(listings.values())
 
 
-def _check_inside(path: Path, roots: list[str], entry: Entry) -> None:
-    """Raise InputError if a symlink leads out of the folders."""
-    real = os.path.realpath(path)
-    if not any(real == root or real.startswith(os.path.join(root, "")) for root in roots):
-        fault = f"{entry.name!r} leads out of the image folder, to {real}"
-        raise InputError(f"{entry.where}: {fault}; put a copy there")
+def _check_inside(path: Path, base: Path, entry: Entry) -> None:
+    """Raise InputError if a symlink leads out of the root, also `images` itself."""
+    if not files.is_below(path, base):
+        fault = f"{entry.name!r} leads out of {printable(base)}, to {printable(path.resolve())}"
+        raise InputError(
+            f"{entry.where}: {fault}; put a copy there, or name the folder by data.images="
+        )

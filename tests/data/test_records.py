@@ -291,14 +291,15 @@ def test_a_picture_cannot_lie_outside_its_folder(tmp_path):
         ("link.jpg", "images/link.jpg", tmp_path / "secret/a.jpg"),
         ("folder/a.jpg", "images/folder", tmp_path / "secret"),
         ("up/secret/a.jpg", "up", tmp_path),
+        ("a.jpg", "Images", tmp_path / "secret"),
     ):
         files = {"captions_train.json": coco((1, name, "train", ["x"]))}
         root = write(tmp_path / link.replace("/", "_"), files)
         (root / link).symlink_to(target)
-        assert f"images[0]: {name!r} leads out of the image folder" in message(root, "train")
+        assert f"images[0]: {name!r} leads out of {root}, to {tmp_path}" in message(root, "train")
 
 
-def test_symlinks_inside_and_an_image_folder_that_is_one_are_fine(tmp_path):
+def test_symlinks_inside_are_fine_and_images_that_lead_out_are_named(tmp_path):
     write(tmp_path / "disk", {})
     files = {
         "captions_train.json": coco((1, "a.jpg", "", ["x"]), (2, "link.jpg", "", ["y"])),
@@ -310,6 +311,11 @@ def test_symlinks_inside_and_an_image_folder_that_is_one_are_fine(tmp_path):
     (root / "Images").symlink_to("images")  # the same folder again is no ambiguity
     (root / "images" / "link.jpg").symlink_to("b.jpg")
     write(root, files)
+    assert "'a.jpg' leads out of" in message(root, "train")
+    assert len(records.read_records(root, "train", images="images")) == 2
+    (root / "images").unlink()
+    (tmp_path / "disk" / "images").rename(root / "on this disk")
+    (root / "images").symlink_to("on this disk")
     assert len(records.read_records(root, "train")) == 2
     assert len(records.read_records(root, "train", captions="dataset_x.json")) == 1
 

@@ -207,6 +207,9 @@ def test_a_wrong_file_is_deleted_unless_it_was_there(server, file):
         (partial(answer, data=HTML, Content_Type="text/html; charset=utf-8"), "is a page (text/ht"),
         (partial(answer, data=HTML), "has 32 bytes instead of 500,002"),
         (partial(answer, data=HTML, Content_Length=""), "begins with b'<html><body>Welcome"),
+        (partial(answer, data=DATA * 9, Content_Length=""), "has more than the 500,002 bytes"),
+        (partial(answer, data=DATA * 9, Content_Length="9" * 5000), "has more than the 500,002"),
+        (partial(answer, data=gzip.compress(DATA * 9), Content_Encoding="gzip"), "has more than"),
     ],
 )
 def test_a_page_in_place_of_the_file_is_refused(server, file, page, wanted):
@@ -216,6 +219,18 @@ def test_a_page_in_place_of_the_file_is_refused(server, file, page, wanted):
     assert all(path.stat().st_size == 0 or path.suffix == ".json" for path in file.parent.iterdir())
     fetch(server, file)  # the page gone, it works
     assert file.read_bytes() == DATA
+
+
+def test_what_a_server_says_is_no_escape_sequence(server, file):
+    server.plan = [lambda handler: (handler.send_response(404, "\x1b[2J"), handler.end_headers())]
+    assert r"answers 404 '\x1b[2J'; look" in fail(server, file)
+
+
+@pytest.mark.parametrize("note", ["[]", "5", "[" * 9999, '{"url": 5}', '{"total": "x"}', "\xff"])
+def test_a_damaged_note_of_a_part_begins_anew(server, file, part, note):
+    part.with_name("a.zip.part.json").write_text(note)
+    fetch(server, file)
+    assert_complete(file)
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])

@@ -163,14 +163,24 @@ def test_what_lies_right_is_left_in_place(run, tmp_path):
     assert added == {".lock", ".manifest", "flickr8k.json"}
 
 
+def test_what_a_link_leads_to_is_not_taken_from_outside_the_sources(run, tmp_path):
+    folder = lay(tmp_path / "in", BOTH)
+    link = folder / NAMES["flickr8k"][1]
+    link.rename(tmp_path / "private")
+    link.symlink_to(tmp_path / "private")
+    code, _, err = run("flickr8k", folder)
+    assert code == 2 and f"{link}: leads out of the sources, to {tmp_path / 'private'}: give" in err
+    check(run("flickr8k", folder, tmp_path / "private"), "flickr8k", tmp_path / "out")
+
+
 @pytest.mark.parametrize("error", [None, OSError(18, "Invalid cross-device link")])
 def test_needed_pictures_alone_are_linked_or_else_copied(run, tmp_path, monkeypatch, error):
     if error:
         monkeypatch.setattr("os.link", Mock(side_effect=error))
     folder = lay(tmp_path / "in", BOTH | {"holiday.jpg": b"1", "12.jpg": b"2"})
     name, link, *_ = NAMES["flickr8k"]
-    (folder / link).rename(tmp_path / "elsewhere.jpg")
-    (folder / link).symlink_to(tmp_path / "elsewhere.jpg")
+    (folder / link).rename(folder / "here.jpg")
+    (folder / link).symlink_to("here.jpg")
     check(run("flickr8k", folder), "flickr8k", tmp_path / "out")
     arranged = tmp_path / "out" / "images"
     assert (arranged / name).samefile(folder / name) == (error is None)

@@ -4,6 +4,7 @@ The law: a mutated file gives a result or an InputError, within SECONDS and MEMO
 other exception. tests/test_fuzz.py has the table of targets.
 """
 
+import copy
 import io
 import json
 import resource
@@ -118,7 +119,7 @@ def mutate_value(content: Any, draw: Random) -> Any:
 
     visit(content)
     if not places or draw.random() < 0.02:
-        return draw.choice(NASTY)
+        return copy.deepcopy(draw.choice(NASTY))
     item, key = draw.choice(places)
     kind, value = draw.randrange(6), item[key]
     if kind == 0:
@@ -133,7 +134,7 @@ def mutate_value(content: Any, draw: Random) -> Any:
     elif kind == 3 and type(value) in (int, float):
         item[key] = draw.choice((-value, value * 2, value + 1, value * 10**6, str(value), [value]))
     else:
-        item[key] = draw.choice(NASTY)
+        item[key] = copy.deepcopy(draw.choice(NASTY))
     return content
 
 
