@@ -166,8 +166,11 @@ def _eight_bit(pixels: np.ndarray) -> np.ndarray:
         raise ValueError("pixels that are not finite numbers")
     if low >= 0 and high <= white:
         low, high = 0.0, white
-    unit = (pixels.astype(np.float64) - low) / max(high - low, 1e-30)  # float32 could overflow
-    return np.rint(255 * unit).astype(np.uint8)
+    eight = np.empty(pixels.shape, np.uint8)
+    for row, row_of_eight in zip(pixels, eight):  # a row at a time: float64 takes much memory
+        unit = (row.astype(np.float64) - low) / max(high - low, 1e-30)  # float32 could overflow
+        row_of_eight[:] = np.rint(255 * unit)
+    return eight
 
 
 def _error(name: str | os.PathLike[str], reason: str) -> ImageError:
