@@ -29,8 +29,8 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from captioner import distributed, files
-from captioner.errors import InputError, printable, read_json
+from captioner import console, distributed, files
+from captioner.errors import InputError, json_field, printable, read_json
 from captioner.experiment.schemas import TrainConfig
 from captioner.metrics import score
 from captioner.models import directory
@@ -42,6 +42,10 @@ PLACES = ("run_dir", "resume", "data.cache", "data.root")
 Results = Mapping[str, Any]
 """Corpus scores (1 is 100 in a table), `perplexity`, `parameters`, `seconds`, and `config`, by
 dotted names."""
+
+
+UNREADABLE = (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError)
+"""What reading a damaged text, CSV or YAML file raises."""
 
 
 class RunDir:
@@ -121,7 +125,7 @@ class RunDir:
             raise InputError(f"{self.config}: no such file, so there is no run to go on with")
         try:
             config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(self.config))
-        except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
+        except (OmegaConfBaseException, *UNREADABLE) as error:
             raise InputError(f"{self.config}: not the configuration of a run: {error}") from error
         assert isinstance(config, DictConfig)
         config.run_dir = config.resume = str(self)
@@ -153,7 +157,10 @@ class RunDir:
     def add_time(self, seconds: float, parameters: int) -> None:
         """Add these seconds to those in run.json. A kill loses the seconds of its process."""
         if self.summary.exists():
-            seconds += read_json(self.summary)["seconds"]
+            try:
+                seconds += _numbers(self.summary).get("seconds") or 0
+            except InputError as error:
+                console.note(f"{error}: the seconds before are not counted")
         files.write_atomic(self.summary, json.dumps({"parameters": parameters, "seconds": seconds}))
 
     def copy_results(self, other: "RunDir") -> None:
@@ -166,17 +173,19 @@ class RunDir:
                 files.write_atomic(target, source.read_bytes())
 
     def headline(self) -> float:
-        """The one number by which a run that has ended is compared."""
-        return score.headline(read_json(self.scores))
+        """The one number by which a run that has ended is compared. Raises InputError."""
+        return score.headline({"corpus": _numbers(self.scores, "corpus")})
 
     def results(self) -> Results:
         """Scores, perplexity, size, time and configuration, or those of an evaluation: scores only.
 
         Raises InputError naming the file that cannot be read.
         """
-        path = self.scores
+        results: dict[str, Any] = _numbers(self.scores, "corpus")
+        if self.summary.exists():
+            results |= _numbers(self.summary)
+        path = self.metrics
         try:
-            results = read_json(path)["corpus"]
             if (path := self.metrics).exists():
                 with open(path, newline="", encoding="utf-8") as file:
                     rows = [row for row in csv.DictReader(file) if row.get("val/nll")]
@@ -184,12 +193,10 @@ class RunDir:
                     rows, key=lambda row: float(row.get("val/CIDEr") or -float(row["val/nll"]))
                 )
                 results["perplexity"] = math.exp(float(best["val/nll"]))
-            if (path := self.summary).exists():
-                results |= read_json(path)
             if (path := self.config).exists():
                 flat = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
                 results["config"] = {k: value for k, value in flat.items() if k not in PLACES}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        except (*UNREADABLE, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not readable ({error!r}); has the run ended?") from error
         return results
 
@@ -198,6 +205,20 @@ def ended_runs(folder: Path) -> list[RunDir]:
     """The runs in the folders of this one that have ended, in the order of a sweep's jobs."""
     runs = [RunDir(path) for path in folder.glob("*") if RunDir(path).has_ended()]
     return sorted(runs, key=lambda run: (len(str(run)), str(run)))
+
+
+def _numbers(path: Path, *keys: str) -> dict[str, Any]:
+    """Return the numbers, or None, by name, of the JSON object at these keys. Raises InputError."""
+    content, place = read_json(path), printable(path)
+    for key in keys:
+        content = json_field(content, key, (dict,), place)
+    if type(content) is not dict:
+        raise InputError(f"{place}: expected an object, got {str(content)[:60]!r}")
+    for name in content:
+        value = json_field(content, name, (int, float, type(None)), place)
+        if value is not None and abs(value) > 2**63:
+            raise InputError(f"{place}: {name} is too large")
+    return content
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Pillow opens every picture, and no other file of the package calls it to do so.
 """
 
+import ctypes
 import io
 import math
 import os
@@ -27,6 +28,9 @@ MAX_ASPECT = 1000  # beyond this ratio of the sides, resizing the shorter makes 
 
 # Pillow's warnings do not name the picture: of its metadata, or before our error.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+with suppress(OSError, AttributeError):  # libtiff writes to stderr itself
+    _libtiff = ctypes.CDLL(Image.core.__file__)
+    _libtiff.TIFFSetErrorHandler(None), _libtiff.TIFFSetWarningHandler(None)
 
 
 class ImageError(InputError):

@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from captioner import console, distributed, files
-from captioner.errors import InputError, os_reason, read_json
+from captioner.errors import InputError, json_field, json_items, printable, read_json
 from captioner.training import lightning
 
 KEEP = 2
 MANIFEST = "manifest.json"
+ENTRY = {"number": int, "file": str, "size": int, "sha256": str}
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -40,12 +42,9 @@ def save(folder: Path, state: dict[str, Any]) -> Path:
     number = max((entry["number"] for entry in entries), default=0) + 1
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    data = buffer.getbuffer()
     path = folder / f"{number:05d}.ckpt"
-    files.write_atomic(path, data)
-    sha256 = hashlib.sha256(data).hexdigest()
-    entries.append({"number": number, "file": path.name, "size": len(data), "sha256": sha256})
-    entries = entries[-KEEP:]
+    files.write_atomic(path, buffer.getbuffer())
+    entries = [*entries, _entry(path, buffer.getbuffer())][-KEEP:]
     files.write_atomic(folder / MANIFEST, json.dumps(entries, indent=1))
     kept = {entry["file"] for entry in entries}
     for old in folder.iterdir():  # those before, and what a kill left half-written
@@ -61,14 +60,14 @@ def newest(folder: Path) -> Path | None:
     """
     entries = _manifest(folder)
     for entry in reversed(entries):
-        path = folder / entry["file"]
+        path = folder / Path(entry["file"]).name
         try:
             if files.sha256(path) == entry["sha256"]:
                 return path
-            reason = "its checksum is wrong"
-        except OSError as error:
-            reason = os_reason(error)
-        console.note(f"{path}: {reason}; going back to the one before")
+            reason = f"{printable(path)}: its checksum is wrong"
+        except InputError as error:
+            reason = str(error)
+        console.note(f"{reason}; going back to the one before")
     if entries:
         raise InputError(f"{folder}: no checkpoint is whole; train again in another run_dir")
     return None
@@ -80,13 +79,32 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _manifest(folder: Path) -> list[dict[str, Any]]:
-    path = folder / MANIFEST
-    if not path.exists():
+    """What the manifest says or, if it is damaged or lost, what the checkpoints themselves do."""
+    path, checkpoints = folder / MANIFEST, sorted(folder.glob("[0-9]*.ckpt"))
+    if not (path.exists() or checkpoints):
         return []
     try:
-        return [{k: e[k] for k in ("number", "file", "size", "sha256")} for e in read_json(path)]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a manifest of checkpoints: {error!r}") from error
+        return [
+            {key: json_field(entry, key, (kind,), place) for key, kind in ENTRY.items()}
+            for place, entry in json_items({MANIFEST: read_json(path)}, MANIFEST, printable(folder))
+        ]
+    except InputError as error:
+        console.note(f"{error}; the checkpoints beside it are looked at")
+        return [_entry(p, p.read_bytes()) for p in checkpoints if p.stem.isdigit() and _is_zip(p)]
+
+
+def _entry(path: Path, data: bytes | memoryview) -> dict[str, Any]:
+    sha256 = hashlib.sha256(data).hexdigest()
+    return {"number": int(path.stem), "file": path.name, "size": len(data), "sha256": sha256}
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether the checksums of all members are right."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:  # for a broken file zipfile raises nearly anything
+        return False
 
 
 class Files(TorchCheckpointIO):

@@ -7,6 +7,7 @@ other exception. tests/test_fuzz.py has the table of targets.
 import copy
 import io
 import json
+import os
 import resource
 import signal
 import struct
@@ -16,10 +17,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
 from captioner.errors import InputError
+from tests.helpers.pictures import chunk
 
 SECONDS, MEMORY = 10, 2**30  # for one mutation; bytes
 
@@ -54,7 +57,7 @@ def attack(target: Target, folder: Path, seeds: Iterable[int]) -> list[str]:
         peak = _peak_memory()
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), mock.patch.object(os, "fsync"):
                 warnings.simplefilter("ignore")
                 target.read(path)
         except InputError:
@@ -167,6 +170,26 @@ def mutate_safetensors(data: bytes, draw: Random) -> bytes:
         header = mutate_json(header, draw)
     length = len(header) if draw.random() < 0.9 else draw.choice((0, 1, 2**27, 2**63, length + 1))
     return struct.pack("<Q", length) + header + tensors
+
+
+def mutate_picture(data: bytes, draw: Random) -> bytes:
+    """Bytes anywhere, or numbers in the headers; most checksums of a PNG are right again."""
+    if draw.random() < 0.5:
+        data = mutate_bytes(data, draw)
+    else:
+        numbers = (0, 1, 2, 3, 7, 14, 255, 256, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+        for _ in range(draw.choice((1, 1, 2, 4))):
+            size, at = draw.choice((1, 2, 4, 8)), draw.randrange(draw.choice((40, len(data))))
+            number = draw.choice(numbers) & (1 << 8 * size) - 1
+            coded = number.to_bytes(size, draw.choice(("big", "little")))
+            data = data[:at] + coded + data[at + size :]
+    if not data.startswith(b"\x89PNG") or draw.random() < 0.2:
+        return data
+    whole, at = data[:8], 8
+    while (end := at + 12 + int.from_bytes(data[at : at + 4])) <= len(data):
+        whole += chunk(data[at + 4 : at + 8], data[at + 8 : end - 4])
+        at = end
+    return whole + data[at:]
 
 
 def mutate_npz(data: bytes, draw: Random) -> bytes:
