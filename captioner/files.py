@@ -62,15 +62,16 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, json.dumps(content, ensure_ascii=False, indent=1))
 
 
-def append_bytes(path: Path, data: bytes, at: int | None = None) -> None:
+def append_bytes(path: Path, data: bytes, at: int | None = None, sync: bool = True) -> None:
     """Write at the end of a file, or from byte `at` on, and sync it. Raises InputError."""
     size_of(path)
     with _writing(path), open(path, "ab") as file:
         if at is not None:
             file.truncate(at)
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def sha256(path: Path) -> str:

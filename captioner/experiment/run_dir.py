@@ -58,10 +58,10 @@ class RunDir:
         self.skipped = self.folder / "skipped.txt"
         self.summary = self.folder / "run.json"
         self.frequencies = self.folder / "frequencies.npz"
-        self.metrics = self.folder / "metrics.csv"  # Lightning's CSVLogger chooses this name
-        self.metrics_before = self.folder / "metrics.before.csv"  # while a run is resumed
+        self.metrics = self.folder / "metrics.csv"
         self.tensorboard = self.folder / "tensorboard"
         self.samples = self.folder / "samples.txt"
+        self.growing = self.metrics, self.samples
         self.checkpoints = self.folder / "checkpoints"
         self.model = self.folder / "model"
         self.predictions = self.folder / "predictions.json"

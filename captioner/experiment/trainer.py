@@ -1,6 +1,5 @@
 """A training in all its processes: from the data to the scores of the best model."""
 
-import csv
 import signal
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.multiprocessing import ProcessRaisedException
 
@@ -27,6 +26,7 @@ from captioner.experiment.trainer_options import check_options
 from captioner.training import checkpoints, lightning
 from captioner.training.data import EpochData
 from captioner.training.loop import Loop
+from captioner.training.metrics_file import MetricsFile
 from captioner.training.progress import progress_callback
 
 
@@ -57,7 +57,10 @@ def _train_alone(config: DictConfig, run: RunDir, task: ModuleType, trainer: Tra
     if first:
         run.write_beginnings(config, training.model.tokenizer, skipped)
         training.objective.save_frequencies(run.frequencies)
-    trainer.loggers = _make_loggers(run, checkpoint, task.MONITOR)
+        checkpoints.restore(run.growing, checkpoint)
+    table, name = MetricsFile(run.metrics), run.tensorboard.name
+    board = TensorBoardLogger(run.folder, name="", version=name, purge_step=table.next_step())
+    trainer.loggers = [table, board]
     parameters = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
     try:
         _fit(trainer, training, data, checkpoint)
@@ -86,7 +89,9 @@ def _make_trainer(config: DictConfig, run: RunDir, best: dict[str, Any]) -> Trai
         "default_root_dir": run.folder,
         "callbacks": [
             EarlyStopping(**best, patience=config.patience, check_on_train_epoch_end=False),
-            checkpoints.Checkpoints(run.checkpoints, run.model, config.checkpoint_minutes, **best),
+            checkpoints.Checkpoints(
+                run.checkpoints, run.model, run.growing, config.checkpoint_minutes, **best
+            ),
             progress_callback(),
         ],
         "logger": False,
@@ -109,31 +114,6 @@ def _make_trainer(config: DictConfig, run: RunDir, best: dict[str, Any]) -> Trai
         )
     lightning.set_timeout(trainer, config.timeout)
     return trainer
-
-
-def _make_loggers(run: RunDir, checkpoint: Path | None, monitor: str) -> list[Logger]:
-    """metrics.csv and TensorBoard. A resumed run keeps the rows from before its checkpoint."""
-    before, rows, step = run.metrics_before, [], 0
-    first = distributed.rank() == 0
-    if first and run.metrics.exists() and not before.exists():
-        run.metrics.rename(before)  # Lightning deletes the file that lies there
-    if checkpoint is not None:
-        step, moment = lightning.position_of(checkpoints.load(checkpoint))
-        if first and before.exists():
-            rows = _rows_before(before, step, monitor if moment == "validation" else None)
-    table = lightning.csv_logger(run.folder, rows, write=first)
-    if first:
-        before.unlink(missing_ok=True)
-    name = run.tensorboard.name
-    return [table, TensorBoardLogger(run.folder, name="", version=name, purge_step=step)]
-
-
-def _rows_before(path: Path, step: int, monitor: str | None) -> list[dict[str, Any]]:
-    """The rows of earlier steps. monitor: a value whose row at the last step is left out, since the
-    validation that logged it will be repeated."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
-    return [r for r in rows if not (monitor and int(r["step"]) == step - 1 and r.get(monitor))]
 
 
 def _fit(trainer: Trainer, training: Loop, data: EpochData, checkpoint: Path | None) -> None:

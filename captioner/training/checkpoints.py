@@ -8,6 +8,7 @@ A checkpoint counts once the manifest names it. File and manifest are each writt
 name, synced and renamed, so there is no moment at which a kill leaves a run without a whole one.
 """
 
+import csv
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ import os
 import signal
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +66,14 @@ def newest(folder: Path) -> Path | None:
         try:
             if files.sha256(path) == entry["sha256"]:
                 return path
-            reason = f"{printable(path)}: its checksum is wrong"
+            problem = f"{printable(path)}: its checksum is wrong"
         except InputError as error:
-            reason = str(error)
-        console.note(f"{reason}; going back to the one before")
+            problem = str(error)
+        console.note(f"{problem}; going back to the one before")
     if entries:
-        raise InputError(f"{folder}: no checkpoint is whole; train again in another run_dir")
+        raise InputError(
+            f"{printable(folder)}: no checkpoint is whole; train again in another run_dir"
+        )
     return None
 
 
@@ -78,19 +82,46 @@ def load(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def restore(growing: Sequence[Path], checkpoint: Path | None) -> None:
+    """Make files to which a run appends what they were at its checkpoint; without one, remove them.
+
+    A checkpoint of version 0.1 holds no files: rows after it are taken out of metrics.csv.
+    """
+    state: dict[str, Any] = load(checkpoint) if checkpoint else {"files": {}}
+    for path in growing:
+        if "files" not in state:
+            steps = lightning.steps_logged(state)
+            if path.suffix == ".csv" and path.exists():
+                header, *rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
+                column, text = header.index("step"), io.StringIO()
+                kept = [row for row in rows if int(row[column]) < steps]
+                csv.writer(text).writerows([header, *kept])
+                files.write_atomic(path, text.getvalue())
+        elif path.name in state["files"]:
+            files.write_atomic(path, state["files"][path.name])
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _manifest(folder: Path) -> list[dict[str, Any]]:
-    """What the manifest says or, if it is damaged or lost, what the checkpoints themselves do."""
-    path, checkpoints = folder / MANIFEST, sorted(folder.glob("[0-9]*.ckpt"))
-    if not (path.exists() or checkpoints):
-        return []
+    """The manifest's entries. If it is missing or damaged, it is made anew, which is said, from the
+    checkpoints beside it that are whole. Raises InputError if none is."""
+    path, name = folder / MANIFEST, printable(folder)
+    entries, problem = [], f"{printable(path)}: empty"
     try:
-        return [
-            {key: json_field(entry, key, (kind,), place) for key, kind in ENTRY.items()}
-            for place, entry in json_items({MANIFEST: read_json(path)}, MANIFEST, printable(folder))
-        ]
+        for place, entry in json_items({MANIFEST: read_json(path)}, MANIFEST, name):
+            entries.append({k: json_field(entry, k, (kind,), place) for k, kind in ENTRY.items()})
     except InputError as error:
-        console.note(f"{error}; the checkpoints beside it are looked at")
-        return [_entry(p, p.read_bytes()) for p in checkpoints if p.stem.isdigit() and _is_zip(p)]
+        entries, problem = [], str(error)
+    beside = [file for file in sorted(folder.glob("*.ckpt")) if file.stem.isdecimal()]
+    if entries or not beside and not path.exists():
+        return entries
+    entries = [_entry(file, file.read_bytes()) for file in beside if _is_zip(file)]
+    if not entries:
+        raise InputError(f"{problem}: no checkpoint is whole; train again in another run_dir")
+    console.note(f"{problem}; made anew from {len(entries)} checkpoints that are whole")
+    files.write_atomic(path, json.dumps(entries, indent=1))
+    return entries
 
 
 def _entry(path: Path, data: bytes | memoryview) -> dict[str, Any]:
@@ -133,6 +164,8 @@ class Stopped(Exception):
 class Checkpoints(pl.callbacks.Checkpoint):
     """Saves the state of a run so that going on from it is exact, and exports the best model.
 
+    growing: the files to which a run appends. A checkpoint holds their content, so that `restore`
+    makes them what they were.
     monitor, mode: what is logged of a validation, and whether the best is its max or min. The state
     is saved every `minutes`, before each validation, and after each epoch; always after an
     optimiser's step. On SIGTERM, SIGINT (a second one interrupts at once), SIGUSR1 or SIGUSR2
@@ -140,18 +173,31 @@ class Checkpoints(pl.callbacks.Checkpoint):
     last two (Lightning's SLURM plugin, submitit) are called after the save, to requeue the job.
     """
 
-    def __init__(self, folder: Path, model: Path, minutes: float, monitor: str, mode: str):
-        self.folder, self.model, self.seconds, self.monitor = folder, model, 60 * minutes, monitor
+    def __init__(
+        self,
+        folder: Path,
+        model: Path,
+        growing: Sequence[Path],
+        minutes: float,
+        monitor: str,
+        mode: str,
+    ):
+        self.folder, self.model, self.growing = folder, model, growing
+        self.seconds, self.monitor = 60 * minutes, monitor
         self.sign = {"max": 1.0, "min": -1.0}[mode]
-        self.best, self.early, self.moment = float("-inf"), False, "step"
-        self.signal, self.agreed, self.saved = 0, 0, time.monotonic()
+        self.best, self.early = float("-inf"), False
+        self.signal, self.saved = 0, time.monotonic()
         self.handlers: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "early": self.early, "moment": self.moment}
+        return {"best": self.best, "early": self.early}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.early = state_dict["best"], state_dict["early"]
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
+        paths = [path for path in self.growing if path.exists()]
+        checkpoint["files"] = {p.name: p.read_bytes().decode(errors="replace") for p in paths}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         lightning.replace_sigterm_handler(trainer, self._note)
@@ -179,19 +225,18 @@ class Checkpoints(pl.callbacks.Checkpoint):
         rows = distributed.gather_rows(row).tolist()
         return max(signum for signum, _ in rows), bool(rows[0][1])
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        done = batch_idx + 1
+    def after_step(self, trainer: Any, pl_module: pl.LightningModule, number: int) -> None:
+        """Called when all else that belongs to the epoch's batch `number` is done."""
+        done = number + 1
         if done == trainer.num_training_batches or done % trainer.val_check_batch == 0:
             return  # the validation or the end of the epoch saves
         if lightning.is_between_micro_batches(trainer):
             return
         signum, due = self._agreed(pl_module)
         if signum or due:
-            self.save(trainer, "step")
-        self.agreed = signum
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        self._stop(self.agreed)  # only now is the last step in metrics.csv
+            lightning.log_step(trainer)
+            self.save(trainer)
+        self._stop(signum)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         lightning.forget_cut_off_validation(trainer)
@@ -200,7 +245,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         """Called from inside the first validation step: Lightning repeats a validation that was cut
         off only where its state says that one was under way."""
         if not lightning.is_between_micro_batches(trainer):
-            self.save(trainer, "validation")
+            self.save(trainer)
 
     def on_validation_batch_end(self, trainer, pl_module, *args: Any) -> None:
         if not lightning.is_between_micro_batches(trainer):  # else the step's end will save
@@ -215,13 +260,11 @@ class Checkpoints(pl.callbacks.Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.early = trainer.should_stop
-        self.save(trainer, "epoch")
+        self.save(trainer)
         self._stop(self._agreed(pl_module)[0])
 
-    def save(self, trainer: pl.Trainer, moment: str) -> None:
-        """The state now, written by rank 0 while the others wait. moment: after a "step", before
-        a "validation", after an "epoch"."""
-        self.moment = moment
+    def save(self, trainer: pl.Trainer) -> None:
+        """The state now, written by rank 0 while the others wait."""
         trainer.save_checkpoint(self.folder)
         self.saved = time.monotonic()
 

@@ -52,10 +52,11 @@ class LanguageTraining(Loop):
         self.log("val/bits", bits, prog_bar=True)
         self._show(f", {bits:.3f} bits")
 
-    def on_train_batch_end(self, *args: Any) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         doublings, remainder = divmod(self.global_step, FIRST_SAMPLE)
         if not remainder and not self.sums and doublings.bit_count() == 1:
             self._show()
+        super().on_train_batch_end(outputs, batch, batch_idx)
 
     def _show(self, score: str = "") -> None:
         """Print and keep a sample of what the model writes now; score: text for its heading."""
@@ -70,9 +71,7 @@ class LanguageTraining(Loop):
         place = f"epoch {self.current_epoch}, step {self.global_step}{score}"
         entry = f"== {stage}: {place}\n{text}\n\n"
         console.say(entry)
-        earlier = self.samples.read_bytes() if self.samples.exists() else b""
-        if entry.encode() not in earlier:  # a resumed run repeats the last ones
-            files.append_bytes(self.samples, entry.encode())
+        files.append_bytes(self.samples, entry.encode())
         for board in self.boards:
             board.add_text("sample", f"```\n{escape(text)}\n```", self.global_step)
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import distributed
@@ -32,7 +31,6 @@ def silence() -> None:
     for message in (
         "Found .* module.* in eval mode",  # a frozen encoder
         "You're resuming from a checkpoint that ended before",  # our data modules skip batches
-        "Experiment logs directory .* exists",  # `csv_logger` hands on the rows of before
         ".*sync_dist=True.* when logging on epoch",  # all processes log the same number
         ".*treespec, LeafSpec.* is deprecated",
     ):
@@ -144,24 +142,21 @@ def has_loss_scale(trainer: pl.Trainer) -> bool:
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
-def position_of(checkpoint: dict[str, Any]) -> tuple[int, str]:
-    """The first step that is still to be logged after a checkpoint, and the moment of its saving
-    (see Checkpoints)."""
+def log_step(trainer: pl.Trainer) -> None:
+    """Log the step that has just ended now, and not once more when its hooks have ended, so that a
+    checkpoint that is saved in these holds its row."""
+    connector: Any = trainer._logger_connector
+    connector.update_train_step_metrics()
+    connector.update_train_step_metrics = lambda: delattr(connector, "update_train_step_metrics")
+
+
+def steps_logged(checkpoint: dict[str, Any]) -> int:
+    """How many steps had their rows in metrics.csv at a checkpoint that does not hold them itself,
+    as those of version 0.1 do not."""
     steps = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
-    moment = checkpoint["callbacks"]["Checkpoints"]["moment"]
-    return steps + (moment != "epoch"), moment
+    return steps + (checkpoint["callbacks"]["Checkpoints"]["moment"] != "epoch")
 
 
 def is_slurm_checkpoint(path: Path) -> bool:
     """Whether this is the extra checkpoint that Lightning writes when SLURM requeues a job."""
     return path.name.startswith("hpc_ckpt")
-
-
-def csv_logger(folder: Path, rows: list[dict[str, Any]], write: bool) -> CSVLogger:
-    """A logger into folder/metrics.csv that goes on after `rows` (Lightning's own begins every file
-    anew). write: whether to write them now."""
-    logger = CSVLogger(folder, name="", version="")
-    if write:
-        logger.experiment.metrics = rows
-        logger.save()
-    return logger

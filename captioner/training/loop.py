@@ -122,6 +122,10 @@ class Loop(pl.LightningModule):
             self.batch_ids.append(batch.index_B)
         return loss / self.expected_count
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if isinstance(saver := self.trainer.checkpoint_callback, Checkpoints):
+            saver.after_step(self.trainer, self, batch_idx)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:

@@ -214,8 +214,45 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path, capsys):
     paths[-2].unlink()
     with pytest.raises(InputError, match="no checkpoint is whole"):
         checkpoints.newest(tmp_path)
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match="manifest"):
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        "{}",
+        "null",
+        "7" * 5000,
+        "[" * 9999,
+        b"\xff",
+        "[null]",
+        '[{"file": null}]',
+    ],
+)
+def test_a_lost_manifest_is_made_anew_from_the_whole_checkpoints(tmp_path, content, capsys):
+    paths = [checkpoints.save(tmp_path, {"number": number}) for number in range(3)][1:]
+    manifest = tmp_path / "manifest.json"
+    before = manifest.read_bytes()
+
+    def spoil():
+        manifest.unlink()
+        if content is not None:
+            manifest.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    spoil()
+    assert checkpoints.newest(tmp_path) == paths[-1] and manifest.read_bytes() == before
+    assert "made anew from 2 checkpoints" in capsys.readouterr().err
+    paths[-1].write_bytes(paths[-1].read_bytes()[:-9])
+    spoil()
+    assert checkpoints.newest(tmp_path) == paths[0]
+    assert checkpoints.save(tmp_path, {}).name == paths[-1].name  # the broken one is no loss
+    for path in tmp_path.glob("*.ckpt"):
+        path.write_bytes(b"PK")
+    spoil()
+    with pytest.raises(InputError, match="manifest.json.*no checkpoint is whole"):
         checkpoints.newest(tmp_path)
 
 
