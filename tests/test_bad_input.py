@@ -286,6 +286,15 @@ ANNOTATION_BYTES = {
     "a byte order mark": lambda data: b"\xef\xbb\xbf" + data,
 }
 CONFIGS = {
+    "a number of 400 digits": lambda c: c["preprocess"].update(mean=[10**400, 0, 0]),
+    "a picture of 100,000 pixels a side": lambda c: c["preprocess"].update(size=100_000),
+    "far more weights than its file": lambda c: c["decoder"].update(hidden_size=20_000),
+    "20,000 layers": lambda c: c["decoder"].update(layers=20_000),
+    "a beam of a million": lambda c: c["search"].update(width=10**6),
+    "a base class": lambda c: c["encoder"].update(_target_="captioner.encoders.CNN", trunk=None),
+    "names that are numbers": lambda c: c.update(
+        encoder={"_target_": "captioner.encoders.Joined", "names": [5]}
+    ),
     "a missing key": lambda c: c.pop("decoder"),
     "a wrong type": lambda c: c["decoder"].update(hidden_size="8"),
     "an unknown option": lambda c: c["decoder"].update(layer=2),
@@ -327,7 +336,25 @@ CASES: dict[str, Callable[[], object]] = {
     "annotations: a missing picture": lambda: os.remove("data/images/b.png"),
     "annotations: a picture in train and val": lambda: write(VAL_FILE, coco("ad")),
     "annotations: a CSV with bare commas": write_csv,
+    "annotations: a FIFO": lambda: (os.remove(TRAIN_FILE), os.mkfifo(TRAIN_FILE)),
+    "annotations: a device without end": lambda: (
+        os.remove(TRAIN_FILE),
+        os.symlink("/dev/zero", TRAIN_FILE),
+    ),
+    "annotations: a folder": lambda: (os.remove(TRAIN_FILE), os.mkdir(TRAIN_FILE)),
+    "annotations: an image folder that leads out of the root": lambda: (
+        os.rename("data/images", "elsewhere"),
+        os.symlink("../elsewhere", "data/images"),
+    ),
     "annotations: U+2028 in a reference": predict_separated,
+    "predictions: a FIFO": lambda: (
+        write("references.json", coco("abc")),
+        os.mkfifo("predictions.json"),
+    ),
+    "predictions: a table of frequencies that unpacks to 100 MB": lambda: (
+        predict(*(WORDS[letter] for letter in "abc")),
+        np.savez_compressed("table.npz", tokenizer=np.zeros(10**8, np.uint8)),
+    ),
     "predictions: cut JSON": lambda: (predict("a dog"), cut("predictions.json")),
     "predictions: an entry without a caption": lambda: (
         predict("a dog"),
@@ -354,6 +381,18 @@ CASES: dict[str, Callable[[], object]] = {
     "config: results without their run": lambda: (write("run/metrics.csv", ""), predict()),
     "config: a run that is going on": lambda: hold_run(),
     "config: an evaluation that is going on": lambda: (hold_run(), predict()),
+    "model directory: an integer of 5,000 digits": lambda: edit_bytes(
+        CONFIG, lambda data: data.replace(b"8", b"1" * 5000)
+    ),
+    "model directory: weights of another type": lambda: edit_weights(
+        lambda t: t.update({BIAS: t[BIAS].to(torch.float8_e4m3fn)})
+    ),
+    "model directory: half a character in the tokenizer": lambda: edit_bytes(
+        TOKENIZER, lambda data: data.replace(b'"cat"', b'"\\ud800"')
+    ),
+    "model directory: a header without end": lambda: edit_bytes(
+        WEIGHTS, lambda data: (2**40).to_bytes(8, "little") + data[8:]
+    ),
     "model directory: not there": lambda: shutil.rmtree("model"),
     "model directory: a missing file": lambda: os.remove(TOKENIZER),
     "model directory: cut weights": lambda: cut(WEIGHTS),
