@@ -59,4 +59,4 @@ def evaluate(config: DictConfig, run: RunDir) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    hydra_app.start(main)

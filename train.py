@@ -38,4 +38,4 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    hydra_app.start(main)

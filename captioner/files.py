@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import time
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -154,6 +155,25 @@ def is_litter(path: Path) -> bool:
         with suppress(OSError), open(path, "rb") as file:
             return file.read(4) == b"\0\5\x16\7"
     return path.name.lower() in LITTER
+
+
+def composed(name: str) -> str:
+    """A name with composed accents (normal form C), by which names are compared."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def same_letters(path: Path) -> Path:
+    """The path itself if it exists, else the one that differs only in how accents are composed.
+
+    Names that several files would share stay as they are.
+    """
+    if str(path).isascii() or os.path.lexists(path):
+        return path
+    parent = same_letters(path.parent)
+    same = []
+    with suppress(OSError):  # it may not be there, or not be listed
+        same = [name for name in os.listdir(parent) if composed(name) == composed(path.name)]
+    return parent / (same[0] if len(same) == 1 else path.name)
 
 
 def open_for_writing(path: Path) -> IO[str]:

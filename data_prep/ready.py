@@ -1,11 +1,10 @@
 """The end of a preparation: its exit code, and a summary of the records as training reads them."""
 
-import re
-import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from captioner import shell
 from captioner.console import note, report, say
 from captioner.data import records
 from captioner.errors import InputError
@@ -41,17 +40,9 @@ def print_summary(data: str, root: Path, annotations: str, splits: list[str]) ->
     captions = Counter(record.split for record in entries for _ in record.captions)
     for split in splits:
         say(f"{split}: {pictures[split]:,} pictures, {captions[split]:,} captions")
-    root_option = _override("data.root", str(root.resolve()))
-    options = [f"data={data}", root_option, _override("data.annotations", annotations)]
+    paths = {"data.root": root.resolve(), "data.annotations": annotations}
+    options = [f"data={data}", *(shell.override(key, path) for key, path in paths.items())]
     if {"train", "val"} <= set(splits):
-        say(" ".join(["python train.py", *options]))
+        say(shell.command("python", "train.py", *options))
     else:
-        say(" ".join(["python eval.py model=MODEL", *options, f"split={splits[0]}"]))
-
-
-def _override(key: str, value: str) -> str:
-    """Return KEY=VALUE, quoted for Hydra and for the shell."""
-    if not re.fullmatch(r"[\w./*~+-]+", value, re.ASCII):
-        # Hydra halves backslashes before a quote and at the end, and leaves others alone.
-        value = "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + "\\'" * bool(m[2]), value) + "'"
-    return shlex.quote(f"{key}={value}")
+        say(shell.command("python", "eval.py", "model=MODEL", *options, f"split={splits[0]}"))

@@ -282,6 +282,7 @@ ANNOTATION_BYTES = {
     "a list where an object belongs": lambda data: b"[]",
     "Latin-1": lambda data: data.replace(b"red", b"r\xe9d"),
     "UTF-16": lambda data: data.decode().encode("utf-16"),
+    "a name that is not UTF-8": lambda data: data.replace(b"b.png", b"b\\udce9.png"),
     "half a character": lambda data: data.replace(b"red dog", b"\\ud83d dog"),
     "a byte order mark": lambda data: b"\xef\xbb\xbf" + data,
 }
@@ -332,6 +333,11 @@ CASES: dict[str, Callable[[], object]] = {
     "picture: rotated by EXIF, CMYK, 16 bits, transparent, animated": write_oddities,
     **spoilt("annotations", edit, TRAIN_FILE, ANNOTATIONS),
     **spoilt("annotations", edit_bytes, TRAIN_FILE, ANNOTATION_BYTES),
+    "annotations: accents that the disk composes otherwise": lambda: (
+        edit(TRAIN_FILE, lambda c: c["images"][0].update(file_name="\u00e9.png")),
+        os.rename("data/images/a.png", "data/images/e\u0301.png"),
+    ),
+    "config: paths with signs that Hydra reads otherwise": lambda: os.rename("data", "d~[a],b=é"),
     "annotations: cut JSON": lambda: cut(TRAIN_FILE),
     "annotations: a missing picture": lambda: os.remove("data/images/b.png"),
     "annotations: a picture in train and val": lambda: write(VAL_FILE, coco("ad")),
@@ -431,6 +437,7 @@ HOW: dict[str, str | int] = {
     "picture: a folder without permission": "nobody",
     "model directory: a tokenizer that may not be read": "nobody",
     "config: a typo": "process",
+    "config: paths with signs that Hydra reads otherwise": "process",
     "disk full: captions": "full",
     "disk full: cache": 200_000,
     "disk full: checkpoint": 1_000_000,

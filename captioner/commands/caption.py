@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from captioner import shell
 from captioner.commands import command_line
 from captioner.commands.command_line import flags_in_messages
 from captioner.console import json_text, note, say
@@ -74,7 +75,8 @@ def run(options: Namespace) -> None:
         if is_model(path):
             raise InputError(f"{name}: a model, not a picture: write --model before each")
         if is_model(path / "model"):
-            raise InputError(f"{name} holds a run: give --model {path / 'model'}")
+            give = shell.command("--model", path / "model")
+            raise InputError(f"{name} holds a run: give {give}")
     if "-" in options.paths and sys.stdin is None:
         raise InputError("-: stdin is closed: write a list of paths to it, or give paths")
     paths = _expand(options.paths)
@@ -144,6 +146,7 @@ def _expand(given: Sequence[str]) -> Iterable[str]:
         nonlocal others
         if path == "-":
             return _listed(sys.stdin)
+        path = _meant(path)
         matches = [path] if os.path.isdir(path) else [] if os.path.lexists(path) else _glob(path)
         if not matches:
             return [path]
@@ -177,4 +180,11 @@ def _listed(lines: Iterator[str]) -> Iterator[str]:
         for path in paths:
             meant = path.removeprefix("\ufeff").removesuffix("\r")  # as Windows writes lists
             if stripped := meant.strip():
-                yield next(filter(os.path.lexists, (path, meant)), stripped)
+                yield next(filter(os.path.lexists, (path, meant)), _meant(stripped))
+
+
+def _meant(path: str) -> str:
+    """The path, or the one there is that differs only in how accents are composed."""
+    from captioner.files import same_letters
+
+    return path if path.isascii() else str(same_letters(Path(path)))

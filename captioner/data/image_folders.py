@@ -2,12 +2,15 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from captioner import files
 from captioner.data.formats import Entry
 from captioner.errors import InputError, first_five, printable
+from captioner.files import composed, same_letters
 
 _FLICKR = ("Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images")
 _COCO = ("train2014", "val2014", "test2014", "train2017", "val2017", "test2017")
@@ -27,11 +30,12 @@ def search_folders(base: Path) -> list[Path]:
 def locate(entries: Sequence[Entry], base: Path) -> list[Path]:
     """Return the path of each entry's picture in the folder `base` or in IMAGE_FOLDERS.
 
-    Folders are listed once: no system call per picture. Raises InputError if pictures are missing,
-    in several folders, or outside.
+    Folders are listed once: no system call per picture. A name that no file has is that of the one
+    file whose name differs only in how accents are composed. Raises InputError if pictures are
+    missing, in several folders, or outside.
     """
     folders = search_folders(base)
-    listings: dict[str, list[tuple[Path, dict[str, bool]]]] = {}
+    listings: dict[str, list[Listing]] = {}
     paths, missing = [], []
     for entry in entries:
         if OUTSIDE.search(entry.name):
@@ -40,40 +44,67 @@ def locate(entries: Sequence[Entry], base: Path) -> list[Path]:
         parent, _, name = entry.name.rpartition("/")
         if parent not in listings:
             listings[parent] = _list(folders, parent, base, entry)
-        matches = [(folder, links[name]) for folder, links in listings[parent] if name in links]
+        matches = [listing for listing in listings[parent] if name in listing.is_link]
         if not matches:
-            missing.append(entry)
-            continue
+            alike = [(listing, n) for listing in listings[parent] for n in listing.alike(name)]
+            same_letters = [match for match in alike if composed(match[1]) == composed(name)]
+            if len(same_letters) != 1:
+                missing.append((entry, [n for _, n in alike]))
+                continue
+            matches, name = [same_letters[0][0]], same_letters[0][1]
         if len(matches) > 1:
-            fault = f"{entry.name!r} is in {first_five(folder for folder, _ in matches)}"
+            fault = f"{entry.name!r} is in {first_five(listing.folder for listing in matches)}"
             raise InputError(f"{entry.where}: {fault}; choose by data.images=")
-        ((folder, is_link),) = matches
-        if is_link:
-            _check_inside(folder / name, base, entry)
-        paths.append(folder / name)
+        path = matches[0].folder / name
+        if matches[0].is_link[name]:
+            _check_inside(path, base, entry)
+        paths.append(path)
     if missing:
-        names = first_five(repr(entry.name) for entry in missing)
+        names = first_five(repr(entry.name) for entry, _ in missing)
+        alike_names = first_five(ascii(name) for _, several in missing for name in several)
         raise InputError(
-            f"{missing[0].where}: {len(missing)} of {len(entries)} images are missing: {names}; "
-            f"looked in {first_five(folders)}; name the folder by data.images="
+            f"{missing[0][0].where}: {len(missing)} of {len(entries)} images are missing: {names}; "
+            f"looked in {first_five(folders)}"
+            + (f"; that look alike: {alike_names}" if alike_names else "")
+            + "; name the folder by data.images="
         )
     return paths
 
 
-def _list(
-    folders: list[Path], parent: str, base: Path, entry: Entry
-) -> list[tuple[Path, dict[str, bool]]]:
-    """Return path and {name: whether it is a symlink} of each folder's subfolder `parent`."""
+def _loose(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+class Listing:
+    """The names in a folder, and whether each is a symlink."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        with os.scandir(folder) as files:
+            self.is_link = {file.name: file.is_symlink() for file in files}
+
+    def alike(self, name: str) -> list[str]:
+        """The names that look like this one: of other case, or with accents composed otherwise."""
+        return self._alike.get(_loose(name), [])
+
+    @cached_property
+    def _alike(self) -> dict[str, list[str]]:
+        alike: dict[str, list[str]] = {}
+        for name in self.is_link:
+            alike.setdefault(_loose(name), []).append(name)
+        return alike
+
+
+def _list(folders: list[Path], parent: str, base: Path, entry: Entry) -> list[Listing]:
+    """Return the listing of each folder's subfolder `parent`."""
     listings = {}
     for folder in folders:
-        path = folder / parent
+        path = same_letters(folder / parent)
         if not path.is_dir():
             continue
         _check_inside(path, base, entry)
         status = path.stat()
-        with os.scandir(path) as entries:
-            links = {item.name: item.is_symlink() for item in entries}
-        listings[status.st_dev, status.st_ino] = path, links  # once: Images may be images
+        listings[status.st_dev, status.st_ino] = Listing(path)  # once: Images may be images
     return list(listings.values())
 
 

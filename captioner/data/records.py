@@ -17,12 +17,14 @@ from captioner.data.detect import TABLES, format_by_name, format_of
 from captioner.data.formats import READERS, Entry, lines_of
 from captioner.data.image_folders import locate
 from captioner.errors import InputError, first_five, naming_file
+from captioner.files import composed, same_letters
 
 ANNOTATION_FOLDERS = ("", "annotations", "Flickr8k_text")
 """Where a root is searched for caption files and split lists."""
 
 SAME_SPLIT = {"dev": "val", "valid": "val", "validation": "val"}
 
+_HALF = re.compile("[\ud800-\udfff]")  # how Python holds bytes that are not UTF-8
 _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(?i:train|validation|valid|val|dev|test)(?![a-z])")
 _LITTER = re.compile(r"\.|readme", re.IGNORECASE)  # such as ._captions.csv of macOS
 
@@ -62,13 +64,13 @@ def read_records(
         InputError: no such split, a broken file, missing pictures, or pictures outside their
             folder. The message names the file and the line or key.
     """
-    root = Path(root)
+    root = same_letters(Path(root))
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
     split = SAME_SPLIT.get(split, split) if split else split
     with naming_file(root):
         entries = _read_entries(root, split, captions, bare)
-        paths = locate(entries, root if images is None else root / images)
+        paths = locate(entries, same_letters(root / (images or "")))
     return [_record(entry, path) for entry, path in zip(entries, paths, strict=True)]
 
 
@@ -122,11 +124,15 @@ def _read_entries(
 
 def _choose(root: Path, split: str | None, captions: Path | str | None) -> tuple[str, list[Path]]:
     """Return the format, and the file or the files (one per split) to read."""
-    place = root if captions is None else root / captions
+    place = same_letters(root / (captions or ""))
     if captions is None:
         paths = [path for name in ANNOTATION_FOLDERS for path in _caption_files(root / name)]
     else:
-        paths = [place] if place.exists() else sorted(map(Path, glob.glob(str(place))))
+        paths = (
+            [place]
+            if place.exists()
+            else sorted(root / name for name in glob.glob(str(captions), root_dir=root))
+        )
     of_kind: dict[str, list[Path]] = {}
     kinds = {path: format_of(path) for path in paths}
     for path, kind in kinds.items():
@@ -185,6 +191,10 @@ def _split_in(path: Path) -> str | None:
 def _with_splits(kind: str, path: Path, root: Path, split: str | None) -> list[Entry]:
     """Return the entries of a file, each with a split."""
     entries = READERS[kind](path)
+    for entry in entries:
+        if not (text := f"{entry.name}{entry.id}{entry.split}").isascii() and _HALF.search(text):
+            fault = f"{entry.name!r} (id {entry.id!r}, split {entry.split!r}): not UTF-8"
+            raise InputError(f"{entry.where}: {fault}; rename it, here and in its folder")
     unknown = [entry for entry in entries if entry.split is None]
     if 0 < len(unknown) < len(entries):
         raise InputError(f"{unknown[0].where}: no split, but other images have one")
@@ -220,11 +230,15 @@ def _split_lists(folders: Iterable[Path]) -> dict[str, tuple[str, str]]:
 
 def _listed(entries: list[Entry], lists: dict[str, tuple[str, str]], path: Path) -> list[Entry]:
     """Return the entries in the lists, with their splits."""
-    names = {entry.name for entry in entries}
+    names: dict[str, list[str]] = {}
+    for entry in entries:
+        names.setdefault(composed(entry.name), []).append(entry.name)
     splits = {}
     for listed, (split, where) in lists.items():
-        name = listed if listed in names else f"{listed}.jpg"  # some lists leave the suffix out
-        if name not in names:
-            raise InputError(f"{where}: {listed!r} has no caption in {path}")
-        splits[name] = split
+        listed_name = composed(listed)  # some lists leave the suffix out
+        same = names.get(listed_name) or names.get(f"{listed_name}.jpg") or []
+        if listed not in same and len(same) != 1:
+            fault = f"is one of {first_five(map(ascii, same))}" if same else "has no caption"
+            raise InputError(f"{where}: {listed!r} {fault} in {path}")
+        splits[listed if listed in same else same[0]] = split
     return [entry._replace(split=splits[entry.name]) for entry in entries if entry.name in splits]

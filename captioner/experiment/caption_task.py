@@ -3,7 +3,7 @@
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from captioner import console, files
+from captioner import console, files, shell
 from captioner.data.batches import image_vectors
 from captioner.data.records import Record
 from captioner.decoders.base import WordDecoder
@@ -103,5 +103,5 @@ def evaluate(
         files.write_json(run.scores, scores)
         console.show(scoring.scores_table(scores, f"{len(val)} images of {split}"))
         console.say(f"everything is in {run}; caption pictures with")
-        console.say(f"  caption --model {run.model} PATH ...")
+        console.say(f"  {shell.command('caption', '--model', run.model)} PATH ...")
     return headline(scores)

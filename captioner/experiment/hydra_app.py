@@ -1,25 +1,81 @@
 """train.py and eval.py as Hydra's commands: exit codes, and the jobs of a sweep (-m)."""
 
 import atexit
+import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
 from traceback import clear_frames
+from types import NoneType
 from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
-from captioner import console, files
-from captioner.errors import InputError
+from captioner import console, files, shell
+from captioner.errors import InputError, printable
 from captioner.experiment import runs
 from captioner.experiment.run_dir import RunDir, ended_runs
+
+PATHS = {f"data.{name}" for name in ("root", "annotations", "images", "cache", "path", "pattern")}
+PATHS |= {"run_dir", "resume", "model", "model.init_from", "encoder.weights", "clip.weights"}
+PATHS |= {"predictions", "references", "corpus", "objects", "training"}
+
+
+def start(main: Callable[[], Any]) -> None:
+    """Run a command that Hydra decorated. Paths on its command line need no quotes of Hydra's."""
+    try:
+        sys.argv[1:] = quoted(sys.argv[1:])
+    except InputError as error:
+        sys.exit(console.report(error))
+    main()
+
+
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with quotes around values that Hydra would refuse, or not take for a path.
+
+    Its own quotes, lists of models and the values of a sweep (-m) stay; ~/ is the home folder, as
+    the shell expands it only at the start of a word. Raises InputError if one is not UTF-8.
+    """
+    parser = OverridesParser.create()
+    sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
+
+    def is_fine(argument: str, key: str, value: str) -> bool:
+        try:
+            parsed = parser.parse_override(argument)
+        except HydraException:
+            return sweep and "," in value
+        kinds = (str, NoneType, list) if key == "model" else (str, NoneType)
+        several = sweep and parsed.is_sweep_override()
+        return key not in PATHS or several or isinstance(parsed.value(), kinds)
+
+    words = []
+    for argument in arguments:
+        key, is_override, value = argument.partition("=")
+        if not argument.isascii() and re.search("[\ud800-\udfff]", argument):
+            raise InputError(f"{printable(argument)}: a name that is not UTF-8: rename it")
+        if not is_override or argument[0] in "-~":
+            words.append(argument)
+            continue
+        if key in PATHS and value.startswith("~/"):
+            value = os.path.expanduser(value)
+        if is_fine(f"{key}={value}", key, value):
+            words.append(f"{key}={value}")
+        elif key == "model" and re.fullmatch(r"\[.*\]", value):
+            models = map(shell.hydra_string, value[1:-1].split(","))
+            words.append(f"{key}=[{','.join(models)}]")
+        else:
+            words.append(shell.override(key, value))
+    return words
 
 
 def command(main: Callable[[DictConfig], float]) -> Callable[[DictConfig], float]:

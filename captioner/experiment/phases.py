@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from captioner import distributed
+from captioner import distributed, shell
 from captioner.console import say
 from captioner.errors import InputError
 from captioner.experiment.run_dir import RunDir
@@ -44,10 +44,14 @@ def _run_phases(
         if first:
             say(f"phase {number} of {len(phases)}: {phase.folder.name}")
         try:
-            train(phase.resumed_config(), phase, [sys.executable, script, f"resume={phase}"])
+            train(
+                phase.resumed_config(),
+                phase,
+                [sys.executable, script, shell.override("resume", phase)],
+            )
         except SystemExit:
             if first:
-                say(f"and with the phases after it\n  python train.py resume={run}")
+                say(f"and with the phases after it\n  {run.resume_command()}")
             raise
     last, _ = phases[-1]
     if first:

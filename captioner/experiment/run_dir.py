@@ -29,7 +29,7 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from captioner import console, distributed, files
+from captioner import console, distributed, files, shell
 from captioner.errors import InputError, json_field, printable, read_json
 from captioner.experiment.schemas import TrainConfig
 from captioner.metrics import score
@@ -69,6 +69,10 @@ class RunDir:
 
     def __str__(self) -> str:
         return str(self.folder)
+
+    def resume_command(self) -> str:
+        """The command line that goes on with this run."""
+        return shell.command("python", "train.py", shell.override("resume", self))
 
     def has_begun(self) -> bool:
         """Whether a run has begun here."""
@@ -110,7 +114,7 @@ class RunDir:
         """Raise InputError if a new run cannot begin here."""
         name = printable(self)
         if self.has_begun():
-            go_on = f"go on with it by resume={self}"
+            go_on = f"go on with it by {shell.command(shell.override('resume', self))}"
             raise InputError(f"{name} holds a run already: {go_on}, or give another run_dir")
         results = self.metrics, self.checkpoints, self.model, self.predictions, self.scores
         if there := [path.name for path in results if path.exists()]:

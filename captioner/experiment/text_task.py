@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from captioner import distributed, files
+from captioner import distributed, files, shell
 from captioner.console import say
 from captioner.data import text
 from captioner.errors import InputError
@@ -74,8 +74,9 @@ def evaluate(
         origin = {"data": plain(config.data), "model": components.weight_digests(run.model)}
         scores = {"corpus": {f"bits_per_{unit}": score}, "origin": origin}
         files.write_json(run.scores, scores)
+        command = shell.command("captioner", "sample", run.model)
         say(
             f"{score:.4f} bits a {unit} of {data.val.units} held out; {run.samples} "
-            f"shows how it wrote; let it write with\n  captioner sample {run.model}"
+            f"shows how it wrote; let it write with\n  {command}"
         )
     return score

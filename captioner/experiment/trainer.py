@@ -68,7 +68,7 @@ def _train_alone(config: DictConfig, run: RunDir, task: ModuleType, trainer: Tra
         if not first:
             sys.exit(0)  # one exit code for all, that of the first process
         run.add_time(time.monotonic() - start, parameters)
-        say(f"stopped by {stopped}; go on with\n  python train.py resume={run}")
+        say(f"stopped by {stopped}; go on with\n  {run.resume_command()}")
         sys.exit(128 + stopped.signum)
     if not run.model.exists():
         raise InputError(

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,26 @@ def test_what_comes_first_when_a_root_holds_several(tmp_path):
         root = write(tmp_path, files)
         assert records.read_records(root, "train")[0].captions == (source,)
         assert records.read_records(root, "train", captions="captions.csv")[0].captions == ("csv",)
+
+
+@pytest.mark.parametrize("form, other", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_may_be_composed_otherwise_on_the_disk(tmp_path, form, other):
+    """In names of pictures, of their folder, of the root, and in split lists."""
+    name, on_disk = (unicodedata.normalize(f, "é/ü.jpg") for f in (form, other))
+    root = tmp_path / unicodedata.normalize(other, "ö")
+    write(root, {"captions.csv": f"image,caption\n{name},a dog\n", "train.txt": on_disk + "\n"})
+    (root / "images" / on_disk).parent.mkdir()
+    (root / "images" / on_disk).touch()
+    (record,) = records.read_records(tmp_path / unicodedata.normalize(form, "ö"), "train")
+    assert (record.id, record.image) == (name, root / "images" / on_disk)
+    (root / "images" / on_disk).rename((root / "images" / on_disk).with_suffix(".JPG"))
+    text = message(root, "train")
+    assert f"that look alike: {ascii(on_disk.split('/')[1].replace('jpg', 'JPG'))};" in text
+
+
+def test_brackets_in_the_root_are_no_pattern(tmp_path):
+    root = write(tmp_path / "a[1]", {"x_train.csv": "image,caption\na.jpg,a dog\n"})
+    assert len(records.read_records(root, captions="x_*.csv")) == 1
 
 
 def test_years_are_chosen_by_a_pattern_and_folders_by_name(tmp_path):

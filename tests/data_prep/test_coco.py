@@ -4,9 +4,10 @@ from functools import partial
 
 import pytest
 
+from captioner import shell
 from captioner.data import records
 from captioner.errors import InputError
-from data_prep import coco, disk, download, ready
+from data_prep import coco, disk, download
 from tests.helpers import captions
 from tests.helpers.preparation import composed, jpeg, pictures_read, zipped
 from tests.helpers.served import answer, cut, status
@@ -243,5 +244,5 @@ def test_two_processes_do_not_work_in_one_folder(run, tmp_path):
     "name", ["with space", "a,b=c", "quo'te", "{x}", "back\\slash", "\\'", "ü", "end\\"]
 )
 def test_the_printed_command_survives_any_folder(name):
-    command = f"python train.py data=coco {ready._override('data.root', name)}"
-    assert composed(command).root == name
+    override = shell.override("data.root", name)
+    assert composed(shell.command("python", "train.py", "data=coco", override)).root == name
