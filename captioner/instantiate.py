@@ -4,7 +4,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from captioner.errors import InputError
 
@@ -55,6 +55,8 @@ def construct(Class: Callable[..., T], options: dict[str, Any], name: str, **giv
         raise
     except Exception as error:  # of a library: no list of what they raise is complete
         reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if options and not any(option in reason for option in options):
+            reason += f" (given {', '.join(f'{k}={v!r:.40}' for k, v in options.items())})"
         raise InputError(f"{name}: {reason}") from error
 
 
@@ -63,12 +65,14 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, kinds = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, kind) for kind in kinds)
-    if origin in (tuple, Sequence):
+    if origin in (tuple, list, Sequence):
         if not isinstance(value, list | tuple) or (origin is tuple and len(value) != len(kinds)):
             return False
         return all(_fits(item, kinds[0]) for item in value)
     if hint in (int, float) and type(value) in (int, hint):
         return abs(value) < LARGEST
+    if origin is Literal:
+        return value in kinds
     return type(value) is hint or hint not in KINDS
 
 
@@ -77,7 +81,9 @@ def _describe(hint: Any) -> str:
     origin, kinds = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return " or ".join(map(_describe, kinds))
-    if origin in (tuple, Sequence):
+    if origin in (tuple, list, Sequence):
         count = f"{len(kinds)} of them" if origin is tuple else "a list"
         return f"{count}, each {_describe(kinds[0])}"
+    if origin is Literal:
+        return " or ".join(map(str, kinds))
     return KINDS.get(hint, "another value")

@@ -219,6 +219,17 @@ def check_ranges(config: DictConfig) -> None:
         value = OmegaConf.select(config, name, default=low)  # texts have no captions
         if not isinstance(value, int | float) or not value >= low:
             raise InputError(f"{name}={value}: give {low} or more")
+    for name, lowest, advice in (  # where Lightning takes null, and checks not enough
+        ("accumulate_grad_batches", 1.0, "1 or more"),
+        ("check_val_every_n_epoch", 1, "1 or more"),
+        ("gradient_clip_val", 0, "0 or more"),
+        ("val_check_interval", 1e-9, "more than 0"),
+        ("limit_train_batches", 1e-9, "more than 0"),
+        ("limit_val_batches", 1e-9, "more than 0"),
+    ):
+        value = config.trainer.get(name)
+        if isinstance(value, int | float) and not value >= lowest:
+            raise InputError(f"trainer.{name}={value}: give {advice}")
     for name, fits, advice in (
         ("seed", 0 <= config.seed < 2**32, "0 to 4294967295"),
         ("loss", config.loss in ("mean", "sum"), "mean or sum"),

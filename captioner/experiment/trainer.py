@@ -22,7 +22,7 @@ from captioner.experiment import caption_task, text_task
 from captioner.experiment.hydra_app import in_sweep, stop
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import check_ranges, plain
-from captioner.experiment.trainer_options import check_options
+from captioner.instantiate import construct
 from captioner.training import checkpoints, lightning
 from captioner.training.data import EpochData
 from captioner.training.loop import Loop
@@ -85,27 +85,24 @@ def _train_alone(config: DictConfig, run: RunDir, task: ModuleType, trainer: Tra
 def _make_trainer(config: DictConfig, run: RunDir, best: dict[str, Any]) -> Trainer:
     """Lightning's, with the callbacks of a run; `best` says which validation is."""
     check_ranges(config)
-    ours: dict[str, Any] = {
-        "default_root_dir": run.folder,
-        "callbacks": [
+    trainer = construct(
+        Trainer,
+        plain(config.trainer),
+        "trainer",
+        default_root_dir=run.folder,
+        callbacks=[
             EarlyStopping(**best, patience=config.patience, check_on_train_epoch_end=False),
             checkpoints.Checkpoints(
                 run.checkpoints, run.model, run.growing, config.checkpoint_minutes, **best
             ),
             progress_callback(),
         ],
-        "logger": False,
-        "plugins": [checkpoints.Files()],
-        "use_distributed_sampler": False,
-        "reload_dataloaders_every_n_epochs": 1,
-        "num_sanity_val_steps": 0,
-    }
-    options = plain(config.trainer)
-    check_options(options, ours)
-    try:
-        trainer = Trainer(**options, **ours)
-    except Exception as error:  # of any class, for values that do not go together, or not here
-        raise InputError(f"trainer: {str(error) or repr(error)}") from error
+        logger=False,
+        plugins=[checkpoints.Files()],
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+    )
     if in_sweep() and lightning.starts_scripts(trainer):
         stop(
             f"-m with trainer.strategy={config.trainer.strategy}: its processes would each run the "
