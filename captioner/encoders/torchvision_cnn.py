@@ -45,8 +45,9 @@ class Torchvision(CNN):
                 f"encoder.name={name}: its last feature map is not known; "
                 "take a ResNet, a model with `features`, or timm's version"
             )
+        side = min(image_size, 224)  # the number of channels does not depend on it
         with torch.no_grad():
-            size = stages.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1]
+            size = stages.eval()(torch.zeros(1, 3, side, side)).shape[1]
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         preprocess = Preprocess(image_size, resize, 1.0, "bilinear", mean, std)
         parameters = [list(stage.parameters()) for stage in stages]

@@ -163,7 +163,7 @@ def length_normalised(
     """The score of hypotheses of these log-probabilities and lengths (see `Beam`)."""
     length = length.to(log_prob.dtype) if isinstance(length, Tensor) else length
     if score == "power":
-        return log_prob / length**length_penalty
+        return log_prob / length ** float(length_penalty)
     if score == "wu":
         return log_prob / ((5 + length) / 6) ** length_penalty
     return log_prob + length_penalty * length
