@@ -67,7 +67,7 @@ def newest(folder: Path) -> Path | None:
             if files.sha256(path) == entry["sha256"]:
                 return path
             problem = f"{printable(path)}: its checksum is wrong"
-        except InputError as error:
+        except ValueError as error:  # an InputError, or a name that no file can have
             problem = str(error)
         console.note(f"{problem}; going back to the one before")
     if entries:
