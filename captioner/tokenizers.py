@@ -6,6 +6,7 @@ Ids 0 to 3 are pad, bos, eos and unk (types.py); the units follow, the most freq
 import hashlib
 import json
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,10 @@ from captioner.types import BOS, EOS, PAD, UNK
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 HALF = re.compile(r"[\ud800-\udfff]")
 """Half a character, as JSON can say it and UTF-8 cannot."""
+UNSPACED = re.compile(
+    r"\S*[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff\U00020000-\U0003ffff]\S*"
+)
+"""A text in a script without blanks (Thai, Lao, Burmese, Khmer, Japanese, Chinese), as one word."""
 CLITIC = re.compile(r" ('s|'re|'ve|'ll|'d|'m|n't)\b")
 
 
@@ -59,8 +64,19 @@ class Tokenizer(ABC):
 
         Raises InputError if no unit is that frequent.
         """
-        counts = Counter(unit for caption in captions for unit in cls.split(caption))
+        counts: Counter[str] = Counter()
+        total = joined = 0
+        for caption in captions:
+            counts.update(cls.split(caption))
+            total += 1
+            joined += not caption.isascii() and bool(UNSPACED.fullmatch(caption.strip()))
         frequent = [unit for unit, count in counts.items() if count >= min_count]
+        if cls.kind == "word" and 2 * joined > total:
+            fault = f"{joined} of {total} captions have no blanks between words"
+            fault += ": give tokenizer.kind=char, or separate the words by blanks"
+            if not frequent:
+                raise InputError(f"the vocabulary is empty: {fault}")
+            warnings.warn(f"{fault}: now each sentence is one word", stacklevel=2)
         return cls(sorted(frequent, key=lambda unit: (-counts[unit], unit)), max_length)
 
     @staticmethod

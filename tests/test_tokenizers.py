@@ -112,3 +112,16 @@ def test_a_vocabulary_grows_and_known_words_keep_their_ids():
     assert old.grown(old).units == old.units
     with pytest.raises(InputError, match="tokenizer.kind=char: the model to start from has word"):
         old.grown(Char.train(["a"]))
+
+
+@pytest.mark.parametrize(
+    "captions", [["一只狗在草地上奔跑。", "两个人,骑马"], ["犬が走る", "猫"], ["หมาวิ่งเล่น"]]
+)
+def test_captions_without_blanks_are_told_of(captions):
+    with pytest.warns(UserWarning, match=r"captions have no blanks .* tokenizer\.kind=char"):
+        tokenizers.train_tokenizer(captions)
+    with pytest.raises(InputError, match=r"vocabulary is empty: .* tokenizer\.kind=char"):
+        tokenizers.train_tokenizer(captions, min_count=9)
+    tokenizer = tokenizers.train_tokenizer(captions, "char")
+    assert [tokenizer.decode(tokenizer.encode(text)) for text in captions] == captions
+    tokenizers.train_tokenizer(["一只 狗 在 草地 上 奔跑 。", "a dog", "dog", "café"])  # in silence

@@ -119,6 +119,7 @@ def test_every_option_in_a_message_exists():
     of["tokenizer"] = {"kind", "min_count", "max_length"}
     kinds = (schemas.TrainConfig, schemas.EvalConfig)
     top = {f.name for kind in kinds for f in fields(kind)} | set(NO_OPTIONS)
+    top = top.union(*of.values())
     strings, flags = [], set(FLAGS)
     for tree in trees("captioner/**/*.py", "data_prep/*.py", "train.py", "eval.py"):
         for node in ast.walk(tree):
