@@ -205,7 +205,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     file is removed, and the folders that were made for it, if they are empty. Raises InputError if
     another process holds the lock, naming it and its machine, or if the file system has no locks.
     """
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    made = [parent for parent in (folder, *folder.parents) if not os.path.exists(parent)]
     file = _lock_file(folder / "lock")
     try:
         with _writing(folder / "lock"):

@@ -193,7 +193,7 @@ def _with_splits(kind: str, path: Path, root: Path, split: str | None) -> list[E
     entries = READERS[kind](path)
     for entry in entries:
         if not (text := f"{entry.name}{entry.id}{entry.split}").isascii() and _HALF.search(text):
-            fault = f"{entry.name!r} (id {entry.id!r}, split {entry.split!r}): not UTF-8"
+            fault = f"{entry.name!r} (id {entry.id!r}): not UTF-8"
             raise InputError(f"{entry.where}: {fault}; rename it, here and in its folder")
     unknown = [entry for entry in entries if entry.split is None]
     if 0 < len(unknown) < len(entries):

@@ -20,6 +20,7 @@ for each phase, and a copy of the last one's results. eval.py writes predictions
 import csv
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -98,7 +99,7 @@ class RunDir:
         with ExitStack() as stack:
             if distributed.rank() == 0:
                 try:
-                    if self.folder.exists() and not self.folder.is_dir():
+                    if os.path.exists(self.folder) and not os.path.isdir(self.folder):
                         raise InputError(f"{printable(self)}: not a folder: give another run_dir")
                     stack.enter_context(files.locked_folder(self.folder))
                     if new:
@@ -186,8 +187,6 @@ class RunDir:
         Raises InputError naming the file that cannot be read.
         """
         results: dict[str, Any] = _numbers(self.scores, "corpus")
-        if self.summary.exists():
-            results |= _numbers(self.summary)
         path = self.metrics
         try:
             if (path := self.metrics).exists():
@@ -202,6 +201,8 @@ class RunDir:
                 results["config"] = {k: value for k, value in flat.items() if k not in PLACES}
         except (*UNREADABLE, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not readable ({error!r}); has the run ended?") from error
+        if self.summary.exists():
+            results |= _numbers(self.summary)
         return results
 
 

@@ -138,7 +138,7 @@ class Cider:
         self.plain = plain
         rows, order_E = references.rows, references.gram_E & 3
         idf_M = self.frequencies.idf(rows.gram_M)
-        if not idf_M.any():
+        if not idf_M.any() and not isinstance(self.frequencies, Uniform):
             one = self.frequencies.images == 1
             fault = "of one image" if one else "since the references of all images are alike"
             reason = f"CIDEr weighs n-grams by how few of the images use them: {fault} it is 0"
