@@ -11,10 +11,16 @@ from tests.helpers.forks import ROOT, python
 from tests.helpers.runs import DDP, assert_equal_runs
 
 SMALL = [
-    "decoder.embed_size=8", "decoder.hidden_size=8", "search=greedy", "checkpoint_minutes=1e-6",
+    "decoder.embed_size=8", "decoder.hidden_size=8", "checkpoint_minutes=1e-6",
     "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu",
 ]  # fmt: skip
-CAPTIONS = ["encoder=blind", "encoder.size=8", "tokenizer.min_count=1", "data.batch_size=10"]
+CAPTIONS = [
+    "search=greedy",
+    "encoder=blind",
+    "encoder.size=8",
+    "tokenizer.min_count=1",
+    "data.batch_size=10",
+]
 TEXTS = ["experiment=charlm", "data.batch_size=2", "data.bptt=100", "search.max_length=20"]
 
 
@@ -86,7 +92,7 @@ def kills_of(kind: str, folder: Path, scenes_dir: Path, processes: int) -> Kills
 @pytest.mark.parametrize(
     "kind, processes, stride",
     [
-        ("captions", 1, 60),
+        ("captions", 1, 340),
         pytest.param("captions", 1, 1, marks=pytest.mark.slow),
         pytest.param("texts", 1, 1, marks=pytest.mark.slow),
         pytest.param("captions", 2, 10, marks=pytest.mark.slow),
