@@ -31,7 +31,7 @@ VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "typical_p": SHARE,
     "temperature": (lambda t: 1e-4 <= t <= 1e4, "give 0.0001 to 10000"),
     "seed": (lambda seed: isinstance(seed, int) and seed >= 0, "give a whole number, 0 or more"),
-    "length_penalty": (lambda a: 0 <= a <= 100, "give 0 to 100"),
+    "length_penalty": (lambda a: 0 <= a <= 10, "give 0 to 10"),
     "score": (lambda score: score in SCORES, f"give one of {', '.join(SCORES)}"),
     "diversity": (lambda d: 0 <= d <= 1e6, "give 0 to 1e6"),
 }
