@@ -115,8 +115,8 @@ def test_torchrun_has_one_run_directory_and_one_cache(options, scenes_dir, curre
     "run_dir, pairs",
     [
         ("runs/same", 1),
-        pytest.param("runs/same", 50, marks=pytest.mark.slow),
-        pytest.param("runs/${run_name:}", 50, marks=pytest.mark.slow),
+        pytest.param("runs/same", 15, marks=pytest.mark.slow),
+        pytest.param("runs/${run_name:}", 15, marks=pytest.mark.slow),
     ],
 )
 def test_two_runs_that_begin_at_once_are_two_runs_or_one(options, current, run_dir, pairs):
