@@ -223,12 +223,16 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 def _lock_file(path: Path) -> IO[str]:
     """The file, open and locked."""
+    tries = 100
     while True:
-        make_folder(path.parent)
         with _writing(path):
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 file = open(path, "a+")
-            except FileNotFoundError:  # its last holder has just removed the folder
+            except (FileNotFoundError, FileExistsError):
+                tries -= 1  # its last holder may just have removed the folder
+                if not tries or (os.path.lexists(path.parent) and not path.parent.is_dir()):
+                    raise
                 continue
         if not try_lock(file):
             time.sleep(0.1)  # until the holder has written who it is
