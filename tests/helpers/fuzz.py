@@ -24,7 +24,7 @@ import numpy as np
 from captioner.errors import InputError
 from tests.helpers.pictures import chunk
 
-SECONDS, MEMORY = 10, 2**30  # for one mutation; bytes
+SECONDS, MEMORY = 30, 2**30  # for one mutation, on a machine that others use too; bytes
 
 NASTY: list[Any] = [
     None, True, False, 0, 1, -1, 2, 8, 2**31, 2**63, -(2**63), 10**400, 100_000, 0.5, -0.0,
