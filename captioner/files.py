@@ -8,9 +8,8 @@ import os
 import secrets
 import socket
 import time
-import unicodedata
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -18,8 +17,6 @@ from typing import IO, Any
 import numpy as np
 
 from captioner.errors import InputError, open_input, os_reason, printable
-
-LITTER = {".ds_store", ".localized", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 
 
 @contextmanager
@@ -120,62 +117,6 @@ def read_lines(path: Path) -> list[str]:
         return path.read_bytes().decode(errors="replace").split("\n")
 
 
-def _refuse(error: OSError) -> None:
-    raise InputError(f"{printable(error.filename)}: {os_reason(error)}")
-
-
-def files_below(folder: Path, on_error: Callable[[OSError], object] = _refuse) -> list[Path]:
-    """Return the files in a folder, in its subfolders and in folders linked there, sorted.
-
-    Each folder is visited once, so that links may form loops; litter is left out. on_error: is told
-    of folders that may not be listed; by default it raises InputError.
-    """
-    paths, waiting, visited = [], [str(folder)], set()
-    for start in waiting:
-        for parent, folders, names in os.walk(start, onerror=on_error):
-            status = os.stat(parent)
-            if (status.st_dev, status.st_ino) in visited:
-                folders.clear()
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            links = (os.path.join(parent, name) for name in sorted(folders))
-            waiting += filter(os.path.islink, links)  # after what is really here
-            paths += [Path(parent, name) for name in names]
-    return sorted(path for path in paths if not is_litter(path))
-
-
-def is_below(path: Path, folder: Path) -> bool:
-    """Whether a path, where its links lead to, is a folder (likewise) or below it."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-
-
-def is_litter(path: Path) -> bool:
-    """Whether a file is what macOS or Windows leaves in folders; `._NAME` by its first bytes."""
-    if path.name.startswith("._") and path.is_file():
-        with suppress(OSError), open(path, "rb") as file:
-            return file.read(4) == b"\0\5\x16\7"
-    return path.name.lower() in LITTER
-
-
-def composed(name: str) -> str:
-    """A name with composed accents (normal form C), by which names are compared."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
-def same_letters(path: Path) -> Path:
-    """The path itself if it exists, else the one that differs only in how accents are composed.
-
-    Names that several files would share stay as they are.
-    """
-    if str(path).isascii() or os.path.lexists(path):
-        return path
-    parent = same_letters(path.parent)
-    same = []
-    with suppress(OSError):  # it may not be there, or not be listed
-        same = [name for name in os.listdir(parent) if composed(name) == composed(path.name)]
-    return parent / (same[0] if len(same) == 1 else path.name)
-
-
 def open_for_writing(path: Path) -> IO[str]:
     """Open an empty text file. Raises InputError."""
     size_of(path)
@@ -205,7 +146,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     file is removed, and the folders that were made for it, if they are empty. Raises InputError if
     another process holds the lock, naming it and its machine, or if the file system has no locks.
     """
-    made = [parent for parent in (folder, *folder.parents) if not os.path.exists(parent)]
+    new_folders = [parent for parent in (folder, *folder.parents) if not os.path.exists(parent)]
     file = _lock_file(folder / "lock")
     try:
         with _writing(folder / "lock"):
@@ -216,7 +157,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             os.unlink(file.name)
-            for parent in made:
+            for parent in new_folders:
                 parent.rmdir()
         file.close()
 

@@ -5,8 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from captioner import files
 from captioner.errors import InputError
+from captioner.paths import files_below, is_below
 from data_prep import archive, disk
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -38,14 +38,14 @@ def collect(
     for source in sources:
         if not (source.is_file() or source.is_dir()):
             raise InputError(f"{source}: no such file or folder")
-        for path in [source] if source.is_file() else files.files_below(source):
+        for path in [source] if source.is_file() else files_below(source):
             if not path.name.lower().endswith(_ARCHIVES):
                 plain.append(path)
             elif path == source or path.name.lower().startswith(archives):
                 packed.append(path)
     for path in plain:
         if destination := place(path.name):
-            if not any(files.is_below(path, source) for source in sources):
+            if not any(is_below(path, source) for source in sources):
                 fault = f"leads out of the sources, to {path.resolve()}"
                 raise InputError(f"{path}: {fault}: give that as a source too")
             with disk.reporting_errors(root / destination):

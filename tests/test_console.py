@@ -71,11 +71,11 @@ def ways_out(tree):
 def test_nothing_prints_but_the_console():
     """Texts of our own alone may: the name of a signal, one word after Ctrl-C."""
     allowed = {"captioner/console.py", "captioner/interrupts.py"}
-    found = {}
+    calls_of = {}
     for path in [*ROOT.glob("captioner/**/*.py"), *ROOT.glob("data_prep/*.py"), *ROOT.glob("*.py")]:
         name = path.relative_to(ROOT).as_posix()
         if name not in allowed and (calls := list(ways_out(ast.parse(path.read_text())))):
-            found[name] = calls
-    assert [*found] == ["captioner/training/checkpoints.py"], found
-    assert all("saving at the end of this step" in call for call in found.popitem()[1])
+            calls_of[name] = calls
+    assert [*calls_of] == ["captioner/training/checkpoints.py"], calls_of
+    assert all("saving at the end of this step" in call for call in calls_of.popitem()[1])
     assert list(ways_out(ast.parse("print(x); sys.stderr.write(x); Console().print(x)")))

@@ -58,11 +58,11 @@ def trained(world):
     return world / f"run{ESC}"
 
 
-def check(capsys, found=True):
+def check(capsys, escaped=True):
     out, err = capsys.readouterr()
     text = re.sub(r"\r|\x1b\[A", "", out + err).replace("\n", "").replace("\t", "")
     assert not UNSAFE.search(text), repr(text)
-    assert not found or "\\x1b" in text or "\\u001b" in text, repr(text)
+    assert not escaped or "\\x1b" in text or "\\u001b" in text, repr(text)
 
 
 def test_training_and_its_pages(world, monkeypatch, capsys):
@@ -94,7 +94,7 @@ def test_commands_on_a_strangers_run(world, trained, monkeypatch, capsys):
     check(capsys)
     files = [str(trained / "predictions.json")] * 2
     captioner(["compare", *files, "--refs", "data/captions.jsonl", "--resamples=9"])
-    check(capsys, found=False)
+    check(capsys, escaped=False)
 
 
 def change(path, *keys, to):
@@ -122,7 +122,7 @@ def test_messages_about_a_strangers_model(part, key, trained, tmp_path, capsys):
         content[part] = (content.get(part) or {}) | {key: f"captioner.{ESC}"}
         (tmp_path / f"m{ESC}/config.json").write_text(json.dumps(content))
     caption([f"--model={tmp_path}/m{ESC}", "x.png"])
-    check(capsys, found=part != "tokenizer")
+    check(capsys, escaped=part != "tokenizer")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_language_model_and_its_page(world, monkeypatch, capsys):
     run(train_command, config, run_dir=f"text{ESC}")
     check(capsys)
     captioner(["sample", f"text{ESC}/model", "--length=50", "--n=2", "--seed=1"])
-    check(capsys, found=False)
+    check(capsys, escaped=False)
     page = f"n{ESC}.html"
     options = [f"--out={page}", "--val-share=0.3"]
     assert captioner(["neurons", f"text{ESC}/model", f"docs{ESC}", *options]) == 0

@@ -30,7 +30,6 @@ from captioner.encoders import CNN
 from captioner.evaluation.frequencies import read_frequencies
 from captioner.experiment import runs
 from captioner.experiment.run_dir import RunDir
-from captioner.experiment.schemas import TrainConfig
 from captioner.images import Preprocess, read_image
 from captioner.training import checkpoints
 from tests.helpers import captions
@@ -45,6 +44,7 @@ from tests.helpers.fuzz import (
 )
 from tests.helpers.models import tiny_captioner
 from tests.helpers.pictures import PHOTO, encode, png
+from tests.helpers.runs import composed
 
 IMAGES = [(1, "a.jpg", "train", ["a red dog", "a dog"]), (2, "b.jpg", "val", ["a cat's hat"])]
 ROWS = [
@@ -195,7 +195,7 @@ def run_file(name: str) -> Callable[[Path], Path]:
         for number in range(3):
             checkpoints.save(folder / "checkpoints", {"epoch": number, "a": torch.ones(9)})
         contents = {
-            "config.yaml": OmegaConf.to_yaml(OmegaConf.structured(TrainConfig)),
+            "config.yaml": OmegaConf.to_yaml(composed("data.root=d"), resolve=True),
             "metrics.csv": "step,train/loss,val/nll,val/CIDEr\n1,2.5,,\n1,,2.0,0.5\n2,,1.9,0.6\n",
             "scores.json": json.dumps({"corpus": {"CIDEr": 0.6, "Bleu_4": 0.1}, "per_image": {}}),
             "run.json": json.dumps({"parameters": 9, "seconds": 1.5}),

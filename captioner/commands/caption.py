@@ -185,6 +185,6 @@ def _listed(lines: Iterator[str]) -> Iterator[str]:
 
 def _meant(path: str) -> str:
     """The path, or the one there is that differs only in how accents are composed."""
-    from captioner.files import same_letters
+    from captioner.paths import same_letters
 
     return path if path.isascii() else str(same_letters(Path(path)))

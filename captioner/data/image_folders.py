@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from captioner import files
 from captioner.data.formats import Entry
 from captioner.errors import InputError, first_five, printable
-from captioner.files import composed, same_letters
+from captioner.paths import composed, is_below, same_letters
 
 _FLICKR = ("Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images")
 _COCO = ("train2014", "val2014", "test2014", "train2017", "val2017", "test2017")
@@ -47,11 +46,11 @@ def locate(entries: Sequence[Entry], base: Path) -> list[Path]:
         matches = [listing for listing in listings[parent] if name in listing.is_link]
         if not matches:
             alike = [(listing, n) for listing in listings[parent] for n in listing.alike(name)]
-            same_letters = [match for match in alike if composed(match[1]) == composed(name)]
-            if len(same_letters) != 1:
+            equal = [match for match in alike if composed(match[1]) == composed(name)]
+            if len(equal) != 1:
                 missing.append((entry, [n for _, n in alike]))
                 continue
-            matches, name = [same_letters[0][0]], same_letters[0][1]
+            matches, name = [equal[0][0]], equal[0][1]
         if len(matches) > 1:
             fault = f"{entry.name!r} is in {first_five(listing.folder for listing in matches)}"
             raise InputError(f"{entry.where}: {fault}; choose by data.images=")
@@ -110,7 +109,7 @@ def _list(folders: list[Path], parent: str, base: Path, entry: Entry) -> list[Li
 
 def _check_inside(path: Path, base: Path, entry: Entry) -> None:
     """Raise InputError if a symlink leads out of the root, also `images` itself."""
-    if not files.is_below(path, base):
+    if not is_below(path, base):
         fault = f"{entry.name!r} leads out of {printable(base)}, to {printable(path.resolve())}"
         raise InputError(
             f"{entry.where}: {fault}; put a copy there, or name the folder by data.images="

@@ -17,7 +17,7 @@ from captioner.data.detect import TABLES, format_by_name, format_of
 from captioner.data.formats import READERS, Entry, lines_of
 from captioner.data.image_folders import locate
 from captioner.errors import InputError, first_five, naming_file
-from captioner.files import composed, same_letters
+from captioner.paths import composed, same_letters
 
 ANNOTATION_FOLDERS = ("", "annotations", "Flickr8k_text")
 """Where a root is searched for caption files and split lists."""

@@ -19,6 +19,7 @@ import torch
 from captioner import files
 from captioner.console import note
 from captioner.errors import InputError, naming_file, printable
+from captioner.paths import files_below
 from captioner.tokenizers import Tokenizer
 from captioner.types import BOS, EOS, PAD, TextBatch
 
@@ -73,7 +74,7 @@ def documents(path: str, pattern: str = "*") -> list[Document]:
         folder = Path(sysconfig.get_paths()["stdlib"])
         paths = sorted(folder.glob("*.py"))
     elif Path(path).is_dir():
-        paths = [p for p in files.files_below(Path(path)) if p.is_file()]
+        paths = [p for p in files_below(Path(path)) if p.is_file()]
         paths = [p for p in paths if Path(p.name).match(pattern)]
     elif Path(path).is_file():
         paths = [Path(path)]

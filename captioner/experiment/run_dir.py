@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from captioner import console, distributed, files, shell
 from captioner.errors import InputError, json_field, printable, read_json
-from captioner.experiment.schemas import TrainConfig
+from captioner.experiment.schemas import DataConfig, TextConfig, TrainConfig
 from captioner.metrics import score
 from captioner.models import directory
 from captioner.tokenizers import Tokenizer
@@ -104,12 +104,21 @@ class RunDir:
                     stack.enter_context(files.locked_folder(self.folder))
                     if new:
                         self._check_free()
+                    self._check_kinds()
                     files.remove_temporary(self.folder, self.model)
                 except InputError as error:
                     problem = str(error)
             if problem := distributed.gather(problem)[0]:
                 raise InputError(problem)
             yield
+
+    def _check_kinds(self) -> None:
+        """Raise InputError if a folder is in a file's place, or a file in a folder's."""
+        for name, path in vars(self).items():
+            folder = name in ("folder", "checkpoints", "model", "tensorboard")
+            if isinstance(path, Path) and path.exists() and path.is_dir() != folder:
+                kind = "not a folder" if folder else "a folder, not a file"
+                raise InputError(f"{printable(path)}: {kind}: move it away, or copy it again")
 
     def _check_free(self) -> None:
         """Raise InputError if a new run cannot begin here."""
@@ -118,9 +127,9 @@ class RunDir:
             go_on = f"go on with it by {shell.command(shell.override('resume', self))}"
             raise InputError(f"{name} holds a run already: {go_on}, or give another run_dir")
         results = self.metrics, self.checkpoints, self.model, self.predictions, self.scores
-        if there := [path.name for path in results if path.exists()]:
+        if names := [path.name for path in results if path.exists()]:
             raise InputError(
-                f"{name} holds {', '.join(there)}, but no {self.config.name}: "
+                f"{name} holds {', '.join(names)}, but no {self.config.name}: "
                 "move them away, or give another run_dir"
             )
 
@@ -130,7 +139,9 @@ class RunDir:
             raise InputError(f"{self.config}: no such file, so there is no run to go on with")
         try:
             config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(self.config))
-        except (OmegaConfBaseException, *UNREADABLE) as error:
+            schema = OmegaConf.structured(TextConfig if "bptt" in config.data else DataConfig)
+            config.data = OmegaConf.merge(schema, config.data)
+        except (OmegaConfBaseException, TypeError, *UNREADABLE) as error:
             raise InputError(f"{self.config}: not the configuration of a run: {error}") from error
         assert isinstance(config, DictConfig)
         config.run_dir = config.resume = str(self)

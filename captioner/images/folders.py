@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from captioner.files import files_below, is_litter
+from captioner.paths import files_below, is_litter
 
 ENDINGS = frozenset(
     """.apng .arw .avif .bmp .cr2 .cr3 .dib .dng .gif .heic .heif .ico .jfif .jp2 .jpe .jpeg .jpg

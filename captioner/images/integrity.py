@@ -105,8 +105,8 @@ class PictureDigests:
         self.digests |= new
         if distributed.rank() == 0:
             if self.unreadable:
-                told = f"lines damaged or of an earlier version, left out: {self.unreadable}"
-                note(f"{printable(self.path)}: {told}")
+                problem = f"lines damaged or of an earlier version, left out: {self.unreadable}"
+                note(f"{printable(self.path)}: {problem}")
                 files.write_atomic(self.path, _lines(self.digests))
             else:
                 files.append_bytes(self.path, _lines(new).encode())

@@ -30,6 +30,7 @@ from captioner.training import lightning
 
 KEEP = 2
 MANIFEST = "manifest.json"
+STATE = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"}
 ENTRY = {"number": int, "file": str, "size": int, "sha256": str}
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -87,7 +88,11 @@ def restore(growing: Sequence[Path], checkpoint: Path | None) -> None:
 
     A checkpoint of version 0.1 holds no files: rows after it are taken out of metrics.csv.
     """
-    state: dict[str, Any] = load(checkpoint) if checkpoint else {"files": {}}
+    state: Any = load(checkpoint) if checkpoint else {"files": {}}
+    if checkpoint and not (isinstance(state, dict) and STATE <= state.keys()):
+        raise InputError(
+            f"{printable(checkpoint)}: not the state of a run; train again in another run_dir"
+        )
     for path in growing:
         if "files" not in state:
             steps = lightning.steps_logged(state)

@@ -196,15 +196,15 @@ DAMAGE = {  # what is done, how many of seven rows are computed again, and what 
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_is_found_and_mended(tmp_path, encoder, pictures, computed, capsys, name):
-    damage, count, said = DAMAGE[name]
+    damage, count, expected_message = DAMAGE[name]
     cache = FeatureCache(tmp_path / "cache", encoder, grid=True)
-    whole = cache[rows(cache, pictures)[:, 0]]
+    undamaged = cache[rows(cache, pictures)[:, 0]]
     damage(cache, pictures)
     computed(), capsys.readouterr()
-    for again, message in ((count, said), (0, "")):  # it is said once
+    for again, message in ((count, expected_message), (0, "")):  # it is said once
         cache = FeatureCache(tmp_path / "cache", encoder, grid=True)
         features = cache[rows(cache, pictures)[:, 0]]
-        assert all(torch.equal(a, b) for a, b in zip(features[:2], whole[:2]))
+        assert all(torch.equal(a, b) for a, b in zip(features[:2], undamaged[:2]))
         assert computed() == again
         err = capsys.readouterr().err
         assert message in err and bool(err) == bool(message)
@@ -246,13 +246,13 @@ def test_features_do_not_depend_on_what_they_are_computed_with(tmp_path, name):
     for path in paths:
         Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(path)
     options = {"grid": True, "views": 2, "augment": images.Augment(min_area=0.3)}
-    whole = FeatureCache(tmp_path / "all", encoder, **options)
-    row_BV = rows(whole, paths)
+    complete = FeatureCache(tmp_path / "all", encoder, **options)
+    row_BV = rows(complete, paths)
     for count in (1, 8, 17, 32):
         part = FeatureCache(tmp_path / f"{count}", encoder, **options)
-        for some in (paths[-count:], paths[::-1]):  # what is missing goes with other neighbours
-            features = part[rows(part, some).flatten()]
-            expected = whole[row_BV[[paths.index(path) for path in some]].flatten()]
+        for subset in (paths[-count:], paths[::-1]):  # what is missing goes with other neighbours
+            features = part[rows(part, subset).flatten()]
+            expected = complete[row_BV[[paths.index(path) for path in subset]].flatten()]
             assert all(torch.equal(a, b) for a, b in zip(features[:2], expected[:2]))
 
 

@@ -82,21 +82,21 @@ def test_ids_are_encoded_once_and_anew_where_the_text_changed(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["ids", "starts"])
 @pytest.mark.parametrize(
-    "edit, said",
+    "edit, reported",
     [(lambda d: d[:4] + b"\7" + d[5:], True), (lambda d: d[:-2], True), (lambda d: d + d, True),
      (lambda d: b"\xff" * len(d), True), (lambda d: d[:1], None), (lambda d: b"", False)],
 )  # fmt: skip
-def test_ids_that_are_damaged_are_encoded_again(tmp_path, suffix, edit, said, capsys):
+def test_ids_that_are_damaged_are_encoded_again(tmp_path, suffix, edit, reported, capsys):
     encoded, *_ = corpus(tmp_path, [50, 60])
     ids, starts = encoded.ids.tolist(), encoded.start_D.tolist()
     (path,) = (tmp_path / "cache").glob(f"*.{suffix}")
-    whole = path.read_bytes()
-    path.write_bytes(edit(whole))
+    original = path.read_bytes()
+    path.write_bytes(edit(original))
     again, *_ = corpus(tmp_path, [50, 60])
     assert (again.ids.tolist(), again.start_D.tolist()) == (ids, starts)
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == original
     message = "damaged: the text is encoded again"
-    assert said is None or (message in capsys.readouterr().err) == said
+    assert reported is None or (message in capsys.readouterr().err) == reported
     path.unlink()
     path.mkdir()
     with pytest.raises(InputError, match=f"{path}: a folder: remove it, and"):

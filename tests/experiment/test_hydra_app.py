@@ -48,8 +48,8 @@ def test_paths_are_taken_as_they_are_and_as_they_are_printed(name):
     assert pasted.stdout.split("\0")[:-1] == printed
     for overrides, values in ((given, expected), (quoted(printed), [name] * 5)):
         config = composed(*overrides)
-        found = [config.run_dir, config.resume, config.data.root, config.data.images]
-        assert [*found, config.model.init_from] == values
+        in_config = [config.run_dir, config.resume, config.data.root, config.data.images]
+        assert [*in_config, config.model.init_from] == values
     assert shlex.split(shell.command("a", *printed))[1:] == printed or not name.isprintable()
 
 
@@ -131,8 +131,8 @@ def test_every_option_in_a_message_exists():
             elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
                 flags |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
     pattern = r"(?<![\w.<\0/-])(?:(--[a-z][\w-]*)|(?:([a-z]+)\.)?([a-z_]+)=)"
-    found = {match for text in strings for match in re.findall(pattern, text)}
-    assert len(found) > 100
-    for flag, group, option in found:
+    options = {match for text in strings for match in re.findall(pattern, text)}
+    assert len(options) > 100
+    for flag, group, option in options:
         known = flags if flag else of[group] if group else top
         assert (flag or option) in known, f"{group}.{option}={flag}"

@@ -185,11 +185,11 @@ def mutate_picture(data: bytes, draw: Random) -> bytes:
             data = data[:at] + coded + data[at + size :]
     if not data.startswith(b"\x89PNG") or draw.random() < 0.2:
         return data
-    whole, at = data[:8], 8
+    mended, at = data[:8], 8
     while (end := at + 12 + int.from_bytes(data[at : at + 4])) <= len(data):
-        whole += chunk(data[at + 4 : at + 8], data[at + 8 : end - 4])
+        mended += chunk(data[at + 4 : at + 8], data[at + 8 : end - 4])
         at = end
-    return whole + data[at:]
+    return mended + data[at:]
 
 
 def mutate_npz(data: bytes, draw: Random) -> bytes:

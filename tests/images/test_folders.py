@@ -66,6 +66,6 @@ def test_every_file_is_a_picture_counted_or_litter(tmp_path):
     for name in (".DS_Store", "Thumbs.db", "inner/desktop.ini"):
         (tree / name).write_bytes(PNG)
     (tree / "._a.JFIF").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
-    found, others = find_pictures([tree])
-    assert (found, others) == (sorted(Path(tree, name) for name in pictures), 3)
+    paths, others = find_pictures([tree])
+    assert (paths, others) == (sorted(Path(tree, name) for name in pictures), 3)
     assert find_pictures([tree / "notes.txt", tree / "._a.JFIF"]) == ([], 1)

@@ -32,7 +32,7 @@ class Kills:
         self.log, self.run = folder / "places", folder / "run"
         self.log.touch()
         assert self.train(None, *self.options, f"run_dir={self.run}") == 0
-        self.whole = self.run.rename(folder / "whole")
+        self.uninterrupted = self.run.rename(folder / "whole")
         self.places = self.log.read_text().splitlines()
         self.log.unlink()
 
@@ -57,8 +57,8 @@ class Kills:
         begun = (self.run / "config.yaml").exists()
         again = [f"resume={self.run}"] if begun else [*self.options, f"run_dir={self.run}"]
         assert self.train(None, *again) == 0, self.stderr
-        assert_equal_runs(self.whole, self.run)
-        one, other = (self._files(folder) for folder in (self.whole, self.run))
+        assert_equal_runs(self.uninterrupted, self.run)
+        one, other = (self._files(folder) for folder in (self.uninterrupted, self.run))
         assert one.keys() == other.keys()
         assert [name for name in one if one[name] != other[name]] == []
         self.run.rename(self.folder / f"done-{place}")

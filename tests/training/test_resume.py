@@ -1,6 +1,7 @@
 """A run that is cut off and goes on ends exactly as one that was not."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -184,7 +185,23 @@ def test_what_cannot_go_on_says_so(options, unbroken, tmp_path, capsys):
     assert "training captions, or texts, have changed" in error(f"resume={other}")
     (other / "config.yaml").write_text("a: [")
     assert "not the configuration of a run" in error(f"resume={other}")
+    (other / "config.yaml").write_text(re.sub(r"data:\n(  .*\n)*", "data: null\n", config))
+    assert "not the configuration of a run" in error(f"resume={other}")
     (other / "config.yaml").write_text(config)
+    (other / "samples.txt").mkdir()
+    assert f"{other / 'samples.txt'}: a folder, not a file" in error(f"resume={other}")
+    (other / "samples.txt").rmdir()
+    model = (other / "model").rename(tmp_path / "model")
+    (other / "model").touch()
+    assert f"{other / 'model'}: not a folder" in error(f"resume={other}")
+    (other / "model").unlink()
+    model.rename(other / "model")
+    good = (other / "checkpoints").rename(tmp_path / "good")
+    for wrong in ({"number": 3}, [1]):
+        checkpoints.save(other / "checkpoints", wrong)
+        assert "not the state of a run" in error(f"resume={other}")
+    shutil.rmtree(other / "checkpoints")
+    good.rename(other / "checkpoints")
     state = checkpoints.load(checkpoints.newest(other / "checkpoints"))
     state["CaptionData"]["processes"] = 2
     checkpoints.save(other / "checkpoints", state)
