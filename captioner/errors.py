@@ -53,6 +53,12 @@ def escape(text: str, keep: str = "\n\t") -> str:
     return UNSAFE.sub(escaped, text)
 
 
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can hold a text. It has no half characters, which JSON can say, and as which
+    Python holds the bytes of names that are not UTF-8."""
+    return text.isascii() or not re.search(r"[\ud800-\udfff]", text)
+
+
 def os_reason(error: OSError) -> str:
     """Why the system refused, such as "No such file or directory"."""
     return error.strerror or str(error) or type(error).__name__

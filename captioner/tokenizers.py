@@ -16,14 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from captioner.errors import InputError, read_json
+from captioner.errors import InputError, is_encodable, read_json
 from captioner.instantiate import construct
 from captioner.metrics import tokenize
 from captioner.types import BOS, EOS, PAD, UNK
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
-HALF = re.compile(r"[\ud800-\udfff]")
-"""Half a character, as JSON can say it and UTF-8 cannot."""
 UNSPACED = re.compile(
     r"\S*[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff\U00020000-\U0003ffff]\S*"
 )
@@ -45,7 +43,7 @@ class Tokenizer(ABC):
             raise InputError("the vocabulary is empty: lower tokenizer.min_count, or add captions")
         if special := sorted(set(units) & set(SPECIAL)):
             raise InputError(f"{special[0]} is a special token: take it out of the captions")
-        if broken := [unit for unit in units if not unit.isascii() and HALF.search(unit)]:
+        if broken := [unit for unit in units if not is_encodable(unit)]:
             raise InputError(f"the vocabulary holds half a character, {broken[0]!r}: take it out")
         unit, count = Counter(units).most_common(1)[0]
         if count > 1:

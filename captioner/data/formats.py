@@ -9,13 +9,20 @@ csv        with the same columns, separated by commas, tabs or semicolons
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from captioner.data.detect import TOKEN_LINE, delimiter_of
-from captioner.errors import InputError, json_field, json_items, parse_json, read_json, read_text
+from captioner.errors import (
+    InputError,
+    is_encodable,
+    json_field,
+    json_items,
+    parse_json,
+    read_json,
+    read_text,
+)
 
 
 class Entry(NamedTuple):
@@ -122,7 +129,7 @@ def _caption(item: Any, key: str, where: str) -> str:
     caption = json_field(item, key, (str,), where)
     if not caption.strip():
         raise InputError(f"{where}: empty caption; write one or take it out")
-    if not caption.isascii() and re.search(r"[\ud800-\udfff]", caption):  # JSON can say that
+    if not is_encodable(caption):  # JSON can say that
         raise InputError(f"{where}: half a character in {caption[:60]!r}; write it as UTF-8")
     return caption
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from captioner.data.detect import TABLES, format_by_name, format_of
 from captioner.data.formats import READERS, Entry, lines_of
 from captioner.data.image_folders import locate
-from captioner.errors import InputError, first_five, naming_file
+from captioner.errors import InputError, first_five, is_encodable, naming_file
 from captioner.paths import composed, same_letters
 
 ANNOTATION_FOLDERS = ("", "annotations", "Flickr8k_text")
@@ -24,7 +24,6 @@ ANNOTATION_FOLDERS = ("", "annotations", "Flickr8k_text")
 
 SAME_SPLIT = {"dev": "val", "valid": "val", "validation": "val"}
 
-_HALF = re.compile("[\ud800-\udfff]")  # how Python holds bytes that are not UTF-8
 _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(?i:train|validation|valid|val|dev|test)(?![a-z])")
 _LITTER = re.compile(r"\.|readme", re.IGNORECASE)  # such as ._captions.csv of macOS
 
@@ -192,7 +191,7 @@ def _with_splits(kind: str, path: Path, root: Path, split: str | None) -> list[E
     """Return the entries of a file, each with a split."""
     entries = READERS[kind](path)
     for entry in entries:
-        if not (text := f"{entry.name}{entry.id}{entry.split}").isascii() and _HALF.search(text):
+        if not is_encodable(f"{entry.name}{entry.id}{entry.split}"):
             fault = f"{entry.name!r} (id {entry.id!r}): not UTF-8"
             raise InputError(f"{entry.where}: {fault}; rename it, here and in its folder")
     unknown = [entry for entry in entries if entry.split is None]

@@ -1,6 +1,5 @@
 """Predictions: the captions that a model generates for records, and their files."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from captioner import distributed
 from captioner.data.batches import EvalBatches, Loader, Source
 from captioner.data.records import Record
-from captioner.errors import InputError, printable, read_json
+from captioner.errors import InputError, is_encodable, printable, read_json
 from captioner.models.caption_model import CaptionModel
 from captioner.progress import with_progress
 from captioner.search import Strategy
@@ -82,7 +81,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise InputError(f"{place}: captions is {texts!r:.80}; it must be a list of strings")
         for text in (entry["caption"], *texts):
-            if not text.isascii() and re.search("[\ud800-\udfff]", text):
+            if not is_encodable(text):
                 raise InputError(f"{place}: half a character in {text!r:.80}; mend it")
         if not isinstance(entry.get("finished", True), bool):
             raise InputError(f"{place}: finished is {entry['finished']!r:.80}; true or false")

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
 from captioner import console, files, shell
-from captioner.errors import InputError, printable
+from captioner.errors import InputError, is_encodable, printable
 from captioner.experiment import runs
 from captioner.experiment.run_dir import RunDir, ended_runs
 
@@ -61,7 +61,7 @@ def quoted(arguments: Sequence[str]) -> list[str]:
     words = []
     for argument in arguments:
         key, is_override, value = argument.partition("=")
-        if not argument.isascii() and re.search("[\ud800-\udfff]", argument):
+        if not is_encodable(argument):
             raise InputError(f"{printable(argument)}: a name that is not UTF-8: rename it")
         if not is_override or argument[0] in "-~":
             words.append(argument)

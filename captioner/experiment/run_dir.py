@@ -198,7 +198,6 @@ class RunDir:
         Raises InputError naming the file that cannot be read.
         """
         results: dict[str, Any] = _numbers(self.scores, "corpus")
-        path = self.metrics
         try:
             if (path := self.metrics).exists():
                 with open(path, newline="", encoding="utf-8") as file:

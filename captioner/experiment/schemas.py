@@ -200,7 +200,7 @@ def _run_name() -> str:
 
 
 def _moment() -> str:
-    """Date and time, and six letters by which runs of the same second differ."""
+    """Date and time, and six digits by which runs of the same second differ."""
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
 
 

@@ -30,7 +30,8 @@ MAX_ASPECT = 1000  # beyond this ratio of the sides, resizing the shorter makes 
 warnings.filterwarnings("ignore", module=r"PIL\.")
 with suppress(OSError, AttributeError):  # libtiff writes to stderr itself
     _libtiff = ctypes.CDLL(Image.core.__file__)
-    _libtiff.TIFFSetErrorHandler(None), _libtiff.TIFFSetWarningHandler(None)
+    _libtiff.TIFFSetErrorHandler(None)
+    _libtiff.TIFFSetWarningHandler(None)
 
 
 class ImageError(InputError):
