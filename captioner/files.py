@@ -143,8 +143,9 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
     The lock (flock) ends with its process, however that ends; so it does on NFS, where it holds
     between machines (NFSv4: after a machine's crash, until its lease has run out). At the end the
-    file is removed, and the folders that were made for it, if they are empty. Raises InputError if
-    another process holds the lock, naming it and its machine, or if the file system has no locks.
+    file is removed, and the folders that were made for it, if they are empty (an empty one may stay
+    where several processes make it at once). Raises InputError if another process holds the lock,
+    naming it and its machine, or if the file system has no locks.
     """
     new_folders = [parent for parent in (folder, *folder.parents) if not os.path.exists(parent)]
     file = _lock_file(folder / "lock")
