@@ -14,6 +14,7 @@ from captioner.evaluation import scoring
 from captioner.evaluation.scoring import Case
 from captioner.experiment import evaluation_task, hydra_app, schemas
 from captioner.experiment.run_dir import RunDir
+from captioner.metrics import tokenize
 from captioner.metrics.score import headline
 
 schemas.register()
@@ -25,6 +26,7 @@ def main(config: DictConfig) -> float:
     """Writes predictions.json and scores.json into `run_dir`, prints the table, returns CIDEr."""
     distributed.join()
     scoring.check_metrics(config.metrics, config.resamples, config.seed)
+    tokenize.check_tokenizer(config.metrics_tokenizer, config.official)
     run = distributed.gather(hydra_app.run_dir_of(config))[0]  # the first process's
     with run.claimed():
         return evaluate(config, run)

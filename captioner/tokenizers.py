@@ -22,10 +22,6 @@ from captioner.metrics import tokenize
 from captioner.types import BOS, EOS, PAD, UNK
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
-UNSPACED = re.compile(
-    r"\S*[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff\U00020000-\U0003ffff]\S*"
-)
-"""A text in a script without blanks (Thai, Lao, Burmese, Khmer, Japanese, Chinese), as one word."""
 CLITIC = re.compile(r" ('s|'re|'ve|'ll|'d|'m|n't)\b")
 
 
@@ -67,11 +63,11 @@ class Tokenizer(ABC):
         for caption in captions:
             counts.update(cls.split(caption))
             total += 1
-            joined += not caption.isascii() and bool(UNSPACED.fullmatch(caption.strip()))
+            joined += tokenize.without_blanks([caption])
         frequent = [unit for unit, count in counts.items() if count >= min_count]
         if cls.kind == "word" and 2 * joined > total:
             fault = f"{joined} of {total} captions have no blanks between words"
-            fault += ": give tokenizer.kind=char, or separate the words by blanks"
+            fault += ": give tokenizer.kind=char metrics_tokenizer=char, or put blanks between them"
             if not frequent:
                 raise InputError(f"the vocabulary is empty: {fault}")
             warnings.warn(f"{fault}: now each sentence is one word", stacklevel=2)
@@ -104,9 +100,9 @@ class Tokenizer(ABC):
         before_end = takewhile(lambda i: i != EOS, ids)
         return [self.units[i] for i in before_end if i not in (PAD, BOS)]
 
-    def token_string(self, ids: Iterable[int]) -> str:
+    def token_string(self, ids: Iterable[int], metrics_tokenizer: str = "ptb") -> str:
         """Return the token string of the metrics for these ids: words joined by spaces."""
-        return " ".join(tokenize.tokenize(self.decode(ids)))
+        return " ".join(tokenize.TOKENIZERS[metrics_tokenizer](self.decode(ids)))
 
     def grown(self, other: "Tokenizer") -> "Tokenizer":
         """Return a tokenizer with these units and ids, then the units that only `other` has.
@@ -139,8 +135,10 @@ class Word(Tokenizer):
     def split(text: str) -> list[str]:
         return tokenize.tokenize(text)
 
-    def token_string(self, ids: Iterable[int]) -> str:
-        return " ".join(self.decode_units(ids))  # they are the words of the metrics
+    def token_string(self, ids: Iterable[int], metrics_tokenizer: str = "ptb") -> str:
+        if metrics_tokenizer == "ptb":
+            return " ".join(self.decode_units(ids))  # they are its words
+        return super().token_string(ids, metrics_tokenizer)
 
     @staticmethod
     def join(units: Sequence[str]) -> str:

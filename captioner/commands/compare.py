@@ -21,6 +21,10 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--corpus", type=Path, help="document frequencies: a caption file or a table"
     )
+    parser.add_argument(
+        "--tokenizer", default="ptb", metavar="NAME",
+        help="of the metrics: ptb, for English (default), char or none",
+    )  # fmt: skip
     parser.add_argument("--official", action="store_true", help="tokenize as the official code")
     parser.add_argument("--resamples", type=int, default=10_000, help="default 10000")
     parser.add_argument("--seed", type=int, default=0, help="of the resamples")
@@ -37,10 +41,11 @@ def run(options: Namespace) -> None:
     from captioner.metrics import bootstrap, score
 
     bootstrap.check_options(options.resamples, options.seed)
-    corpus = read_frequencies(options.corpus, "train") if options.corpus else None
+    tokenizer = options.tokenizer
+    corpus = read_frequencies(options.corpus, "train", tokenizer) if options.corpus else None
     records = read_references(options.refs, options.split)
     a, b = (
-        Case(records, read_predictions(path), official=options.official, frequencies=corpus)
+        Case(records, read_predictions(path), options.official, tokenizer, corpus)
         for path in (options.a, options.b)
     )
     differences = comparison.compare(

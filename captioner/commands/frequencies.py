@@ -16,6 +16,11 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("captions", type=Path, help="a caption file: COCO or Karpathy JSON, tokens")
     parser.add_argument("table", type=Path, metavar="TABLE.npz", help="the file to write")
     parser.add_argument("--split", help="only its images, if the file holds several splits")
+    parser.add_argument(
+        "--tokenizer", default="ptb", metavar="NAME",
+        help="of the metrics: ptb, for English (default); char, for languages without blanks "
+        "between words; none, for captions whose tokens are set apart by blanks",
+    )  # fmt: skip
 
 
 def run(options: Namespace) -> None:
@@ -23,7 +28,7 @@ def run(options: Namespace) -> None:
 
     if options.table.suffix != ".npz":
         raise InputError(f"{printable(options.table)}: give a name that ends in .npz")
-    frequencies = read_frequencies(options.captions, options.split)
+    frequencies = read_frequencies(options.captions, options.split, options.tokenizer)
     frequencies.save(options.table)
     grams, images = len(frequencies.frequency_G), frequencies.images
     say(f"{grams} n-grams of {images} images are in {printable(options.table)}")

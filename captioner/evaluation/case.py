@@ -36,6 +36,7 @@ class Case:
     """Predictions with their records and all else that metrics may need; missing inputs are None.
 
     predictions: one for each record. official: tokenize as the official code at a caption's end.
+    tokenizer: of the metrics, a name in tokenize.TOKENIZERS.
     frequencies: document frequencies for CIDEr, by default those of the references. training: raw
     training captions, by which others are novel, or the error that prevented reading them. scenes,
     objects: the content of pictures, by image id. embedder: makes one for CLIPScore when needed.
@@ -46,6 +47,7 @@ class Case:
     records: Sequence[Record]
     predictions: Sequence[Prediction]
     official: bool = False
+    tokenizer: str = "ptb"
     frequencies: DocumentFrequencies | None = None
     training: Sequence[str] | InputError | None = None
     scenes: Mapping[Any, Scene] | None = None
@@ -70,7 +72,8 @@ class Case:
     def texts(self) -> score.Texts:
         """References and captions as token strings."""
         references = [record.captions for record in self.records]
-        return score.tokens(references, self.captions, self.frequencies, self.official)
+        options = self.frequencies, self.official, self.tokenizer
+        return score.tokens(references, self.captions, *options)
 
     @property
     def captions(self) -> list[str]:

@@ -12,8 +12,8 @@ from captioner.data.batches import EvalBatches, Loader, Source
 from captioner.data.records import Record
 from captioner.decoders.base import token_log_probs
 from captioner.errors import InputError
+from captioner.metrics import tokenize
 from captioner.metrics.statistics import Statistics, shares
-from captioner.metrics.tokenize import tokenize
 from captioner.models.caption_model import CaptionModel
 from captioner.progress import with_progress
 from captioner.tokenizers import frame
@@ -24,7 +24,12 @@ ROWS = 256  # of a product of images and captions
 BATCH = 32  # images, with all their captions
 
 
-def perplexity(model: CaptionModel, records: Sequence[Record], source: Source) -> Statistics:
+def perplexity(
+    model: CaptionModel,
+    records: Sequence[Record],
+    source: Source,
+    metrics_tokenizer: str = "ptb",
+) -> Statistics:
     """The statistics of perplexity per word and bits per character, over all captions of B images.
 
     They compare across tokenizers, since the denominators do not depend on them: the words of the
@@ -32,7 +37,8 @@ def perplexity(model: CaptionModel, records: Sequence[Record], source: Source) -
     the model is spelled: besides the probability of the unknown word it costs log(letters) for each
     of its letters and their end. (A Word model need not predict capitals and punctuation.)
     """
-    tokenizer = model.tokenizer
+    tokenizer, words_of = model.tokenizer, tokenize.TOKENIZERS[metrics_tokenizer]
+    its_own = tokenizer.kind == "word" and metrics_tokenizer == "ptb"  # no need to split twice
     texts = [text for record in records for text in record.captions]
     letters = math.log(len(set("".join(texts))) + 1)
     sum_BS = np.zeros((len(records), 3))
@@ -42,7 +48,7 @@ def perplexity(model: CaptionModel, records: Sequence[Record], source: Source) -
             units = tokenizer.split(text)
             ids[b].append([*(tokenizer.ids.get(unit, UNK) for unit in units), EOS])
             unknown = sum(len(unit) + 1 for unit, i in zip(units, ids[b][-1]) if i == UNK)
-            words = units if tokenizer.kind == "word" else tokenize(text)
+            words = units if its_own else words_of(text)
             sum_BS[b] += letters * unknown, len(words) + 1, len(text.strip()) + 1
     nats_B, most = np.zeros(len(records)), max(map(len, ids))
     rank, world = distributed.rank(), distributed.world()

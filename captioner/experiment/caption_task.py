@@ -57,7 +57,8 @@ def prepare(
         train, val, train_source, val_source, model.tokenizer, *sizes, workers, config.seed
     )
     model.strategy = strategy  # saved with it
-    objective.prepare(train)
+    objective.prepare(train, config.metrics_tokenizer)
+    options["metrics_tokenizer"] = config.metrics_tokenizer
     options["expected_count"] = config.data.batch_size if objective.rewarded else data.words
     training = CaptionTraining(model, train, val, config.encoder_lr, **options)
     return training, data, bad + bad_val
@@ -92,7 +93,7 @@ def evaluate(
     if first:
         files.write_json(run.predictions, captions)
     scenes = sources.read_scenes(config.data, split)
-    case = Case(val, captions, scenes=scenes)
+    case = Case(val, captions, tokenizer=config.metrics_tokenizer, scenes=scenes)
     resamples = RESAMPLES if first else 0  # of the scores that are written
     scores = scoring.evaluate(case, [*USUAL, *(["scenes"] if scenes else [])], resamples)
     if first:

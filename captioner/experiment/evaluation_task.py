@@ -51,7 +51,7 @@ def read_captions(
 
 def settings(config: DictConfig, model: CaptionModel | None) -> dict[str, Any]:
     """For the scores' origin: what was scored, with which options, and digests of the files."""
-    names = ["metrics", "official", "resamples", "seed", "clip"]
+    names = ["metrics", "metrics_tokenizer", "official", "resamples", "seed", "clip"]
     names += ["predictions"] if config.model is None else ["constraints", "average"]
     names += ["data", "split"] if config.references is None else ["references", "split"]
     settings = {name: plain(config[name]) for name in names}
@@ -82,12 +82,13 @@ def _read_records(config: DictConfig) -> list[Record]:
 
 def _read_needs(config: DictConfig, scored: list[Record]) -> dict[str, Any]:
     """What metrics need besides captions and references."""
-    needs: dict[str, Any] = {"official": config.official}
+    tokenizer = config.metrics_tokenizer
+    needs: dict[str, Any] = {"tokenizer": tokenizer, "official": config.official}
     with_data = config.references is None
     if with_data:
         needs["scenes"] = sources.read_scenes(config.data, config.split)
     if config.corpus is not None:
-        needs["frequencies"] = frequencies.read_frequencies(Path(config.corpus), "train")
+        needs["frequencies"] = frequencies.read_frequencies(Path(config.corpus), "train", tokenizer)
     if config.objects is not None:
         needs["objects"] = chair.read_objects(Path(config.objects))
     if (clip := config.clip).name is not None:

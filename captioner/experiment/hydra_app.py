@@ -29,6 +29,7 @@ from captioner.experiment.run_dir import RunDir, ended_runs
 PATHS = {f"data.{name}" for name in ("root", "annotations", "images", "cache", "path", "pattern")}
 PATHS |= {"run_dir", "resume", "model", "model.init_from", "encoder.weights", "clip.weights"}
 PATHS |= {"predictions", "references", "corpus", "objects", "training"}
+LISTS = {"metrics", "phases", *(f"constraints.{name}" for name in ("forbid", "endings", "include"))}
 
 
 def start(main: Callable[[], Any]) -> None:
@@ -44,7 +45,8 @@ def quoted(arguments: Sequence[str]) -> list[str]:
     """The arguments, with quotes around values that Hydra would refuse, or not take for a path.
 
     Its own quotes, lists of models and the values of a sweep (-m) stay; ~/ is the home folder, as
-    the shell expands it only at the start of a word. Raises InputError if one is not UTF-8.
+    the shell expands it only at the start of a word. Since metrics is a list, metrics.tokenizer
+    means metrics_tokenizer. Raises InputError if one is not UTF-8, or an option of a list.
     """
     parser = OverridesParser.create()
     sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
@@ -66,6 +68,11 @@ def quoted(arguments: Sequence[str]) -> list[str]:
         if not is_override or argument[0] in "-~":
             words.append(argument)
             continue
+        if key == "metrics.tokenizer":
+            key = "metrics_tokenizer"
+        name, _, option = key.rpartition(".")
+        if name in LISTS and not option.isdigit():
+            raise InputError(f"{printable(argument)}: {name} is a list: give {name}=[...]")
         if key in PATHS and value.startswith("~/"):
             value = os.path.expanduser(value)
         if is_fine(f"{key}={value}", key, value):

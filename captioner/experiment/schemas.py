@@ -16,6 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from captioner.errors import InputError
 from captioner.metrics.bootstrap import RESAMPLES
 from captioner.metrics.score import USUAL
+from captioner.metrics.tokenize import TOKENIZERS
 from captioner.search import STRATEGIES
 from captioner.search.constraints import Constraints
 
@@ -87,12 +88,12 @@ class ModelConfig:
 class TrainConfig:
     """All of train.py.
 
-    encoder_lr: the learning rate of an encoder that trains. ema: the share of the moving average of
-    the weights that each step leaves in place, such as 0.999; the average is then validated and
-    saved. 0: none. warmup: the share of the steps in which the learning rate rises. schedule: after
-    that it falls along a "cosine", or is "constant". loss: the "mean" over the words of a step, or
-    their "sum". patience: training stops after so many validations without a better CIDEr (or
-    bits).
+    metrics_tokenizer: of the metrics of validations and rewards, as in eval.py. encoder_lr: the
+    learning rate of an encoder that trains. ema: the share of the moving average of the weights
+    that each step leaves in place, such as 0.999; the average is then validated and saved. 0: none.
+    warmup: the share of the steps in which the learning rate rises. schedule: after that it falls
+    along a "cosine", or is "constant". loss: the "mean" over the words of a step, or their "sum".
+    patience: training stops after so many validations without a better CIDEr (or bits).
 
     phases: runs one after the other, each in a folder inside the run's: a list of names, and of
     what differs from the rest of the configuration. Each starts with the model of the one before;
@@ -111,6 +112,7 @@ class TrainConfig:
     search: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
     tokenizer: dict[str, Any] = MISSING
+    metrics_tokenizer: str = "ptb"
     optimizer: dict[str, Any] = MISSING
     encoder_lr: float = 1e-5
     ema: float = 0.0
@@ -152,8 +154,10 @@ class EvalConfig:
     log_prob or prob. search: a choice of conf/search; without one, the options that were saved with
     the model, less those that are given, as in search.length_penalty=0.7. constraints: what
     captions may and must say (wording is the old name). metrics: names in evaluation/scoring.py;
-    without any, pictures need no references. official: whether to tokenize as the official code
-    does, each caption with the next one in view. corpus: a caption file or a table, whose document
+    without any, pictures need no references. metrics_tokenizer: of references and captions: "ptb",
+    the official one, for English; "char", for languages without blanks between words; "none", for
+    captions whose tokens are set apart by blanks. official: whether ptb reads each caption with the
+    next one in view, as the official code does. corpus: a caption file or a table, whose document
     frequencies CIDEr takes in place of the references'. objects: COCO's instance annotations, for
     chair. training: a caption file, to tell which captions are novel. resamples, seed: of the 95 %
     intervals; 0 resamples for none.
@@ -169,6 +173,7 @@ class EvalConfig:
     predictions: str | None = None
     references: str | None = None
     metrics: list[str] = field(default_factory=lambda: list(USUAL))
+    metrics_tokenizer: str = "ptb"
     official: bool = False
     corpus: str | None = None
     objects: str | None = None
@@ -232,6 +237,7 @@ def check_ranges(config: DictConfig) -> None:
             raise InputError(f"trainer.{name}={value}: give {advice}")
     for name, fits, advice in (
         ("seed", 0 <= config.seed < 2**32, "0 to 4294967295"),
+        ("metrics_tokenizer", config.metrics_tokenizer in TOKENIZERS, ", ".join(TOKENIZERS)),
         ("loss", config.loss in ("mean", "sum"), "mean or sum"),
         ("timeout", config.timeout > 0, "more than 0 seconds"),
         ("checkpoint_minutes", config.checkpoint_minutes > 0, "more than 0"),

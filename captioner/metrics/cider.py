@@ -11,8 +11,8 @@ import numpy as np
 
 from captioner import files
 from captioner.errors import InputError, naming_file, open_input, printable
+from captioner.metrics import tokenize
 from captioner.metrics.ngrams import ORDERS, Matches, Numbers, References
-from captioner.metrics.tokenize import VERSION
 
 SIGMA = 6.0  # of the penalty for a different length, in words
 MAX_RATIO = 20  # of a table to its file; COCO's is 5
@@ -22,19 +22,33 @@ MAX_RATIO = 20  # of a table to its file; COCO's is 5
 class DocumentFrequencies:
     """The number of images in whose references each n-gram occurs: officially, the evaluated ones.
 
-    Those of a larger corpus make scores of few images mean something.
+    Those of a larger corpus make scores of few images mean something. version: of the tokenizer
+    whose tokens were counted (see tokenize.version_of).
     """
 
     images: int
     numbers: Numbers
     frequency_G: np.ndarray
+    version: str = tokenize.VERSION
 
     @classmethod
-    def from_references(cls, references: References) -> "DocumentFrequencies":
-        """Count in how many of these images each n-gram occurs."""
+    def from_references(
+        cls, references: References, tokenizer: str = "ptb"
+    ) -> "DocumentFrequencies":
+        """Count in how many of these images each n-gram occurs. tokenizer: of the references."""
         gram = references.gram_E[references.groups]
         frequency_G = np.bincount(gram >> 2, minlength=references.numbers.size)
-        return cls(len(references), references.numbers, frequency_G)
+        version = tokenize.version_of(tokenizer)
+        return cls(len(references), references.numbers, frequency_G, version)
+
+    def check_tokenizer(self, tokenizer: str) -> None:
+        """Raise InputError unless these are frequencies of this tokenizer's tokens."""
+        if self.version != tokenize.version_of(tokenizer):
+            theirs = self.version if self.version in tokenize.TOKENIZERS else "ptb"
+            raise InputError(
+                f"the document frequencies are of {theirs} tokens, not {tokenizer}: make others "
+                f"with `captioner frequencies CAPTIONS TABLE.npz --tokenizer {tokenizer}`"
+            )
 
     def idf(self, gram_M: np.ndarray) -> np.ndarray:
         """log(images / frequency) of n-grams; one that never occurs counts as if it did once."""
@@ -53,7 +67,7 @@ class DocumentFrequencies:
         arrays |= {f"keys_{n}": keys for n, keys in enumerate(self.numbers.keys)}
         arrays |= {f"numbers_{n}": numbers for n, numbers in enumerate(self.numbers.numbers)}
         arrays |= {"images": np.array(self.images), "frequencies": self.frequency_G}
-        arrays["tokenizer"] = np.array(VERSION)
+        arrays["tokenizer"] = np.array(self.version)
         np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # it is no option's name
         files.write_atomic(path, content.getvalue())
 
@@ -81,8 +95,9 @@ class DocumentFrequencies:
     @classmethod
     def _from_arrays(cls, table: Mapping[str, np.ndarray]) -> "DocumentFrequencies":
         """Raises an exception if the arrays are missing or do not fit each other."""
-        if (version := str(table["tokenizer"])) != VERSION:
-            raise ValueError(f"it is of version {version} of the tokenizer, not {VERSION}")
+        version = str(table["tokenizer"])
+        if version not in map(tokenize.version_of, tokenize.TOKENIZERS):
+            raise ValueError(f"it is of version {version} of the tokenizer, not {tokenize.VERSION}")
         images, frequency_G = int(table["images"]), table["frequencies"]
         words = table["words"].tobytes().decode().split("\n")[:-1]
         numbers = Numbers(
@@ -101,7 +116,7 @@ class DocumentFrequencies:
             raise ValueError("its n-grams are not numbered")
         if images < 1 or (frequency_G < 0).any() or (frequency_G > images).any():
             raise ValueError("its frequencies are not of these images")
-        return cls(images, numbers, frequency_G)
+        return cls(images, numbers, frequency_G, version)
 
 
 class Uniform(DocumentFrequencies):

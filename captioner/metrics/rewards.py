@@ -6,7 +6,7 @@ import numpy as np
 
 from captioner.errors import InputError
 from captioner.metrics.bleu import bleu
-from captioner.metrics.cider import Cider
+from captioner.metrics.cider import Cider, DocumentFrequencies
 from captioner.metrics.ngrams import References
 from captioner.metrics.rouge import rouge_l
 
@@ -23,10 +23,16 @@ class Rewards:
     references: token strings, one or more for each image; CIDEr's document frequencies are theirs.
     reward: weights of `cider` (CIDEr-D, 0 to 10), `bleu` (BLEU-4) and `rouge` (ROUGE-L); or a
     function (token strings, image of each) -> rewards (N,). end: whether END counts as a word of
-    references and of finished captions.
+    references and of finished captions. tokenizer: whose tokens these are.
     """
 
-    def __init__(self, references: Sequence[Sequence[str]], reward: Reward, end: bool = True):
+    def __init__(
+        self,
+        references: Sequence[Sequence[str]],
+        reward: Reward,
+        end: bool = True,
+        tokenizer: str = "ptb",
+    ):
         if isinstance(reward, Mapping):
             option = f"objective.reward={dict(reward)}"
             if unknown := set(reward) - set(METRICS):
@@ -37,7 +43,8 @@ class Rewards:
         self.reward, self.end = reward, end
         self.texts = [[self._ended(text) for text in texts] for texts in references]
         self.references = References(self.texts)
-        self.cider = Cider(self.references)
+        frequencies = DocumentFrequencies.from_references(self.references, tokenizer)
+        self.cider = Cider(self.references, frequencies)
 
     def _ended(self, text: str) -> str:
         return f"{text} {END}".lstrip() if self.end else text

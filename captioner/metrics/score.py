@@ -1,6 +1,7 @@
 """Metrics of captions against references by name, under the official names and scale."""
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from captioner.metrics.ngrams import NOTHING, Matches, References
 from captioner.metrics.rouge import rouge_l
 from captioner.metrics.spice import spice
 from captioner.metrics.statistics import Statistics, mean
-from captioner.metrics.tokenize import token_strings
+from captioner.metrics.tokenize import token_strings, without_blanks
 
 Id = TypeVar("Id", bound=Hashable)
 
@@ -55,17 +56,20 @@ def score(
     references: Mapping[Id, Sequence[str]],
     captions: Mapping[Id, str],
     metrics: Sequence[str] = USUAL,
+    tokenizer: str = "ptb",
 ) -> dict[str, dict[Any, Any]]:
     """Scores of one caption per image: Bleu_1..4 and ROUGE_L in 0..1, CIDEr (CIDEr-D) in 0..10.
 
     references, captions: raw text by image id, the same ids in both. An empty caption scores 0.
+    tokenizer: a name in tokenize.TOKENIZERS; the official one, ptb, is for English.
     Returns {"corpus": {metric: value}, "per_image": {id: {metric: value}}}.
     Raises InputError if ids do not match, references are missing, or there is nothing to score.
     """
     check_names(metrics)
     check_matching(references, captions)
-    texts = tokens([references[image] for image in captions], list(captions.values()))
-    scores = [METRICS[name](texts) for name in metrics]
+    texts = [references[image] for image in captions], list(captions.values())
+    counted = tokens(*texts, tokenizer=tokenizer)
+    scores = [METRICS[name](counted) for name in metrics]
     return {
         "corpus": {name: value for metric in scores for name, value in metric.corpus().items()},
         "per_image": per_image(list(captions), scores),
@@ -77,11 +81,26 @@ def tokens(
     captions: Sequence[str],
     frequencies: DocumentFrequencies | None = None,
     official: bool = False,
+    tokenizer: str = "ptb",
 ) -> Texts:
-    """Tokenize raw references and captions; `official`: see tokenize.token_strings."""
-    strings = iter(token_strings([text for texts in references for text in texts], official))
+    """Tokenize raw references and captions; official, tokenizer: see tokenize.token_strings.
+
+    Warns if ptb makes one word of most references, since they have no blanks. Raises InputError if
+    the frequencies are of other tokens.
+    """
+    if frequencies is not None:
+        frequencies.check_tokenizer(tokenizer)
+    texts = [text for texts in references for text in texts]
+    if tokenizer == "ptb" and 2 * (joined := without_blanks(texts)) > len(texts):
+        warnings.warn(
+            f"{joined} of {len(texts)} references have no blanks between words, and the official "
+            "tokenizer is for English: each is one word. Give metrics_tokenizer=char, or none if "
+            "tokens are set apart by blanks",
+            stacklevel=2,
+        )
+    strings = iter(token_strings(texts, official, tokenizer))
     split = [[next(strings) for _ in texts] for texts in references]
-    return Texts(split, token_strings(captions, official), frequencies)
+    return Texts(split, token_strings(captions, official, tokenizer), frequencies)
 
 
 def per_image(images: Sequence[Id], scores: Sequence[Statistics]) -> dict[Id, dict[str, float]]:

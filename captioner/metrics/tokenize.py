@@ -1,5 +1,6 @@
-"""The words of a caption, as the official COCO evaluation tokenizes it.
+"""The words of a caption, as metrics see them: by default as the official COCO evaluation does.
 
+The official tokenizer is for English. `TOKENIZERS` has others for languages that it cannot split.
 Officially, the Stanford PTBTokenizer (Penn Treebank conventions) reads all captions as one file;
 lower case and a list of punctuation marks follow. This one is our own, written from what was
 observed. It differs on purpose: a line separator inside a caption is a space (officially it moves
@@ -7,10 +8,16 @@ all later captions to the wrong image), and each caption is read alone, unless `
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from captioner.errors import InputError
 
 VERSION = "2"
 """Goes up when the tokens of any caption change; a model's tokenizer.json holds it."""
+UNSPACED = re.compile(
+    r"\S*[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff\U00020000-\U0003ffff]\S*"
+)
+"""A text in a script without blanks (Thai, Lao, Burmese, Khmer, Japanese, Chinese), as one word."""
 
 # Words that keep their period; that keep it with a capital only ("Miss." but not "miss."); and that
 # keep it before a number only ("no. 5").
@@ -123,7 +130,44 @@ def tokenize(caption: str) -> list[str]:
     return _words(caption, "\n")
 
 
-def token_strings(captions: Sequence[str], official: bool = False) -> list[str]:
+def _characters(caption: str) -> list[str]:
+    """The characters of one raw caption, punctuation included, blanks left out."""
+    return [character for character in caption if not character.isspace()]
+
+
+TOKENIZERS: dict[str, Callable[[str], list[str]]] = {
+    "ptb": tokenize,
+    "char": _characters,
+    "none": str.split,
+}
+"""By the names of `metrics_tokenizer`: the official one, for English; characters, for languages
+without blanks between words; and none, for captions whose tokens are already set apart by blanks.
+"""
+
+
+def check_tokenizer(tokenizer: str, official: bool = False) -> None:
+    """Raise InputError for an unknown name, or one that does not go with `official`."""
+    if tokenizer not in TOKENIZERS:
+        known = ", ".join(TOKENIZERS)
+        raise InputError(f"metrics_tokenizer={tokenizer}: give one of {known}")
+    if official and tokenizer != "ptb":
+        raise InputError(f"metrics_tokenizer={tokenizer}: the official tokenizer is ptb: give one")
+
+
+def version_of(tokenizer: str) -> str:
+    """What tells tokens apart that must not be mixed, in a table of frequencies or in scores."""
+    return VERSION if tokenizer == "ptb" else tokenizer
+
+
+def without_blanks(captions: Sequence[str]) -> int:
+    """How many captions have no blanks between their words, in a script that has none."""
+    texts = (caption.strip() for caption in captions if not caption.isascii())
+    return sum(bool(UNSPACED.fullmatch(text)) for text in texts)
+
+
+def token_strings(
+    captions: Sequence[str], official: bool = False, tokenizer: str = "ptb"
+) -> list[str]:
     """The words of each caption, joined by spaces, as scorers take them.
 
     official: tokenize as if the captions were lines of one file (as pycocoevalcap does, all
@@ -131,9 +175,12 @@ def token_strings(captions: Sequence[str], official: bool = False) -> list[str]:
     two things: a lone letter at a caption's end loses its period before "A", "The", "It", some 40
     more words or a <tag>; and "no.", "fig." and a few others keep theirs before a digit in the very
     next line. Nothing follows the last caption: a smile or '05 at its end is no token.
+    tokenizer: a name in TOKENIZERS.
     """
+    check_tokenizer(tokenizer, official)
     if not official:
-        return [" ".join(tokenize(caption)) for caption in captions]
+        split = TOKENIZERS[tokenizer]
+        return [" ".join(split(caption)) for caption in captions]
     texts, after = [], ""
     for caption in reversed(captions):
         texts.append(" ".join(_words(caption, after)))

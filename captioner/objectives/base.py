@@ -26,7 +26,7 @@ class Objective(ABC):
 
     rewarded = False
 
-    def prepare(self, train: Sequence[Record]) -> None:  # noqa: B027
+    def prepare(self, train: Sequence[Record], metrics_tokenizer: str) -> None:  # noqa: B027
         """Called once before training, with the records that Batch.index_B counts."""
 
     def save_frequencies(self, path: Path) -> None:  # noqa: B027

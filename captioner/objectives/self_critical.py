@@ -58,11 +58,13 @@ class SelfCritical(Objective):
         self.reward, self.end = {"cider": 1.0} if reward is None else reward, end
         self.cross_entropy, self.max_length = cross_entropy, max_length
         self.rewards: Rewards | None = None
+        self.metrics_tokenizer = "ptb"
 
-    def prepare(self, train: Sequence[Record]) -> None:
-        """Count the references and their document frequencies."""
-        references = [token_strings(record.captions) for record in train]
-        self.rewards = Rewards(references, self.reward, self.end)
+    def prepare(self, train: Sequence[Record], metrics_tokenizer: str = "ptb") -> None:
+        """Count the references and their document frequencies, in the tokens of the metrics."""
+        self.metrics_tokenizer = metrics_tokenizer
+        references = [token_strings(r.captions, tokenizer=metrics_tokenizer) for r in train]
+        self.rewards = Rewards(references, self.reward, self.end, metrics_tokenizer)
 
     def save_frequencies(self, path: Path) -> None:
         """Write the document frequencies, which `eval.py corpus=` reads."""
@@ -113,7 +115,7 @@ class SelfCritical(Objective):
         """The reward of each caption, (B, K)."""
         assert self.rewards is not None, "prepare() was not called"
         ids = captions.token_BKT.flatten(0, 1).tolist()
-        strings = [model.tokenizer.token_string(row) for row in ids]
+        strings = [model.tokenizer.token_string(row, self.metrics_tokenizer) for row in ids]
         image_N = batch.index_B.repeat_interleave(captions.token_BKT.shape[1]).cpu().numpy()
         reward_N = self.rewards(strings, captions.ended_BK.flatten().tolist(), image_N)
         return torch.from_numpy(reward_N).to(captions.log_prob_BK).view(captions.log_prob_BK.shape)

@@ -22,7 +22,7 @@ class CaptionTraining(Loop):
     """Trains a CaptionModel; validates by the captions that its search finds, and their CIDEr.
 
     train, val: the records that Batch.index_B counts. encoder_lr: the learning rate of a trainable
-    encoder. options: those of `Loop`.
+    encoder. metrics_tokenizer: of validations' metrics. options: those of `Loop`.
     """
 
     def __init__(
@@ -31,10 +31,12 @@ class CaptionTraining(Loop):
         train: Sequence[Record],
         val: Sequence[Record],
         encoder_lr: float,
+        metrics_tokenizer: str = "ptb",
         **options: Any,
     ):
         super().__init__(model, {"decoder": {}, "encoder": {"lr": encoder_lr}}, **options)
         self.train_records, self.val_records, self.pictures_shown = train, val, False
+        self.metrics_tokenizer = metrics_tokenizer
         # Of this validation: record number -> caption, and whether it ended by itself.
         self.captions: dict[int, tuple[str, bool]] = {}
 
@@ -58,8 +60,9 @@ class CaptionTraining(Loop):
         results = {index: result for captions in gathered for index, result in captions.items()}
         captions = {index: caption for index, (caption, _) in results.items()}
         references = {index: list(self.val_records[index].captions) for index in sorted(captions)}
-        scores = score.score(references, captions)["corpus"]
-        health = health_of(list(captions.values()), [ended for _, ended in results.values()])
+        tokenizer, ended = self.metrics_tokenizer, [ended for _, ended in results.values()]
+        scores = score.score(references, captions, tokenizer=tokenizer)["corpus"]
+        health = health_of(list(captions.values()), ended, tokenizer)
         for name, value in {"CIDEr": scores["CIDEr"], "Bleu_4": scores["Bleu_4"], **health}.items():
             self.log(f"val/{name}", value, prog_bar=name == "CIDEr")
         if self.objective.rewarded and self.trainer.is_global_zero:

@@ -16,10 +16,12 @@ LEAST_UNIQUE = 0.1
 """A smaller share of different captions is a collapse; it means little for few pictures."""
 
 
-def health_of(captions: Sequence[str], finished: Sequence[bool]) -> dict[str, float]:
+def health_of(
+    captions: Sequence[str], finished: Sequence[bool], metrics_tokenizer: str = "ptb"
+) -> dict[str, float]:
     """Measures of raw captions' language: words, bad_endings, repeated_words, unknown_words,
     unfinished, unique, vocabulary (see captioner/metrics/language.py)."""
-    texts = token_strings(captions)
+    texts = token_strings(captions, tokenizer=metrics_tokenizer)
     health, numbers = language(texts, finished=finished).corpus(), variety(texts)
     return health | {name: numbers[name] for name in ("unique", "vocabulary")}
 

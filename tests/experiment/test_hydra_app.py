@@ -61,6 +61,10 @@ def test_paths_are_taken_as_they_are_and_as_they_are_printed(name):
         (["-m", "data.root=a,b", "data.root=choice(a,b)"], None),
         (["model=[a~b,c]", "model=1e3"], ["model=['a~b',c]", "model='1e3'"]),
         (["data.root=a,b"], ["data.root='a,b'"]),
+        (
+            ["metrics.tokenizer=char", "metrics.0=bleu"],
+            ["metrics_tokenizer=char", "metrics.0=bleu"],
+        ),
     ],
 )
 def test_other_values_are_left_to_hydra(given, expected):
@@ -75,6 +79,12 @@ def test_home_and_names_that_are_not_utf_8(monkeypatch):
     ]
     with pytest.raises(InputError, match=r"udce9.*not UTF-8: rename it"):
         quoted(["run_dir=caf\udce9"])
+
+
+@pytest.mark.parametrize("argument", ["metrics.bleu=true", "constraints.forbid.words=dog"])
+def test_an_option_of_a_list(argument):
+    with pytest.raises(InputError, match=rf"{argument}: (metrics|constraints.forbid) is a list: "):
+        quoted([argument])
 
 
 # The options in messages
