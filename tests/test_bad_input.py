@@ -235,12 +235,27 @@ def replace_cached_picture() -> None:
     shutil.copy2(new, old)
 
 
-def hold_run() -> None:
-    """Have the lock of the run directory, as another process would."""
+def begin_run(**files: bytes | str) -> None:
+    """A run that has begun, with these checkpoints, or a manifest.json."""
     config = composed(*words("train.py data.root=data")[1:])
     write("run/config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    for name, content in files.items():
+        ending = "json" if name == "manifest" else "ckpt"
+        write(f"run/checkpoints/{name}.{ending}", content)
+
+
+def hold_run() -> None:
+    """Have the lock of the run directory, as another process would."""
+    begin_run()
     write("run/lock", "process 12 on elsewhere\n")
     fcntl.flock(os.open("run/lock", os.O_RDWR), fcntl.LOCK_EX)  # until the tests end
+
+
+def leave_out_blanks() -> None:
+    """Captions as in a language that has none."""
+    for file, texts in (TRAIN_FILE, "一只狗 一只猫 狗在跑".split()), (VAL_FILE, ["狗", "两只猫"]):
+        for number, text in enumerate(texts):
+            edit(file, set_caption(number, text))
 
 
 def spoilt(kind: str, spoil: Callable, name: str, changes: dict[str, Any]) -> dict[str, Callable]:
@@ -376,6 +391,15 @@ CASES: dict[str, Callable[[], object]] = {
     "vocabulary: a special token among the words": lambda: edit(
         TRAIN_FILE, set_caption(0, "a <unk> dog")
     ),
+    "vocabulary: empty, without blanks": lambda: leave_out_blanks(),
+    "annotations: no blanks between words": lambda: leave_out_blanks(),
+    "predictions: no blanks between words": lambda: (
+        predict(*"狗在跑 猫在睡 一只狗".split()),
+        [
+            edit("references.json", set_caption(i, t))
+            for i, t in enumerate("狗在跑 猫在睡 一只狗".split())
+        ],
+    ),
     "vocabulary: smaller than the beam": lambda: [
         edit(TRAIN_FILE, set_caption(number, "dog")) for number in range(3)
     ],
@@ -386,6 +410,13 @@ CASES: dict[str, Callable[[], object]] = {
     "config: a run directory in use": lambda: write("run/config.yaml", "seed: 0"),
     "config: results without their run": lambda: (write("run/metrics.csv", ""), predict()),
     "config: a run that is going on": lambda: hold_run(),
+    "run: a configuration that is cut": lambda: write("run/config.yaml", "data: {root: da"),
+    "run: a configuration without its data": lambda: write("run/config.yaml", "seed: 0"),
+    "run: a folder with the name of a file": lambda: Path("run/config.yaml").mkdir(parents=True),
+    "run: no checkpoint is whole": lambda: begin_run(**{"00001": b"cut", "manifest": "[]"}),
+    "run: a checkpoint that is lost": lambda: begin_run(
+        manifest=json.dumps([{"number": 1, "file": "00001.ckpt", "size": 9, "sha256": "0" * 64}])
+    ),
     "config: an evaluation that is going on": lambda: (hold_run(), predict()),
     "model directory: an integer of 5,000 digits": lambda: edit_bytes(
         CONFIG, lambda data: data.replace(b"8", b"1" * 5000)
@@ -438,6 +469,7 @@ HOW: dict[str, str | int] = {
     "model directory: a tokenizer that may not be read": "nobody",
     "config: a typo": "process",
     "config: paths with signs that Hydra reads otherwise": "process",
+    "config: an option of a list": "process",
     "disk full: captions": "full",
     "disk full: cache": 200_000,
     "disk full: checkpoint": 1_000_000,
@@ -490,6 +522,7 @@ KEPT = {
     "the run, with every caption": Kept(RUN, learned="a red dog runs sits cat"),
     "the run, with the whole caption": Kept(RUN, learned="a dog jumps"),
     "the run, with the caption cut, as said": Kept(RUN, learned="at last"),
+    "the run, each sentence one word, as said": Kept(RUN, learned="一只狗 一只猫 狗在跑"),
     "the run: it can say one word, and says it": Kept(RUN, learned="dog"),
     "the run, by the good ones; skipped.txt with the others": Kept(
         (*RUN, "run/skipped.txt"), learned="a red dog"
@@ -554,7 +587,7 @@ def here(command: list[str], hydra: bool, patch: pytest.MonkeyPatch) -> int:
     name, *given = command
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice; not what we say ourselves
-        warnings.filterwarnings("always", ".*captions are cut")
+        warnings.filterwarnings("always", ".*(captions are cut|no blanks)")
         patch.setattr(warnings, "showwarning", lambda text, kind, *place: print(
             f"{kind.__name__}: {text}", file=sys.stderr
         ))  # fmt: skip
