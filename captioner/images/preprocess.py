@@ -18,6 +18,8 @@ from captioner.errors import InputError
 
 MAX_SIDE = 2048
 """Pixels of a side of what an encoder sees."""
+MAX_PIXELS = 64 * 2**20
+"""Of a picture that is resized as a whole before its middle is cut out."""
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -71,6 +73,10 @@ class Preprocess:
         else:
             width, height = int(short * width / height), short
         left, top = round((width - size) / 2), round((height - size) / 2)
+        if width * height > MAX_PIXELS:  # only the middle is made, from a box in float32
+            x, y = image.width / width, image.height / height
+            box = left * x, top * y, (left + size) * x, (top + size) * y
+            return image.resize((size, size), method, box)
         return image.resize((width, height), method).crop((left, top, left + size, top + size))
 
     def normalise(self, square: Image.Image) -> Tensor:
