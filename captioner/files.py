@@ -137,6 +137,13 @@ def try_lock(file: IO[str]) -> bool:
     return True
 
 
+def not_a_file(path: Path) -> str:
+    """What a path that exists is instead of a regular file; "" if it is one."""
+    if path.is_file():
+        return ""
+    return "a folder, not a file" if path.is_dir() else "not a regular file"
+
+
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
     """Make a folder that this process alone writes to: it holds the lock of the file `lock` in it.
@@ -168,6 +175,8 @@ def _lock_file(path: Path) -> IO[str]:
     tries = 100
     while True:
         with _writing(path):
+            if path.exists() and (kind := not_a_file(path)):
+                raise InputError(f"{printable(path)}: {kind}: remove it")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 file = open(path, "a+")

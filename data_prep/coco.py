@@ -16,11 +16,12 @@ nothing is missing, it takes seconds. Every archive is compared with the size an
 TensorFlow Datasets publishes; COCO itself publishes none.
 """
 
-import argparse
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
 
+from captioner.commands.command_line import Parser
 from captioner.console import say
 from captioner.data import records
 from captioner.errors import InputError
@@ -86,7 +87,7 @@ ARCHIVES = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns its exit code: 2 for an error, 130 after an interrupt."""
-    parser = argparse.ArgumentParser(description="Download COCO for captioning.")
+    parser = Parser(description="Download COCO for captioning.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="made if it does not exist")
     parser.add_argument("--year", type=int, choices=(2014, 2017), help="default: 2014")
     parser.add_argument("--karpathy", action="store_true", help="Karpathy's split; year 2014")
@@ -100,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     return ready.exit_code(options.folder, lambda: _prepare(options))
 
 
-def _prepare(options: argparse.Namespace) -> list[str]:
+def _prepare(options: Namespace) -> list[str]:
     root, year = options.folder, options.year or 2014
     splits = [split for split in ("train", "val") if split in (options.splits or ("train", "val"))]
     if options.karpathy:

@@ -10,7 +10,6 @@ disk) or unpacked: captions into DIR, pictures into DIR/images. Files that are a
 records.py looks stay there. If anything is missing, it is listed with its origin; exit code 1.
 """
 
-import argparse
 import os
 import re
 import sys
@@ -21,6 +20,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from captioner.commands.command_line import Parser
 from captioner.data import image_folders, records
 from data_prep import manifest, ready, sources
 
@@ -85,7 +85,7 @@ DATASETS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns its exit code: 1 if something is missing, 2 for an error."""
-    parser = argparse.ArgumentParser(description="Arrange and verify Flickr8k or Flickr30k.")
+    parser = Parser(description="Arrange and verify Flickr8k or Flickr30k.")
     parser.add_argument("name", choices=sorted(DATASETS))
     parser.add_argument("folder", type=Path, metavar="DIR", help="made if it does not exist")
     parser.add_argument("sources", type=Path, nargs="*", metavar="SOURCE", help="default: DIR")

@@ -7,10 +7,10 @@ writes data/scenes/images/*.png and data/scenes/captions_{train,val,test}.json: 
 bytes. What pictures and captions show: captioner/scenes.
 """
 
-import argparse
 import sys
 
 from captioner import scenes
+from captioner.commands.command_line import Parser
 from captioner.console import report, say
 from captioner.errors import InputError
 from captioner.progress import progress
@@ -18,7 +18,7 @@ from captioner.progress import progress
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns its exit code, 2 if the arguments or the folder are wrong."""
-    parser = argparse.ArgumentParser(description="Write the embedded data set of coloured shapes.")
+    parser = Parser(description="Write the embedded data set of coloured shapes.")
     parser.add_argument("folder", help="where to write; made if it does not exist")
     parser.add_argument("--train", type=int, default=2400, help="pictures (default: %(default)s)")
     parser.add_argument("--val", type=int, default=300, help="pictures (default: %(default)s)")

@@ -306,7 +306,7 @@ CONFIGS = {
     "a picture of 100,000 pixels a side": lambda c: c["preprocess"].update(size=100_000),
     "far more weights than its file": lambda c: c["decoder"].update(hidden_size=20_000),
     "20,000 layers": lambda c: c["decoder"].update(layers=20_000),
-    "a beam of a million": lambda c: c["search"].update(width=10**6),
+    "a beam of a thousand": lambda c: c["search"].update(width=1000),
     "a base class": lambda c: c["encoder"].update(_target_="captioner.encoders.CNN", trunk=None),
     "names that are numbers": lambda c: c.update(
         encoder={"_target_": "captioner.encoders.Joined", "names": [5]}

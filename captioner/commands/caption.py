@@ -27,7 +27,7 @@ DESCRIPTION = "Caption pictures, a line each."
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `caption` and return the exit code (see command_line)."""
-    parser = command_line.add_verb(ArgumentParser("caption"), sys.modules[__name__])
+    parser = command_line.add_verb(command_line.Parser("caption"), sys.modules[__name__])
     return command_line.run_command(parser, argv)
 
 

@@ -1,6 +1,5 @@
 """`captioner VERB ...`: all commands under one name."""
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from captioner.commands import (
@@ -15,7 +14,7 @@ from captioner.commands import (
     sample,
     submission,
 )
-from captioner.commands.command_line import Verb, add_verb, run_command
+from captioner.commands.command_line import Parser, Verb, add_verb, run_command
 
 MODULES = caption, compare, sample, gradients, neurons, export, runs, frequencies, submission
 VERBS: dict[str, Verb] = {m.__name__.split(".")[-1]: m for m in (*MODULES, completion)}
@@ -23,7 +22,7 @@ VERBS: dict[str, Verb] = {m.__name__.split(".")[-1]: m for m in (*MODULES, compl
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code (see command_line)."""
-    parser = ArgumentParser("captioner", description="Recurrent image captioning.")
+    parser = Parser("captioner", description="Recurrent image captioning.")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for name, verb in VERBS.items():
         summary = verb.DESCRIPTION.partition(". ")[0].removesuffix(".")

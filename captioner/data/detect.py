@@ -2,16 +2,18 @@
 
 import codecs
 import csv
+import json
 import re
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import ijson
 
-from captioner.errors import open_input
+from captioner.errors import LARGEST, open_input
 
 TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)", re.DOTALL)
-LONGEST_LINE = 2**20  # bytes of a first line that is not JSON
+LONGEST_LINE = 2**20  # bytes of a first line that tells the format
+LONGEST_PREFIX = 10_000  # characters of the names around a value: deeper JSON holds no captions
 TABLES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
 
 
@@ -27,7 +29,7 @@ def format_of(path: Path) -> str | None:
         start, head = file.tell(), file.readline(LONGEST_LINE)
         if head.lstrip().startswith(b"{") or not head.strip():
             file.seek(start)
-            return _json_kind(file)
+            return "jsonl" if _is_row(head) else _json_kind(file)
     line = head.decode("utf-8", "replace").rstrip("\r\n")
     if TOKEN_LINE.match(line):
         return None if "lemma" in path.name else "tokens"  # Flickr8k.lemma.token.txt: no sentences
@@ -57,9 +59,11 @@ def delimiter_of(header: str) -> str | None:
 
 def _json_kind(file: IO[bytes]) -> str | None:
     """The format of JSON: by the keys of its first object or of that object's first items."""
-    keys = set()
+    keys, start = set(), file.tell()
     try:
         for prefix, event, value in ijson.parse(file, multiple_values=True, use_float=True):
+            if len(prefix) > LONGEST_PREFIX:
+                return None
             key = f"{prefix}.{value}" if event == "map_key" else event
             if key == "images.item.sentences":
                 return "karpathy"
@@ -71,6 +75,30 @@ def _json_kind(file: IO[bytes]) -> str | None:
                 keys.add(value)
             if prefix == "" and event == "end_map":
                 break
-    except (ijson.JSONError, ValueError):  # broken: its name must tell
-        return None
+    except (ijson.JSONError, ValueError):  # it is broken, or holds a NaN, which json can read
+        file.seek(start)
+        return _kind_of(_parsed(file.read(LARGEST)))
     return "jsonl" if {"image", "caption"} <= keys else None
+
+
+def _kind_of(content: Any) -> str | None:
+    """The format of a JSON file's content."""
+    for kind, items, key in ("karpathy", "images", "sentences"), ("coco", "annotations", "caption"):
+        found = content.get(items) if isinstance(content, dict) else None
+        if isinstance(found, list) and found and isinstance(found[0], dict) and key in found[0]:
+            return kind
+    return None
+
+
+def _is_row(line: bytes) -> bool:
+    """Whether a line is a JSON object by itself, with an image and a caption."""
+    row = _parsed(line)
+    return isinstance(row, dict) and all(isinstance(row.get(k), str) for k in ("image", "caption"))
+
+
+def _parsed(data: bytes) -> Any:
+    """The content of JSON; None if it is not readable: then the file's name must tell."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None

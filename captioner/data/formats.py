@@ -87,7 +87,7 @@ def _csv(path: Path) -> list[Entry]:
         header = next(reader, [])
         if not {"image", "caption"} <= set(header):
             raise InputError(f"{path}: line 1: columns {header}; image and caption are needed")
-        if len(set(header)) < len(header):
+        if len({name.strip().casefold() for name in header}) < len(header):
             raise InputError(f"{path}: line 1: columns {header}; each needs a name of its own")
         for row in reader:
             if not any(field.strip() for field in row):
@@ -119,8 +119,8 @@ def _table(rows: Iterable[tuple[str, Any]]) -> list[Entry]:
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the place (file and number) and the text of each line that is not blank."""
-    # str.splitlines would also break captions at U+2028.
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    text = read_text(path)  # str.splitlines would also break captions at U+2028
+    for number, line in enumerate(text.split("\n" if "\n" in text else "\r"), 1):
         if line.strip():
             yield f"{path}: line {number}", line.removesuffix("\r")
 

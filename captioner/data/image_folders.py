@@ -34,6 +34,8 @@ def locate(entries: Sequence[Entry], base: Path) -> list[Path]:
     missing, in several folders, or outside.
     """
     folders = search_folders(base)
+    if not folders:
+        raise InputError(f"{printable(base)}: no such folder: name one by data.images=")
     listings: dict[str, list[Listing]] = {}
     paths, missing = [], []
     for entry in entries:

@@ -147,8 +147,8 @@ class Blind(CNN):
     """
 
     def __init__(self, size: int = 1280):
-        if size < 1:
-            raise InputError(f"encoder.size={size}: give 1 or more")
+        if not 1 <= size <= 2**20:
+            raise InputError(f"encoder.size={size}: give 1 to {2**20}")
         super().__init__(nn.Identity(), size, [], Preprocess(size=1), "none")
 
     def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:

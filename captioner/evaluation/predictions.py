@@ -7,7 +7,7 @@ from typing import Any
 from captioner import distributed
 from captioner.data.batches import EvalBatches, Loader, Source
 from captioner.data.records import Record
-from captioner.errors import InputError, is_encodable, printable, read_json
+from captioner.errors import InputError, is_encodable, json_field, printable, read_json
 from captioner.models.caption_model import CaptionModel
 from captioner.progress import with_progress
 from captioner.search import Strategy
@@ -71,9 +71,8 @@ def read_predictions(path: Path) -> list[Prediction]:
     seen: set[Any] = set()
     for number, entry in enumerate(predictions):
         place = f"{printable(path)}: entry {number}"
-        for key, kinds in (("caption", (str,)), ("image_id", (int, str))):
-            if not isinstance(entry, dict) or type(entry.get(key)) not in kinds:
-                raise InputError(f"{place} has no {key}: {entry!r:.80}; add it")
+        json_field(entry, "caption", (str,), place)
+        json_field(entry, "image_id", (int, str), place)
         image = entry["image_id"]
         if image in seen:
             raise InputError(f"{place}: image {image} has two predictions: take one out")

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
 from captioner import console, files, shell
-from captioner.errors import InputError, is_encodable, printable
+from captioner.errors import UNSAFE, InputError, is_encodable, printable
 from captioner.experiment import runs
 from captioner.experiment.run_dir import RunDir, ended_runs
 
@@ -46,7 +46,8 @@ def quoted(arguments: Sequence[str]) -> list[str]:
 
     Its own quotes, lists of models and the values of a sweep (-m) stay; ~/ is the home folder, as
     the shell expands it only at the start of a word. Since metrics is a list, metrics.tokenizer
-    means metrics_tokenizer. Raises InputError if one is not UTF-8, or an option of a list.
+    means metrics_tokenizer. Raises InputError if one is not UTF-8, has control characters
+    where no path is meant, or is an option of a list.
     """
     parser = OverridesParser.create()
     sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
@@ -65,6 +66,8 @@ def quoted(arguments: Sequence[str]) -> list[str]:
         key, is_override, value = argument.partition("=")
         if not is_encodable(argument):
             raise InputError(f"{printable(argument)}: a name that is not UTF-8: rename it")
+        if UNSAFE.search(argument) and key not in PATHS:  # Hydra would print it
+            raise InputError(f"{printable(argument)}: it holds a control character: take it out")
         if not is_override or argument[0] in "-~":
             words.append(argument)
             continue

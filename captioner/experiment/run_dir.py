@@ -18,6 +18,7 @@ for each phase, and a copy of the last one's results. eval.py writes predictions
 """
 
 import csv
+import io
 import json
 import math
 import os
@@ -31,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from captioner import console, distributed, files, shell
-from captioner.errors import InputError, json_field, printable, read_json
+from captioner.errors import InputError, json_field, printable, read_json, read_text
 from captioner.experiment.schemas import DataConfig, TextConfig, TrainConfig
 from captioner.metrics import score
 from captioner.models import directory
@@ -45,6 +46,7 @@ Results = Mapping[str, Any]
 dotted names."""
 
 
+LARGEST_CONFIG = 2**20  # bytes
 UNREADABLE = (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError)
 """What reading a damaged text, CSV or YAML file raises."""
 
@@ -113,11 +115,16 @@ class RunDir:
             yield
 
     def _check_kinds(self) -> None:
-        """Raise InputError if a folder is in a file's place, or a file in a folder's."""
-        for name, path in vars(self).items():
-            folder = name in ("folder", "checkpoints", "model", "tensorboard")
-            if isinstance(path, Path) and path.exists() and path.is_dir() != folder:
-                kind = "not a folder" if folder else "a folder, not a file"
+        """Raise InputError if a file is not a regular one, or a folder is none."""
+        folders = self.folder, self.checkpoints, self.model, self.tensorboard
+        for path in vars(self).values():
+            if not isinstance(path, Path) or not path.exists():
+                continue
+            if path in folders:
+                kind = "" if path.is_dir() else "not a folder"
+            else:
+                kind = files.not_a_file(path)
+            if kind:
                 raise InputError(f"{printable(path)}: {kind}: move it away, or copy it again")
 
     def _check_free(self) -> None:
@@ -138,9 +145,12 @@ class RunDir:
         if not self.config.is_file():
             raise InputError(f"{self.config}: no such file, so there is no run to go on with")
         try:
-            config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(self.config))
+            saved = OmegaConf.create(_config_text(self.config))
+            config = OmegaConf.merge(OmegaConf.structured(TrainConfig), saved)
             schema = OmegaConf.structured(TextConfig if "bptt" in config.data else DataConfig)
             config.data = OmegaConf.merge(schema, config.data)
+        except InputError:
+            raise
         except (OmegaConfBaseException, TypeError, *UNREADABLE) as error:
             raise InputError(f"{self.config}: not the configuration of a run: {error}") from error
         assert isinstance(config, DictConfig)
@@ -198,22 +208,28 @@ class RunDir:
         Raises InputError naming the file that cannot be read.
         """
         results: dict[str, Any] = _numbers(self.scores, "corpus")
+        config: dict[str, Any] = {}
         try:
             if (path := self.metrics).exists():
-                with open(path, newline="", encoding="utf-8") as file:
-                    rows = [row for row in csv.DictReader(file) if row.get("val/nll")]
+                table = csv.DictReader(io.StringIO(read_text(path), newline=""))
+                rows = [row for row in table if row.get("val/nll")]
+                if not rows:
+                    raise ValueError("no row of a validation")
                 best = max(
                     rows, key=lambda row: float(row.get("val/CIDEr") or -float(row["val/nll"]))
                 )
                 results["perplexity"] = math.exp(float(best["val/nll"]))
             if (path := self.config).exists():
-                flat = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
-                results["config"] = {k: value for k, value in flat.items() if k not in PLACES}
-        except (*UNREADABLE, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: not readable ({error!r}); has the run ended?") from error
+                flat = _flat(yaml.safe_load(_config_text(path)))
+                config = {"config": {k: v for k, v in flat.items() if k not in PLACES}}
+        except InputError:
+            raise
+        except (*UNREADABLE, KeyError, TypeError, AttributeError, csv.Error) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path}: not readable ({reason}); has the run ended?") from error
         if self.summary.exists():
             results |= _numbers(self.summary)
-        return results
+        return results | config
 
 
 def ended_runs(folder: Path) -> list[RunDir]:
@@ -234,6 +250,15 @@ def _numbers(path: Path, *keys: str) -> dict[str, Any]:
         if value is not None and abs(value) > 2**63:
             raise InputError(f"{place}: {name} is too large")
     return content
+
+
+def _config_text(path: Path) -> str:
+    """The YAML of a configuration. Raises InputError, or a YAMLError, if it is none of ours: a few
+    lines with aliases may mean gigabytes."""
+    text = read_text(path, LARGEST_CONFIG)
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise InputError(f"{printable(path)}: not the configuration of a run: it has aliases (*)")
+    return text
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

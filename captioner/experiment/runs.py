@@ -29,8 +29,8 @@ def columns(runs: Mapping[str, Results]) -> tuple[list[str], list[list[str]]]:
     for (title, run), config in zip(runs.items(), configs):
         settings = [str(config.get(key, "-")) for key in keys]
         row = [title, *settings, *(as_text(name, run.get(name)) for name in results)]
-        rows.append([escape(cell) for cell in row])
-    return [escape(name) for name in ["run", *keys, *results]], rows
+        rows.append([escape(cell, keep="") for cell in row])
+    return [escape(name, keep="") for name in ["run", *keys, *results]], rows
 
 
 def runs_table(runs: Mapping[str, Results]) -> Table:
@@ -43,7 +43,8 @@ def markdown(runs: Mapping[str, Results]) -> str:
     """For a README; scores x 100."""
     names, rows = columns(runs)
     lines = [names, ["---"] * len(names), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def as_csv(runs: Mapping[str, Results]) -> str:

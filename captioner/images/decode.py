@@ -5,6 +5,7 @@ Pillow opens every picture, and no other file of the package calls it to do so.
 
 import ctypes
 import io
+import logging
 import math
 import os
 import stat
@@ -28,6 +29,7 @@ MAX_ASPECT = 1000  # beyond this ratio of the sides, resizing the shorter makes 
 
 # Pillow's warnings do not name the picture: of its metadata, or before our error.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 with suppress(OSError, AttributeError):  # libtiff writes to stderr itself
     _libtiff = ctypes.CDLL(Image.core.__file__)
     _libtiff.TIFFSetErrorHandler(None)
@@ -38,7 +40,8 @@ class ImageError(InputError):
     """One picture cannot be used. The message is one line: the file and the reason."""
 
 
-Source: TypeAlias = str | os.PathLike | bytes | Image.Image | np.ndarray
+Bytes: TypeAlias = bytes | bytearray | memoryview
+Source: TypeAlias = str | os.PathLike | Bytes | Image.Image | np.ndarray
 """What `read_image` takes."""
 
 
@@ -47,9 +50,10 @@ def read_image(source: Source, name: str | None = None) -> Image.Image:
     or an array (H, W, 3) of uint8. Raises ImageError, beginning with `name` (default: the path).
     """
     if isinstance(source, str | os.PathLike):
-        return decode_image(read_bytes(source), name or os.fspath(source))
-    if isinstance(source, bytes):
-        return decode_image(source, name or "image bytes")
+        path = os.fsdecode(source)
+        return decode_image(read_bytes(path), name or path)
+    if isinstance(source, Bytes):
+        return decode_image(bytes(source), name or "image bytes")
     if not isinstance(source, Image.Image | np.ndarray):
         kinds = "a path, bytes, a PIL image or an array"
         raise InputError(f"{name or 'image'}: {type(source).__name__} is no picture: give {kinds}")

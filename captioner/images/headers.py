@@ -14,6 +14,8 @@ MAX_PIECES = 100_000
 MAX_PLAIN = 4 * 2**20  # bytes of a PPM whose numbers are text
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
+TRANSPARENT = {b"\0": [2], b"\2": [6]}
+"""The length of a tRNS chunk by colour type; others are left out, as libpng does."""
 ADAM7 = "0088 4088 0448 2044 0224 1022 0112"
 """The seven passes of an interlaced PNG, each: first column, first row, column step, row step."""
 PPM_HEADER = re.compile(rb"P[1-7Ffy](?:(?:\s|#[^\r\n]*+)*+[\d.+-]*+){3}")
@@ -42,7 +44,7 @@ def checked_header(data: bytes) -> bytes:
 
 
 def _png_pixels(data: bytes) -> bytes:
-    chunks, position = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    chunks, position, colour = [PNG_SIGNATURE], len(PNG_SIGNATURE), data[25:26]
     for _ in range(MAX_PIECES):
         length = int.from_bytes(data[position : position + 4])
         chunk = data[position : position + length + 12]
@@ -52,7 +54,8 @@ def _png_pixels(data: bytes) -> bytes:
         if kind in PIXEL_CHUNKS:
             if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
                 raise OSError(f"the checksum of its {kind.decode()} chunk is wrong")
-            chunks.append(chunk)
+            if kind != b"tRNS" or length in (TRANSPARENT.get(colour) or range(257)):
+                chunks.append(chunk)
         if kind == b"IEND":
             return b"".join(chunks)
         position += length + 12

@@ -168,8 +168,10 @@ class CaptionModel(Model):
         is_stack = isinstance(pictures, np.ndarray) and pictures.ndim == 4
         one = isinstance(pictures, images.Source) and not is_stack
         many: Any = [pictures] if one else pictures
-        if isinstance(many, Mapping) or not isinstance(many, Iterable):
-            raise InputError(f"{type(many).__name__}: give a path, another picture, or a list")
+        no_list = isinstance(many, Mapping | Tensor) or hasattr(many, "read")
+        if no_list or not isinstance(many, Iterable):
+            kinds = "a path, bytes, a PIL image, an array, or a list of these"
+            raise InputError(f"{type(many).__name__}: give {kinds}")
         captions = list(self.caption_stream(many, strategy, batch_size, constraints, tokens))
         return captions[0] if one else captions
 
@@ -223,7 +225,8 @@ class CaptionModel(Model):
         self, numbered: tuple[int, images.Source]
     ) -> tuple[str, Tensor | PerMember | images.ImageError]:
         number, picture = numbered
-        name = str(picture) if isinstance(picture, str | os.PathLike) else f"picture {number}"
+        named = isinstance(picture, str | os.PathLike)
+        name = os.fsdecode(picture) if named else f"picture {number}"  # type: ignore[arg-type]
         try:
             return name, self.encoder.preprocess(images.read_image(picture, name))
         except images.ImageError as error:

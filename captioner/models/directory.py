@@ -170,7 +170,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     required = ["format", "encoder", "decoder", *([] if is_language_model else ["preprocess"])]
     if missing := [key for key in required if key not in saved]:
         raise InputError(f"{path}: the key {missing[0]!r} is missing: copy it again")
-    if saved["format"] != FORMAT:
+    if saved["format"] != FORMAT or saved["format"] is True:
         raise InputError(
             f"{path}: format {saved['format']!r:.60}, this version reads {FORMAT}: use the version "
             "of captioner that wrote it"

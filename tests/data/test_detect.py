@@ -1,6 +1,7 @@
 """A caption file is known by what it says, wherever a byte falls; litter is passed over."""
 
 import json
+import math
 
 import pytest
 
@@ -40,6 +41,9 @@ def several(n: int, **more) -> dict:
         ({"image": "a.jpg", "note": LONG, "caption": "a dog"}, "jsonl"),
         ({"caption": LONG, "image": "a.jpg"}, "jsonl"),
         ({"images": ["image", "caption"]}, None),
+        ({"info": {"score": math.nan, "area": math.inf}, **COCO}, "coco"),
+        ({"info": [-math.inf], **KARPATHY}, "karpathy"),
+        ({"score": math.nan}, None),
     ],
 )
 @pytest.mark.parametrize("indent", [None, 1])
@@ -48,6 +52,19 @@ def test_json_is_known_by_its_keys(tmp_path, content, kind, indent, mark):
     path = tmp_path / "file.json"
     path.write_text(mark + json.dumps(content, indent=indent))
     assert format_of(path) == kind
+
+
+def test_a_row_is_one_whatever_else_it_holds(tmp_path):
+    path = tmp_path / "file.json"
+    for other in ({"score": math.inf}, {"annotations": [{"bbox": 1}]}, {"images": [{}]}):
+        path.write_text(f"{json.dumps({**other, **LINE})}\n{json.dumps(LINE)}")
+        assert format_of(path) == "jsonl"
+
+
+def test_json_that_is_nested_without_end_is_given_up_soon(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text('{"a":' * 100_000)  # took 20 s
+    assert format_of(path) is None
 
 
 @pytest.mark.parametrize(
@@ -59,6 +76,9 @@ def test_json_is_known_by_its_keys(tmp_path, content, kind, indent, mark):
         ("captions.csv", '\ufeffimage,caption\r\na.jpg,"a dog, brown"\r\n   \r\n,\r\n'),
         ("captions.ndjson", '{"image": "a.jpg", "caption": "a dog, brown"}\n  \n'),
         ("captions.txt", "a.jpg#0\ta dog, brown\n   \n"),
+        ("captions.txt", "\r \ra.jpg#0\ta dog, brown\r"),  # the ends of lines of old Macs
+        ("captions.csv", 'image,caption\ra.jpg,"a dog, brown"\r'),
+        ("captions.jsonl", '{"image": "a.jpg", "caption": "a dog, brown"}\r \r'),
     ],
 )
 def test_every_usual_spelling_of_a_table_is_read(tmp_path, name, text):

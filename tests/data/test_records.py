@@ -260,6 +260,7 @@ BROKEN = {  # of each file: contents, and what the message says
         (HEADER + 'a.jpg,"A\ndog",train\nb.jpg,,train\n', "line 4: empty caption"),
         (HEADER + 'a.jpg,"A dog,train\n', "line 2: unexpected end of data"),
         (HEADER + "a.jpg,x,train\na.jpg,y,val\n", "line 3: split 'val', but 'train' in"),
+        ("image,caption,Caption \na.jpg,x,y\n", "line 1: columns ['image', 'caption', 'Caption ']"),
         ("", "line 1: columns []"),
     ],
 }
@@ -293,6 +294,9 @@ def test_what_is_not_there_is_named(tmp_path):
     (tmp_path / "notes.json").write_text('{"a": 1}')
     assert "no caption file" in message(tmp_path)
     assert "notes.json: key 'images' is missing" in message(tmp_path, captions="notes.json")
+    write(tmp_path, {"captions_train.json": coco(*IMAGES)})
+    for name in ("gone", "captions_train.json"):
+        assert f"{tmp_path / name}: no such folder" in message(tmp_path, images=name)
     (tmp_path / "folder.json").mkdir()
     assert "folder.json: a folder, not a regular file" in message(tmp_path, captions="folder.json")
     with pytest.raises(InputError, match="no such file"):

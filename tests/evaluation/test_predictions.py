@@ -16,12 +16,16 @@ from captioner.types import EOS
     "text, message",
     [
         ("{}", "not a list"),
-        ('[{"image_id": 1, "caption": "x"}, {"caption": "x"}]', "entry 1 has no image_id"),
-        ('[{"image_id": 1, "caption": 2}]', "entry 0 has no caption"),
+        (
+            '[{"image_id": 1, "caption": "x"}, {"caption": "x"}]',
+            "entry 1: key 'image_id'",
+        ),
+        ('[{"image_id": 1, "caption": 2}]', "entry 0: caption is '2'; expected str"),
         ('[{"image_id": 1, "caption": "x", "captions": "x"}]', "entry 0: captions is 'x'"),
         ('[{"image_id": 1, "caption": "x", "captions": [2]}]', r"entry 0: captions is \[2\]"),
         ('[{"image_id": 1, "caption": "x", "captions": ["\\ud800"]}]', "entry 0: half a character"),
         ('[{"image_id": 1, "caption": "x", "finished": 1}]', "entry 0: finished is 1"),
+        ('[{"image_id": 1.0, "caption": "x"}]', "entry 0: image_id is '1.0'; expected int or str"),
         ("[3]", "entry 0"),
     ],
 )

@@ -37,6 +37,10 @@ def test_options_make_an_equal_strategy(strategy):
     [
         ({"samples": 7}, "Beam: no option 'samples'; it has width"),
         ({"width": 0}, "search.width=0"),
+        (
+            {"width": 10**8},
+            "search.width=100000000: give a whole number, 1 to 10,000",
+        ),
         ({"_target_": "captioner.search.Captions"}, "not a class of captioner.search"),
         ({"_target_": "os.system"}, "not a class of captioner.search"),
     ],

@@ -81,6 +81,13 @@ def test_home_and_names_that_are_not_utf_8(monkeypatch):
         quoted(["run_dir=caf\udce9"])
 
 
+def test_control_characters_go_to_paths_alone():
+    assert quoted(["run_dir=a\x1b[31m"]) == ["run_dir='a\x1b[31m'"]
+    for argument in ("seed=\x1b[31m", "\x1b[31m", "se\x1b=3", "data=\u202e"):
+        with pytest.raises(InputError, match="it holds a control character"):
+            quoted([argument])
+
+
 @pytest.mark.parametrize("argument", ["metrics.bleu=true", "constraints.forbid.words=dog"])
 def test_an_option_of_a_list(argument):
     with pytest.raises(InputError, match=rf"{argument}: (metrics|constraints.forbid) is a list: "):

@@ -1,11 +1,13 @@
 """How far a run has come, by what lies in its folder."""
 
 import json
+import os
 
 import pytest
 
 from captioner import tokenizers
 from captioner.errors import InputError
+from captioner.experiment import runs
 from captioner.experiment.phases import phase_configs
 from captioner.experiment.run_dir import RunDir, ended_runs
 from tests.helpers.runs import composed
@@ -82,3 +84,54 @@ def test_a_phase_starts_with_the_model_of_the_one_before(run):
 def test_a_phase_that_does_not_fit(run, phases, message):
     with pytest.raises(InputError, match=message):
         phase_configs(composed(f"phases={phases}"), run)
+
+
+ALIASES = "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(30))
+DAMAGED = {
+    "config.yaml": [
+        ("a0: &a0 [1]\n" + ALIASES, r"it has aliases"),
+        ("", r"not readable \(.*\); has the run"),
+        ("a: [", r"line 1, column 5"),
+        ("#" * 2**21, r"2,097,152 bytes"),
+        (None, "not a regular file"),
+    ],
+    "metrics.csv": [
+        ("val/nll\n" + "1" * 200_000, r"field larger than field limit"),
+        ("val/nll\n", r"no row of a validation"),
+        (None, "not a regular file"),
+    ],
+    "run.json": [('{"seconds": Infinity}', "seconds is too large"), (None, "not a regular file")],
+}
+
+
+@pytest.mark.parametrize(
+    "name, content, message", [(name, *row) for name, rows in DAMAGED.items() for row in rows]
+)
+def test_a_damaged_file_is_named_at_once(run, name, content, message):
+    run.folder.mkdir()
+    run.scores.write_text('{"corpus": {"CIDEr": 0.5}}')
+    if content is None:
+        os.mkfifo(run.folder / name)
+    else:
+        (run.folder / name).write_text(content)
+    with pytest.raises(InputError, match=f"{run.folder / name}: .*{message}"):
+        run.results()
+    if name == "config.yaml":
+        with pytest.raises(InputError, match=f"{run.folder / name}: "):
+            run.resumed_config()
+    if content is None:
+        with pytest.raises(InputError, match=f"{run.folder / name}: .*{message}"), run.claimed():
+            pass
+
+
+def test_a_lock_that_is_no_file_and_numbers_with_the_name_of_another_part(run):
+    run.folder.mkdir()
+    os.mkfifo(run.folder / "lock")
+    with pytest.raises(InputError, match="lock: not a regular file: remove it"), run.claimed():
+        pass
+    run.scores.write_text('{"corpus": {"CIDEr": 0.5}}')
+    run.summary.write_text('{"config": 3}')
+    run.config.write_text('a: 1\nb: "x | y\\n| z"')
+    assert run.results() == {"CIDEr": 0.5, "config": {"a": 1, "b": "x | y\n| z"}}
+    table = runs.markdown({"one": run.results(), "two": {"CIDEr": 1.0, "config": {"a": 2}}})
+    assert r"| one | 1 | x \| y\n\| z |" in table and len(table.splitlines()) == 4

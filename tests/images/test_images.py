@@ -67,6 +67,12 @@ def test_transparency_is_composited_on_white():
         assert flat(palette) == [255, 255, 255]
     key = png(1, 1, 8, 2, b"\0\1\2\3", chunk(b"tRNS", bytes([0, 1, 0, 2, 0, 3])))
     assert (pixels(key) == 255).all()
+    for length in (1, 5, 7, 300):  # none of this type: left out
+        key = png(1, 1, 8, 2, b"\0\1\2\3", chunk(b"tRNS", bytes(length)))
+        assert pixels(key).flatten().tolist() == [1, 2, 3]
+    colours = chunk(b"PLTE", bytes(range(6)))
+    key = png(1, 1, 8, 3, b"\0\1", colours, chunk(b"tRNS", bytes(300)))
+    assert pixels(key).flatten().tolist() == [3, 4, 5]
 
 
 def test_sixteen_bits_and_floats_are_scaled_not_clipped():

@@ -1,6 +1,8 @@
 """A model directory holds everything, executes nothing, and says what is wrong with it."""
 
+import io
 import json
+import os
 import re
 import shutil
 
@@ -112,6 +114,19 @@ def test_a_picture_is_a_path_bytes_an_image_or_an_array_and_has_one_caption(mode
     assert [c.caption for c in many] == [expected.caption] * len(forms)
     names = [str(path), str(path), "picture 3", "picture 4", "picture 5", "picture 6"]
     assert [c.path for c in many] == names
+
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+        def __fspath__(self):
+            return self.name
+
+    data = path.read_bytes()
+    for form in (bytearray(data), memoryview(data), Named(str(path)), Named(os.fsencode(path))):
+        caption = loaded.caption(form)
+        assert caption[1:] == expected[1:]
+        assert caption.path == (str(path) if isinstance(form, Named) else "picture 1")
     assert loaded.caption(np.stack([pixels, pixels]))[1].caption == expected.caption
     assert loaded.caption([]) == []
 
@@ -142,7 +157,10 @@ def test_a_picture_that_cannot_be_used_has_an_error_in_place_of_a_caption(
         (None, "NoneType: give a path"),
         ({"a.jpg": 1}, "dict: give a path"),
         (["a.jpg", 7], "picture 2: int is no picture: give a path, bytes, a PIL image or an array"),
-        (torch.zeros(3, 4, 4), "picture 1: Tensor is no picture"),
+        (torch.zeros(3, 4, 4), "^Tensor: give a path"),
+        ([torch.zeros(3, 4, 4)], "picture 1: Tensor is no picture"),
+        (io.BytesIO(b"x\ny"), "^BytesIO: give a path, bytes"),
+        (io.StringIO("a.jpg\nb.jpg"), "^StringIO: give a path, bytes"),
     ],
 )
 def test_what_is_no_picture_is_refused_by_name(model_dir, pictures, message):
