@@ -11,8 +11,9 @@ import json
 import os
 import sys
 import warnings
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from captioner.errors import UNSAFE, InputError, escape
 
@@ -37,6 +38,13 @@ def report(error: InputError, prefix: str = "error") -> int:
     """Print the message to stderr. Returns the exit code of a command that ends with it, 2."""
     note(f"{prefix}: {error}")
     return 2
+
+
+class Parser(ArgumentParser):
+    """An argument parser whose errors print no control character of the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escape(message))
 
 
 def make_table(names: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Table:

@@ -21,8 +21,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
 
-from captioner.commands.command_line import Parser
-from captioner.console import say
+from captioner.console import Parser, say
 from captioner.data import records
 from captioner.errors import InputError
 from data_prep import archive, disk, download, manifest, ready

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from captioner.commands.command_line import Parser
+from captioner.console import Parser
 from captioner.data import image_folders, records
 from data_prep import manifest, ready, sources
 

@@ -10,8 +10,7 @@ bytes. What pictures and captions show: captioner/scenes.
 import sys
 
 from captioner import scenes
-from captioner.commands.command_line import Parser
-from captioner.console import report, say
+from captioner.console import Parser, report, say
 from captioner.errors import InputError
 from captioner.progress import progress
 

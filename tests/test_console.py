@@ -79,3 +79,9 @@ def test_nothing_prints_but_the_console():
     assert [*calls_of] == ["captioner/training/checkpoints.py"], calls_of
     assert all("saving at the end of this step" in call for call in calls_of.popitem()[1])
     assert list(ways_out(ast.parse("print(x); sys.stderr.write(x); Console().print(x)")))
+
+
+def test_a_parser_prints_no_control_character_of_the_arguments(capsys):
+    with pytest.raises(SystemExit):
+        console.Parser("x").parse_args(["--\x1b[31m"])
+    assert "--\\x1b[31m" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from captioner import shell
 from captioner.commands import command_line
 from captioner.commands.command_line import flags_in_messages
-from captioner.console import json_text, note, say
+from captioner.console import Parser, json_text, note, say
 from captioner.errors import InputError, escape, printable
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ DESCRIPTION = "Caption pictures, a line each."
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `caption` and return the exit code (see command_line)."""
-    parser = command_line.add_verb(command_line.Parser("caption"), sys.modules[__name__])
+    parser = command_line.add_verb(Parser("caption"), sys.modules[__name__])
     return command_line.run_command(parser, argv)
 
 

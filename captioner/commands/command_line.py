@@ -14,10 +14,10 @@ import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from captioner import console
-from captioner.errors import InputError, escape, os_reason, printable
+from captioner.errors import InputError, os_reason, printable
 
 
 class Verb(Protocol):
@@ -30,13 +30,6 @@ class Verb(Protocol):
 
     def run(self, options: Namespace) -> None:
         """Do what the options ask for. Raises InputError if they are wrong."""
-
-
-class Parser(ArgumentParser):
-    """An argument parser whose errors print no control character of the arguments."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(escape(message))
 
 
 def add_verb(parser: ArgumentParser, verb: Verb) -> ArgumentParser:

@@ -14,7 +14,8 @@ from captioner.commands import (
     sample,
     submission,
 )
-from captioner.commands.command_line import Parser, Verb, add_verb, run_command
+from captioner.commands.command_line import Verb, add_verb, run_command
+from captioner.console import Parser
 
 MODULES = caption, compare, sample, gradients, neurons, export, runs, frequencies, submission
 VERBS: dict[str, Verb] = {m.__name__.split(".")[-1]: m for m in (*MODULES, completion)}
