@@ -9,10 +9,13 @@ import pytest
 
 import eval as eval_command
 import train as train_command
+from captioner.commands.command_line import add_tokenizer
 from captioner.commands.main import main as captioner
+from captioner.console import Parser
 from captioner.errors import InputError
 from captioner.evaluation.frequencies import read_frequencies
 from captioner.metrics.score import score, tokens
+from captioner.metrics.tokenize import TOKENIZERS
 from tests.helpers.runs import run
 
 REFERENCES = {
@@ -104,6 +107,12 @@ def test_frequencies_are_of_one_tokenizer(tmp_path, capsys):
         message = f"are of char tokens, not {tokenizer}: .* --tokenizer {tokenizer}"
         with pytest.raises(InputError, match=message):
             tokens(*texts, saved, tokenizer=tokenizer)
+
+
+def test_commands_take_every_tokenizer():
+    parser = Parser()
+    add_tokenizer(parser)
+    assert list(parser._actions[-1].choices) == list(TOKENIZERS)
 
 
 @pytest.mark.parametrize("options", [{"tokenizer": "jieba"}, {"tokenizer": "char", "official": 1}])

@@ -48,6 +48,15 @@ def add_device(parser: ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_tokenizer(parser: ArgumentParser) -> None:
+    """Add the option --tokenizer, of metrics: a name in metrics.tokenize.TOKENIZERS."""
+    parser.add_argument(
+        "--tokenizer", choices=("ptb", "char", "none"), default="ptb",
+        help="of the metrics: ptb, for English (default); char, for languages without blanks "
+        "between words; none, for captions whose tokens are set apart by blanks",
+    )  # fmt: skip
+
+
 def run_command(parser: ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the verb that they name, and return the exit code."""
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next

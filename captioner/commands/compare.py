@@ -3,6 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from captioner.commands.command_line import add_tokenizer
+
 DESCRIPTION = (
     "Compare two prediction files on the same images. For each metric: the difference A - B, its "
     "95 % interval by the paired bootstrap, and the p-value of approximate randomisation."
@@ -21,10 +23,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--corpus", type=Path, help="document frequencies: a caption file or a table"
     )
-    parser.add_argument(
-        "--tokenizer", default="ptb", metavar="NAME",
-        help="of the metrics: ptb, for English (default), char or none",
-    )  # fmt: skip
+    add_tokenizer(parser)
     parser.add_argument("--official", action="store_true", help="tokenize as the official code")
     parser.add_argument("--resamples", type=int, default=10_000, help="default 10000")
     parser.add_argument("--seed", type=int, default=0, help="of the resamples")

@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from captioner.commands.command_line import add_tokenizer
 from captioner.console import say
 from captioner.errors import InputError, printable
 
@@ -16,11 +17,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("captions", type=Path, help="a caption file: COCO or Karpathy JSON, tokens")
     parser.add_argument("table", type=Path, metavar="TABLE.npz", help="the file to write")
     parser.add_argument("--split", help="only its images, if the file holds several splits")
-    parser.add_argument(
-        "--tokenizer", default="ptb", metavar="NAME",
-        help="of the metrics: ptb, for English (default); char, for languages without blanks "
-        "between words; none, for captions whose tokens are set apart by blanks",
-    )  # fmt: skip
+    add_tokenizer(parser)
 
 
 def run(options: Namespace) -> None:
