@@ -80,6 +80,13 @@ def first_five(items: Iterable[object]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
+def not_a_file(status: os.stat_result) -> str:
+    """What something is instead of a regular file, for a message; "" if it is one."""
+    if stat.S_ISDIR(status.st_mode):
+        return "a folder, not a regular file"
+    return "" if stat.S_ISREG(status.st_mode) else "not a regular file"
+
+
 def open_input(path: Path, largest: int = LARGEST) -> BufferedReader:
     """Open a file that somebody gave. Raises InputError if it cannot be read, is no regular file,
     or has more bytes than `largest`.
@@ -89,9 +96,8 @@ def open_input(path: Path, largest: int = LARGEST) -> BufferedReader:
     """
     with naming_file(path):
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder, " if stat.S_ISDIR(status.st_mode) else ""
-            raise InputError(f"{printable(path)}: {kind}not a regular file: give one")
+        if problem := not_a_file(status):
+            raise InputError(f"{printable(path)}: {problem}: give one")
         if status.st_size > largest:
             size = f"{status.st_size:,} bytes; {largest:,} at most"
             raise InputError(f"{printable(path)}: {size}: is it the right file?")

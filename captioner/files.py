@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from captioner.errors import InputError, open_input, os_reason, printable
+from captioner.errors import InputError, not_a_file, open_input, os_reason, printable
 
 
 @contextmanager
@@ -137,13 +137,6 @@ def try_lock(file: IO[str]) -> bool:
     return True
 
 
-def not_a_file(path: Path) -> str:
-    """What a path that exists is instead of a regular file; "" if it is one."""
-    if path.is_file():
-        return ""
-    return "a folder, not a file" if path.is_dir() else "not a regular file"
-
-
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
     """Make a folder that this process alone writes to: it holds the lock of the file `lock` in it.
@@ -175,8 +168,8 @@ def _lock_file(path: Path) -> IO[str]:
     tries = 100
     while True:
         with _writing(path):
-            if path.exists() and (kind := not_a_file(path)):
-                raise InputError(f"{printable(path)}: {kind}: remove it")
+            if path.exists() and (problem := not_a_file(path.stat())):
+                raise InputError(f"{printable(path)}: {problem}: remove it")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 file = open(path, "a+")

@@ -84,8 +84,9 @@ def _json_kind(file: IO[bytes]) -> str | None:
 def _kind_of(content: Any) -> str | None:
     """The format of a JSON file's content."""
     for kind, items, key in ("karpathy", "images", "sentences"), ("coco", "annotations", "caption"):
-        found = content.get(items) if isinstance(content, dict) else None
-        if isinstance(found, list) and found and isinstance(found[0], dict) and key in found[0]:
+        entries = content.get(items) if isinstance(content, dict) else None
+        first = entries[0] if isinstance(entries, list) and entries else None
+        if isinstance(first, dict) and key in first:
             return kind
     return None
 

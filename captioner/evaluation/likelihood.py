@@ -38,7 +38,7 @@ def perplexity(
     of its letters and their end. (A Word model need not predict capitals and punctuation.)
     """
     tokenizer, words_of = model.tokenizer, tokenize.TOKENIZERS[metrics_tokenizer]
-    its_own = tokenizer.kind == "word" and metrics_tokenizer == "ptb"  # no need to split twice
+    same = tokenizer.kind == "word" and metrics_tokenizer == "ptb"  # no need to split twice
     texts = [text for record in records for text in record.captions]
     letters = math.log(len(set("".join(texts))) + 1)
     sum_BS = np.zeros((len(records), 3))
@@ -48,7 +48,7 @@ def perplexity(
             units = tokenizer.split(text)
             ids[b].append([*(tokenizer.ids.get(unit, UNK) for unit in units), EOS])
             unknown = sum(len(unit) + 1 for unit, i in zip(units, ids[b][-1]) if i == UNK)
-            words = units if its_own else words_of(text)
+            words = units if same else words_of(text)
             sum_BS[b] += letters * unknown, len(words) + 1, len(text.strip()) + 1
     nats_B, most = np.zeros(len(records)), max(map(len, ids))
     rank, world = distributed.rank(), distributed.world()

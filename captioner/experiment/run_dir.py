@@ -32,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from captioner import console, distributed, files, shell
-from captioner.errors import InputError, json_field, printable, read_json, read_text
+from captioner.errors import InputError, json_field, not_a_file, printable, read_json, read_text
 from captioner.experiment.schemas import DataConfig, TextConfig, TrainConfig
 from captioner.metrics import score
 from captioner.models import directory
@@ -120,12 +120,11 @@ class RunDir:
         for path in vars(self).values():
             if not isinstance(path, Path) or not path.exists():
                 continue
+            problem = not_a_file(path.stat())
             if path in folders:
-                kind = "" if path.is_dir() else "not a folder"
-            else:
-                kind = files.not_a_file(path)
-            if kind:
-                raise InputError(f"{printable(path)}: {kind}: move it away, or copy it again")
+                problem = "" if path.is_dir() else "not a folder"
+            if problem:
+                raise InputError(f"{printable(path)}: {problem}: move it away, or copy it again")
 
     def _check_free(self) -> None:
         """Raise InputError if a new run cannot begin here."""

@@ -54,7 +54,7 @@ def _png_pixels(data: bytes) -> bytes:
         if kind in PIXEL_CHUNKS:
             if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
                 raise OSError(f"the checksum of its {kind.decode()} chunk is wrong")
-            if kind != b"tRNS" or length in (TRANSPARENT.get(colour) or range(257)):
+            if kind != b"tRNS" or length in TRANSPARENT.get(colour, range(257)):
                 chunks.append(chunk)
         if kind == b"IEND":
             return b"".join(chunks)

@@ -67,9 +67,9 @@ def score(
     """
     check_names(metrics)
     check_matching(references, captions)
-    texts = [references[image] for image in captions], list(captions.values())
-    counted = tokens(*texts, tokenizer=tokenizer)
-    scores = [METRICS[name](counted) for name in metrics]
+    raw = [references[image] for image in captions], list(captions.values())
+    texts = tokens(*raw, tokenizer=tokenizer)
+    scores = [METRICS[name](texts) for name in metrics]
     return {
         "corpus": {name: value for metric in scores for name, value in metric.corpus().items()},
         "per_image": per_image(list(captions), scores),

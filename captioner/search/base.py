@@ -22,14 +22,10 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 1
 
 
-def _is_number_of_rows(value: Any) -> bool:
-    return _is_count(value) and value <= MAX_ROWS
-
-
 MAX_ROWS = 10_000
 """Hypotheses or samples of a picture: as many rows of the vocabulary's size are held at once."""
 COUNT = (_is_count, "give a whole number, 1 or more")
-ROWS = (_is_number_of_rows, f"give a whole number, 1 to {MAX_ROWS:,}")
+ROWS = (lambda n: _is_count(n) and n <= MAX_ROWS, f"give a whole number, 1 to {MAX_ROWS:,}")
 SHARE = (lambda p: p is None or 0 < p <= 1, "not in (0, 1]")
 VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("width", "n", "samples", "groups"), ROWS),

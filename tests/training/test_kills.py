@@ -32,7 +32,7 @@ class Kills:
         self.log, self.run = folder / "places", folder / "run"
         self.log.touch()
         assert self.train(None, *self.options, f"run_dir={self.run}") == 0
-        self.uninterrupted = self.run.rename(folder / "whole")
+        self.uninterrupted = self.run.rename(folder / "uninterrupted")
         self.places = self.log.read_text().splitlines()
         self.log.unlink()
 

@@ -189,7 +189,7 @@ def test_what_cannot_go_on_says_so(options, unbroken, tmp_path, capsys):
     assert "not the configuration of a run" in error(f"resume={other}")
     (other / "config.yaml").write_text(config)
     (other / "samples.txt").mkdir()
-    assert f"{other / 'samples.txt'}: a folder, not a file" in error(f"resume={other}")
+    assert f"{other / 'samples.txt'}: a folder, not a regular file" in error(f"resume={other}")
     (other / "samples.txt").rmdir()
     model = (other / "model").rename(tmp_path / "model")
     (other / "model").touch()
