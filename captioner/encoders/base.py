@@ -1,11 +1,17 @@
 """The contract of all encoders: pictures -> Features.
 
-    encoder.size            D, the width of pooled and grid vectors
+    encoder.size            D, the width of v and of a region
     encoder.preprocess      turns a picture into the tensor that this CNN expects
     encoder(pixels, grid)   (B, 3, S, S) -> Features(pooled_BD, grid_BRD or None)
 
 A CNN's `train` says how much of it is trained: "none" (frozen), "all", or an integer, the number of
 its last stages. Batch-norm statistics do not change in modules whose weights are frozen.
+
+Its `pool` says what v is. "mean": the mean of the last map, which keeps what is seen but not where.
+A list of sides, such as [1, 2]: a spatial pyramid (Lazebnik 2006), the maxima of each channel in
+the bins of grids of 1 x 1 and 2 x 2 (as He 2014 pools), over the maps of all stages: late ones tell
+shapes, early ones the colours that a classifier learns to ignore (LOG.md). D is 1 + 4 times the
+channels of all these maps. There are no regions then: decoders with attention need "mean".
 """
 
 import hashlib
@@ -14,6 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_max_pool2d
 
 from captioner.encoders.fusion import fuse_batch_norms
 from captioner.errors import InputError
@@ -21,24 +28,33 @@ from captioner.images import Preprocess
 from captioner.types import Features, PerMember
 
 
-class CNN(nn.Module):
-    """A backbone's last feature map and its mean; subclasses say where the backbone comes from.
+def pyramid(map_BDhw: Tensor, sides: Sequence[int]) -> Tensor:
+    """Return the maxima in the bins of grids with these sides, (B, D * the number of bins)."""
+    return torch.cat([adaptive_max_pool2d(map_BDhw, side).flatten(1) for side in sides], dim=1)
 
-    stages: the backbone's parameters from input to output, in the groups that `train=n` counts.
-    Raises InputError if `train` is neither "none", "all" nor 1 .. len(stages).
+
+class CNN(nn.Module):
+    """A backbone's last feature map and v; subclasses say where the backbone comes from.
+
+    channels: of the last map. stages: the backbone's parameters from input to output, in the groups
+    that `train=n` counts. Raises InputError if `train` is neither "none", "all" nor
+    1 .. len(stages), and if `pool` is neither "mean" nor sides of grids that fit the last map.
     """
 
     def __init__(
         self,
         trunk: nn.Module,
-        size: int,
+        channels: int,
         stages: list[list[nn.Parameter]],
         preprocess: Preprocess,
         train: str | int,
+        pool: str | Sequence[int] = "mean",
     ):
         super().__init__()
-        self.trunk, self.size, self.preprocess = trunk, size, preprocess
+        self.trunk, self.preprocess = trunk, preprocess
         self._fused: list[nn.Module] = []  # one or none; in a list, since it is no submodule
+        self.sides = () if pool == "mean" else _check_sides(pool)
+        self.size = self._pyramid_size() if self.sides else channels
         if train != "none":
             used = self._used_parameters()
             in_use = ([p for p in stage if p in used] for stage in stages)
@@ -56,6 +72,17 @@ class CNN(nn.Module):
         self.frozen = last == 0
         self.train()
         self.register_load_state_dict_post_hook(_unfuse)
+
+    def _pyramid_size(self) -> int:
+        side = self.preprocess.size
+        with torch.no_grad():
+            maps = self.eval().stage_maps(self.trunk, torch.zeros(1, 3, side, side))
+        smallest, sides = min(maps[-1].shape[2:]), list(self.sides)
+        if max(sides) > smallest:
+            raise InputError(
+                f"encoder.pool={sides}: the last map's side is {smallest}: give no larger ones"
+            )
+        return sum(m.shape[1] for m in maps) * sum(side**2 for side in sides)
 
     def _used_parameters(self) -> set[nn.Parameter]:
         """The parameters that the feature map depends on: a head's are in the trunk, but unused."""
@@ -78,6 +105,10 @@ class CNN(nn.Module):
     def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:
         """Return the trunk's last map, (B, D, h, w)."""
         return trunk(pixels_B3SS)
+
+    def stage_maps(self, trunk: nn.Module, pixels_B3SS: Tensor) -> list[Tensor]:
+        """Return the maps of all stages, from input to output: those that a pyramid pools."""
+        return [self.feature_map(trunk, pixels_B3SS)]
 
     def fuse(self) -> None:
         """Compute features with batch-norms fused into their convolutions from now on, if frozen.
@@ -104,12 +135,21 @@ class CNN(nn.Module):
         return self
 
     def forward(self, pixels_B3SS: Tensor, grid: bool = False) -> Features:
-        """Normalised pixels -> Features; the map's cells, row by row, are the regions.
+        """Normalised pixels -> Features; the last map's cells, row by row, are the regions.
 
-        Raises InputError if the backbone's output is not a map of `size` channels.
+        Raises InputError if the backbone's output is not a map of the right number of channels, and
+        for the regions of a pyramid.
         """
         pixels_B3SS = pixels_B3SS.contiguous(memory_format=torch.channels_last)
         trunk = self._fused[0] if self._fused and not torch.is_grad_enabled() else self.trunk
+        if self.sides:
+            if grid:
+                raise InputError(
+                    f"encoder.pool={list(self.sides)}: this decoder looks at the regions of the "
+                    "last map, not at a pyramid: give encoder.pool=mean"
+                )
+            maps = self.stage_maps(trunk, pixels_B3SS)
+            return Features(torch.cat([pyramid(m, self.sides) for m in maps], dim=1))
         map_BDhw = self.feature_map(trunk, pixels_B3SS)
         if map_BDhw.ndim != 4 or map_BDhw.shape[1] != self.size:
             raise InputError(
@@ -120,8 +160,9 @@ class CNN(nn.Module):
         return Features(pooled_BD, map_BDhw.flatten(2).transpose(1, 2) if grid else None)
 
     def fingerprint(self) -> str:
-        """Return a digest of the class, the trunk's modules, weights and statistics."""
-        return self._digest(f"{type(self).__name__} {self.size} {self.trunk!r}")
+        """Return a digest of the class, the trunk's modules, `pool`, weights and statistics."""
+        pool = f" {self.sides}" if self.sides else ""  # the mean's digests are older than this
+        return self._digest(f"{type(self).__name__} {self.size} {self.trunk!r}{pool}")
 
     def weights(self) -> str:
         """Return a digest of the weights and statistics alone."""
@@ -133,6 +174,17 @@ class CNN(nn.Module):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def _check_sides(pool: str | Sequence[int]) -> tuple[int, ...]:
+    sides: tuple[int, ...] = ()
+    if isinstance(pool, Sequence) and not isinstance(pool, str):
+        sides = tuple(pool)
+    if not sides or any(type(side) is not int or side < 1 for side in sides):
+        raise InputError(
+            f"encoder.pool={pool}: give mean, or the sides of a pyramid's grids, as [1, 2]"
+        )
+    return sides
 
 
 def _unfuse(encoder: CNN, keys: object) -> None:

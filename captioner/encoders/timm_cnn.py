@@ -24,6 +24,7 @@ class Timm(CNN):
         `pretrained`.
     train: "none", "all" or the number of last stages.
     image_size, resize: see images.Preprocess; the default size is the one of the weights.
+    pool: "mean", or the sides of a pyramid's grids (see base.py).
     """
 
     def __init__(
@@ -34,11 +35,16 @@ class Timm(CNN):
         train: str | int = "none",
         image_size: int | None = None,
         resize: str = "squash",
+        pool: str | Sequence[int] = "mean",
     ):
-        super().__init__(*_load_backbone(name, pretrained, weights, image_size, resize), train)
+        backbone = _load_backbone(name, pretrained, weights, image_size, resize)
+        super().__init__(*backbone, train, pool)
 
     def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:
         return trunk.forward_features(pixels_B3SS)  # type: ignore[operator]
+
+    def stage_maps(self, trunk: nn.Module, pixels_B3SS: Tensor) -> list[Tensor]:
+        return _stage_maps(trunk, pixels_B3SS)
 
 
 class Joined(CNN):
@@ -57,6 +63,7 @@ class Joined(CNN):
         train: str | int = "none",
         image_size: int = 224,
         resize: str = "squash",
+        pool: str | Sequence[int] = "mean",
     ):
         if weights not in (None, "pip"):
             raise InputError(f"encoder.weights={weights}: of several CNNs: give pip, or null")
@@ -73,7 +80,8 @@ class Joined(CNN):
         from_last = zip_longest(*(reversed(b.stages) for b in backbones), fillvalue=[])
         stages = [[p for stage in same for p in stage] for same in from_last][::-1]
         trunks = nn.ModuleList(backbone.trunk for backbone in backbones)
-        super().__init__(trunks, sum(b.size for b in backbones), stages, preprocess, train)
+        channels = sum(b.channels for b in backbones)
+        super().__init__(trunks, channels, stages, preprocess, train, pool)
 
     def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:
         maps = [cnn.forward_features(pixels_B3SS) for cnn in trunk]  # type: ignore
@@ -82,12 +90,23 @@ class Joined(CNN):
             raise InputError(f"encoder.names: their maps differ in size: {shapes}")
         return torch.cat(maps, dim=1)
 
+    def stage_maps(self, trunk: nn.Module, pixels_B3SS: Tensor) -> list[Tensor]:
+        return [m for cnn in trunk for m in _stage_maps(cnn, pixels_B3SS)]  # type: ignore
+
+
+def _stage_maps(trunk: nn.Module, pixels_B3SS: Tensor) -> list[Tensor]:
+    """Return the maps of one of timm's CNNs before each reduction in size, and the last stage's."""
+    if not hasattr(trunk, "forward_intermediates"):
+        name = type(trunk).__name__
+        raise InputError(f"encoder.pool: timm's {name} hands out no stages' maps: give mean")
+    return trunk.forward_intermediates(pixels_B3SS, intermediates_only=True)  # type: ignore
+
 
 class _Backbone(NamedTuple):
     """The first arguments of `CNN`."""
 
     trunk: nn.Module
-    size: int
+    channels: int
     stages: list[list[nn.Parameter]]
     preprocess: Preprocess
 

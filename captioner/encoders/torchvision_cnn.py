@@ -1,9 +1,10 @@
 """Encoders from torchvision's CNNs."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from captioner.encoders import weight_files
 from captioner.encoders.base import CNN
@@ -15,7 +16,7 @@ class Torchvision(CNN):
     """torchvision's ResNet, ResNeXt, DenseNet, VGG, MobileNet, EfficientNet, ConvNeXt ... by name.
 
     pretrained: torchvision's default weights, which it downloads on first use.
-    weights: a file in torchvision's own names. train, image_size, resize: as for `Timm`.
+    weights: a file in torchvision's own names. train, image_size, resize, pool: as for `Timm`.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class Torchvision(CNN):
         train: str | int = "none",
         image_size: int = 224,
         resize: str = "squash",
+        pool: str | Sequence[int] = "mean",
     ):
         from torchvision import models
 
@@ -47,8 +49,16 @@ class Torchvision(CNN):
             )
         side = min(image_size, 224)  # the number of channels does not depend on it
         with torch.no_grad():
-            size = stages.eval()(torch.zeros(1, 3, side, side)).shape[1]
+            channels = stages.eval()(torch.zeros(1, 3, side, side)).shape[1]
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         preprocess = Preprocess(image_size, resize, 1.0, "bilinear", mean, std)
         parameters = [list(stage.parameters()) for stage in stages]
-        super().__init__(stages, size, [p for p in parameters if p], preprocess, train)
+        super().__init__(stages, channels, [p for p in parameters if p], preprocess, train, pool)
+
+    def stage_maps(self, trunk: nn.Module, pixels_B3SS: Tensor) -> list[Tensor]:
+        maps = {}  # the last one of every resolution
+        x = pixels_B3SS
+        for layer in trunk.children():
+            x = layer(x)
+            maps[x.shape[2:]] = x
+        return list(maps.values())

@@ -62,8 +62,10 @@ def vectors(cache, paths, view=0):
     return cache[rows(cache, paths)[:, view]].pooled_BD
 
 
-@pytest.mark.parametrize("grid", [False, True])
-def test_cached_features_are_the_encoders(tmp_path, encoder, pictures, grid):
+@pytest.mark.parametrize("grid, pool", [(False, "mean"), (True, "mean"), (False, [1])])
+def test_cached_features_are_the_encoders(tmp_path, pictures, grid, pool):
+    torch.manual_seed(0)
+    encoder = Timm("resnet10t", image_size=32, pool=pool)
     cache = FeatureCache(tmp_path / "cache", encoder, grid)
     features = cache[rows(cache, pictures)[:, 0]]
     pixels = torch.stack([encoder.preprocess(images.read_image(path)) for path in pictures])

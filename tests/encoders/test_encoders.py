@@ -8,6 +8,7 @@ from torchvision import models
 
 from captioner import images
 from captioner.encoders import Blind, Joined, Timm, Torchvision, weight_files
+from captioner.encoders.base import pyramid
 from captioner.errors import InputError
 
 SMALL = {
@@ -63,6 +64,38 @@ def test_what_is_frozen_stays_put_in_training_mode(make):
         assert all(p.grad is not None for p in learning)  # none of them off the way
         counts.append(sum(p.numel() for p in learning))
     assert counts == sorted(set(counts)) and counts[0] == 0
+
+
+@every_cnn
+def test_a_pyramid_of_all_stages(make):
+    encoder = make(image_size=64, pool=[1, 2]).eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    pooled_BD = encoder(pixels).pooled_BD
+    assert pooled_BD.shape == (2, encoder.size) and encoder.size % 5 == 0
+    maps = encoder.stage_maps(encoder.trunk, pixels)
+    assert encoder.size == 5 * sum(m.shape[1] for m in maps) and len(maps) > 2
+    expected = torch.cat([pyramid(m, [1, 2]) for m in maps], dim=1)
+    torch.testing.assert_close(pooled_BD, expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(InputError, match=r"encoder\.pool=\[1, 2\].*give encoder\.pool=mean"):
+        encoder(pixels, grid=True)
+
+
+@every_cnn
+def test_a_pyramid_trains_what_it_depends_on(make):
+    encoder = make(image_size=64, pool=[1], train="all").train()
+    encoder(torch.randn(2, 3, 64, 64)).pooled_BD.square().sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters() if p.requires_grad)
+
+
+def test_the_bins_of_a_pyramid():
+    map_BDhw = torch.randn(2, 3, 6, 6)
+    one_BD, four_BD = pyramid(map_BDhw, [1]), pyramid(map_BDhw, [2])
+    assert torch.equal(one_BD, map_BDhw.amax((2, 3)))
+    assert torch.equal(four_BD.view(2, 3, 4).amax(2), one_BD)
+    assert torch.equal(four_BD.view(2, 3, 2, 2)[..., 1, 0], map_BDhw[..., 3:, :3].amax((2, 3)))
+    assert torch.equal(pyramid(map_BDhw, [1, 2]), torch.cat([one_BD, four_BD], 1))
+    assert torch.equal(pyramid(map_BDhw, [6]), map_BDhw.flatten(1))  # the map itself
+    assert torch.equal(pyramid(torch.full((1, 2, 7, 5), 0.3), [1, 2, 3]), torch.full((1, 28), 0.3))
 
 
 def test_joined_cnns_are_each_of_them_side_by_side():
@@ -165,6 +198,14 @@ def test_the_fingerprint_tells_encoders_apart():
     assert one.fingerprint() != same.fingerprint()
 
 
+def test_the_fingerprint_of_a_pyramid_is_its_own():
+    encoders = [Timm("resnet10t", image_size=64, pool=pool) for pool in ("mean", [1, 2], [2, 1])]
+    for encoder in encoders:
+        encoder.load_state_dict(encoders[0].state_dict())
+    assert len({encoder.fingerprint() for encoder in encoders}) == 3
+    assert len({encoder.weights() for encoder in encoders}) == 1
+
+
 def see(encoder):
     side = encoder.preprocess.size
     return encoder(torch.zeros(1, 3, side, side))
@@ -196,6 +237,11 @@ def see(encoder):
         (lambda d: Timm("resnet10t", train="some"), "encoder.train='some'"),
         (lambda d: Timm("resnet10t", train=99), "encoder.train=99"),
         (lambda d: see(Timm("vit_tiny_patch16_224")), "not a CNN"),
+        (lambda d: Timm("resnet10t", pool="pyramid"), r"encoder\.pool=pyramid: .* as \[1, 2\]"),
+        (lambda d: Timm("resnet10t", pool=[]), r"encoder\.pool=\[\]"),
+        (lambda d: Timm("resnet10t", pool=[1, 0]), r"encoder\.pool=\[1, 0\]"),
+        (lambda d: Timm("resnet10t", pool=2), "encoder.pool=2: give mean"),
+        (lambda d: Timm("resnet10t", image_size=64, pool=[3]), r"\[3\]: the last map's side is 2"),
     ],
 )
 def test_a_wrong_option_is_named(tmp_path, make, message):

@@ -14,7 +14,8 @@ from PIL import Image
 import captioner
 from captioner import images, search
 from captioner.errors import InputError
-from captioner.models import directory, loading
+from captioner.models import caption_model, directory, loading
+from captioner.tokenizers import train_tokenizer
 from captioner.types import Features
 from tests.helpers.models import tiny_captioner
 
@@ -40,6 +41,18 @@ def test_saved_and_loaded_it_says_the_same(model_dir, scenes_dir, tmp_path):
     assert captions == second.caption(paths)
     assert all(c.caption for c in captions)
     assert {p.name for p in model_dir.iterdir()} == set(directory.FILES)
+
+
+def test_a_saved_pyramid_is_the_same_pyramid(tmp_path):
+    encoder = {"_target_": "captioner.encoders.Timm", "name": "resnet10t", "pool": [1, 2]}
+    decoder = {"_target_": "captioner.decoders.recurrent.Recurrent", "hidden_size": 5}
+    config = {"encoder": encoder | {"image_size": 64}, "decoder": decoder}
+    first = caption_model.build_captioner(config, train_tokenizer(["a dog runs"])).eval()
+    first.save(tmp_path)
+    second = loading.load(tmp_path, device="cpu")
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    assert first.caption(picture) == second.caption(picture)
+    assert first.encoder.fingerprint() == second.encoder.fingerprint()
 
 
 @pytest.mark.parametrize("strategy", [search.Beam(2, 0.3), search.Consensus(n=2, samples=9)])
