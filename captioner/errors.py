@@ -3,10 +3,12 @@
 A message names the file or the value, says what is wrong, and what to do about it.
 """
 
+import gzip
 import json
 import os
 import re
 import stat
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -105,12 +107,13 @@ def open_input(path: Path, largest: int = LARGEST) -> BufferedReader:
 
 
 def read_text(path: Path, largest: int = LARGEST) -> str:
-    """The text of a UTF-8 file, without a byte order mark.
+    """The text of a UTF-8 file, without a byte order mark; that of a .gz file is decompressed.
 
-    Raises InputError as `open_input`, and naming the byte that is not UTF-8.
+    Raises InputError as `open_input`, also for a text of more bytes than `largest`, and naming the
+    byte that is not UTF-8.
     """
     with naming_file(path), open_input(path, largest) as file:
-        data = file.read()
+        data = file.read() if path.suffix != ".gz" else _decompress(path, file, largest)
     try:
         return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -119,6 +122,16 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
             f"{printable(path)}: byte {error.start} (line {line}) is "
             f"{data[error.start : error.start + 1]!r}, not UTF-8; save the file as UTF-8"
         ) from error
+
+
+def _decompress(path: Path, file: BufferedReader, largest: int) -> bytes:
+    try:
+        data = gzip.GzipFile(fileobj=file).read(largest + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{printable(path)}: not a whole gzip file: copy it again") from error
+    if len(data) > largest:
+        raise InputError(f"{printable(path)}: more than {largest:,} bytes: is it the right file?")
+    return data
 
 
 def parse_json(text: str, name: str) -> Any:

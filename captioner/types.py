@@ -76,7 +76,7 @@ class Batch(NamedTuple):
     images: pixels (B, 3, S, S), or Features from a cache; for an ensemble, PerMember.
     token_NT: bos, words, eos, then pad. length_N: number of tokens read, which is the number of
     targets: words + 1 for eos (which a cut caption lacks); 0 if an image has too few captions.
-    index_B: numbers of the records.
+    index_B: numbers of the records; empty if the captions have no pictures.
     """
 
     images: Tensor | Features | PerMember

@@ -19,7 +19,7 @@ from captioner.console import Parser, json_text, note, say
 from captioner.errors import InputError, escape, printable
 
 if TYPE_CHECKING:
-    from captioner.models.caption_model import Caption
+    from captioner.models.captions import Caption
     from captioner.search import Strategy
 
 DESCRIPTION = "Caption pictures, a line each."
@@ -52,6 +52,11 @@ def add_options(parser: ArgumentParser) -> None:
         help="of the beam's captions take those that agree best with N samples (such as 100): "
         "better ones, in more time",
     )  # fmt: skip
+    parser.add_argument(
+        "--style", metavar="NAME",
+        help="a style that the model learned from captions without pictures, or none (default: "
+        "the model's)",
+    )  # fmt: skip
     parser.add_argument("--best", type=int, metavar="N", help="the N best captions of each picture")
     for option, captions in (("--include", "every caption must"), ("--forbid", "no caption may")):
         text = f"a word or phrase that {captions} contain (as often as you like)"
@@ -83,7 +88,7 @@ def run(options: Namespace) -> None:
     if "-" not in options.paths:
         paths = list(paths)  # all there, so that every batch is complete
     folders = options.model or [os.environ.get("CAPTIONER_MODEL") or PRETRAINED]
-    model = load(*folders, device=options.device)
+    model = load(*folders, device=options.device, style=options.style)
     strategy = choose_strategy(model.strategy, options)
     constraints = Constraints(include=options.include, forbid=options.forbid)
     results = model.caption_stream(paths, strategy, options.batch, constraints, options.tokens)
@@ -133,6 +138,8 @@ def _record(result: Caption, options: Namespace) -> dict[str, Any]:
             del hypothesis["tokens"]
     record = {"path": result.path, **best[0]}
     del record["log_prob"]
+    if result.forced:
+        record["forced"] = result.forced._asdict()
     return record | ({"best": best} if (options.best or 1) > 1 else {})
 
 

@@ -4,7 +4,7 @@ So nothing random needs to be saved: epoch e's batch b is the same in every run,
 workers, and resuming in the middle of an epoch is skipping to a batch number.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -74,12 +74,16 @@ class EnsembleSource:
         return PerMember(member(index, draw) for member in self.members)
 
 
-def image_vectors(source: Source, pictures: int, most: int = 2000) -> Tensor:
-    """Return v_BD of up to `most` of the pictures, evenly spaced, of a frozen encoder."""
-    chosen = np.linspace(0, pictures - 1, min(pictures, most)).astype(int)
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """Return up to `most` of the numbers 0 to count - 1."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
+
+
+def image_vectors(source: Source, index: Sequence[int]) -> Tensor:
+    """Return v_BD of these pictures, of a frozen encoder."""
     vectors = []
-    for index in np.array_split(chosen, -(-len(chosen) // 64)):
-        features = source(index.tolist(), None)
+    for start in range(0, len(index), 64):
+        features = source(index[start : start + 64], None)
         assert isinstance(features, Features)
         vectors.append(features.pooled_BD)
     return torch.cat(vectors)
@@ -160,6 +164,53 @@ class TrainBatches:
                 ids = [ids[k] for k in np.sort(rng.permutation(len(ids))[: self.captions])]
             rows.append(ids)
         return make_batch(self.source, self.batches[number].tolist(), draws, rows, self.captions)
+
+
+@dataclass
+class CaptionText:
+    """Captions without pictures, as targets, with the concepts that each names.
+
+    imagine: makes features of such concepts (`Concepts.imagine`). share: of an epoch's batches that
+    are these.
+    """
+
+    token_ids: Sequence[Sequence[int]]
+    concepts: Sequence[Collection[int]]
+    imagine: Callable[[Sequence[Collection[int]], np.random.Generator], Features]
+    share: float
+
+
+@dataclass
+class MixedBatches:
+    """The batches of an epoch of pictures, and among them, in random order, batches of `rows`
+    captions without pictures, each of which is drawn at random."""
+
+    pictures: TrainBatches
+    texts: Sequence[CaptionText]
+    rows: int
+
+    def __post_init__(self) -> None:
+        pictures = len(self.pictures)
+        total = pictures / (1 - sum(text.share for text in self.texts))
+        kinds = [-1] * pictures  # or the number of the text
+        for k, text in enumerate(self.texts):
+            kinds += [k] * round(total * text.share)
+        rng = np.random.default_rng([self.pictures.seed, self.pictures.epoch])
+        self.order = [(place, kinds[place]) for place in rng.permutation(len(kinds)).tolist()]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, number: int) -> Batch:
+        (place, kind), pictures = self.order[number], self.pictures
+        if kind < 0:
+            return pictures[place]
+        text = self.texts[kind]
+        rng = np.random.default_rng([pictures.seed, pictures.epoch, place, pictures.rank])
+        index = rng.integers(len(text.token_ids), size=self.rows).tolist()
+        features = text.imagine([text.concepts[i] for i in index], rng)
+        token_NT, length_N = frame([text.token_ids[i] for i in index])
+        return Batch(features, token_NT, length_N, torch.empty(0, dtype=torch.long))
 
 
 @dataclass

@@ -87,12 +87,12 @@ class FeatureCache:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of a row of each file: (D,) and (R, D)."""
-        shapes: dict[str, tuple[int, ...]] = {"pooled": (self.encoder.size,)}
+        shapes: dict[str, tuple[int, ...]] = {"pooled": (self.encoder.seen_size,)}
         if self.grid:  # R is only known from the map of a picture
             side = self.encoder.preprocess.size
             with torch.inference_mode():
                 blank = torch.zeros(1, 3, side, side, device=_device(self.encoder))
-                grid_1RD = self.encoder(blank, grid=True).grid_BRD
+                grid_1RD = self.encoder.look(blank, grid=True).grid_BRD
             assert grid_1RD is not None
             shapes["grid"] = tuple(grid_1RD.shape[1:])
         return shapes
@@ -197,7 +197,7 @@ class FeatureCache:
         """
         blank = torch.zeros_like(pixels[0])
         pixels_B3SS = images.stack([*pixels, *[blank] * (BATCH - len(pixels))])
-        features = self.encoder(pixels_B3SS.to(_device(self.encoder)), grid=self.grid)
+        features = self.encoder.look(pixels_B3SS.to(_device(self.encoder)), grid=self.grid)
         halves = []
         for kind, tensor in zip(self.shapes, features):
             assert tensor is not None

@@ -125,6 +125,28 @@ def lines_of(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path}: line {number}", line.removesuffix("\r")
 
 
+def read_caption_texts(path: Path) -> list[str]:
+    """The captions of a file without pictures: one in each line, or in its "caption" if the name
+    says .jsonl; .gz is decompressed. Of a folder, those of all its files of such names.
+
+    Raises InputError if there is none.
+    """
+    paths = [path]
+    if path.is_dir():
+        names = "*.txt", "*.txt.gz", "*.jsonl", "*.jsonl.gz"
+        paths = sorted(file for name in names for file in path.glob(name))
+    captions = []
+    for file in paths:
+        is_json = ".jsonl" in file.suffixes
+        for where, line in lines_of(file):
+            captions.append(
+                _caption(parse_json(line, where), "caption", where) if is_json else line
+            )
+    if not captions:
+        raise InputError(f"{path}: no captions in it: give a .txt or .jsonl file, or their folder")
+    return captions
+
+
 def _caption(item: Any, key: str, where: str) -> str:
     caption = json_field(item, key, (str,), where)
     if not caption.strip():

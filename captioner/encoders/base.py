@@ -1,8 +1,9 @@
 """The contract of all encoders: pictures -> Features.
 
-    encoder.size            D, the width of v and of a region
-    encoder.preprocess      turns a picture into the tensor that this CNN expects
-    encoder(pixels, grid)   (B, 3, S, S) -> Features(pooled_BD, grid_BRD or None)
+    encoder.size                D, the width of v
+    encoder.preprocess          turns a picture into the tensor that this CNN expects
+    encoder(pixels, grid)       (B, 3, S, S) -> Features(pooled_BD, grid_BRD or None)
+    encoder.look(pixels, grid)  what of it can be cached: without concepts the same
 
 A CNN's `train` says how much of it is trained: "none" (frozen), "all", or an integer, the number of
 its last stages. Batch-norm statistics do not change in modules whose weights are frozen.
@@ -22,6 +23,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 
+from captioner.encoders.concepts import Concepts, Words, join_classifiers
 from captioner.encoders.fusion import fuse_batch_norms
 from captioner.errors import InputError
 from captioner.images import Preprocess
@@ -37,8 +39,12 @@ class CNN(nn.Module):
     """A backbone's last feature map and v; subclasses say where the backbone comes from.
 
     channels: of the last map. stages: the backbone's parameters from input to output, in the groups
-    that `train=n` counts. Raises InputError if `train` is neither "none", "all" nor
-    1 .. len(stages), and if `pool` is neither "mean" nor sides of grids that fit the last map.
+    that `train=n` counts. pool: "mean", or the sides of a pyramid's grids. concepts: the words of
+    those that are appended to the mean (see `Concepts`, also for style), D = seen_size + X.
+    classifiers: those of the backbone's models, for ImageNet's classes.
+
+    Raises InputError if `train` is neither "none", "all" nor 1 .. len(stages); if `pool` is neither
+    "mean" nor sides that fit the last map; if there are concepts, for anything but a frozen mean.
     """
 
     def __init__(
@@ -49,12 +55,23 @@ class CNN(nn.Module):
         preprocess: Preprocess,
         train: str | int,
         pool: str | Sequence[int] = "mean",
+        concepts: Words | None = None,
+        classifiers: Sequence[nn.Linear] = (),
+        style: str | None = None,
     ):
         super().__init__()
         self.trunk, self.preprocess = trunk, preprocess
+        self.concepts = self.classifier = None
+        if concepts is not None:
+            if (train, pool) != ("none", "mean"):
+                wrong = f"encoder.train={train} encoder.pool={pool}"
+                raise InputError(f"encoder.concepts with {wrong}: give train=none pool=mean")
+            self.concepts = Concepts(concepts, channels, style)
+            self.classifier = join_classifiers(classifiers)
         self._fused: list[nn.Module] = []  # one or none; in a list, since it is no submodule
         self.sides = () if pool == "mean" else _check_sides(pool)
-        self.size = self._pyramid_size() if self.sides else channels
+        self.seen_size = self._pyramid_size() if self.sides else channels
+        self.size = self.seen_size + len(concepts or ())
         if train != "none":
             used = self._used_parameters()
             in_use = ([p for p in stage if p in used] for stage in stages)
@@ -89,7 +106,7 @@ class CNN(nn.Module):
         parameters = list(self.trunk.parameters())
         side = self.preprocess.size
         with torch.enable_grad():
-            last = self.eval()(torch.zeros(1, 3, side, side)).pooled_BD.sum()
+            last = self.eval().look(torch.zeros(1, 3, side, side)).pooled_BD.sum()
         gradients = torch.autograd.grad(last, parameters, allow_unused=True)
         return {p for p, gradient in zip(parameters, gradients) if gradient is not None}
 
@@ -134,7 +151,22 @@ class CNN(nn.Module):
             self.fuse()
         return self
 
-    def forward(self, pixels_B3SS: Tensor, grid: bool = False) -> Features:
+    def forward(self, images: Tensor | Features, grid: bool = False) -> Features:
+        """Normalised pixels (B, 3, S, S), or what `look` made of them -> Features.
+
+        Features that are complete are handed on.
+        """
+        features = images if isinstance(images, Features) else self.look(images, grid)
+        if self.concepts is None or features.pooled_BD.shape[1] == self.size:
+            return features
+        return features._replace(pooled_BD=self.concepts(*self.classify(features.pooled_BD)))
+
+    def classify(self, v_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return v_BD itself, and the probabilities of ImageNet's classes."""
+        assert self.classifier is not None
+        return v_BD, self.classifier(v_BD).softmax(1)
+
+    def look(self, pixels_B3SS: Tensor, grid: bool = False) -> Features:
         """Normalised pixels -> Features; the last map's cells, row by row, are the regions.
 
         Raises InputError if the backbone's output is not a map of the right number of channels, and
@@ -142,18 +174,18 @@ class CNN(nn.Module):
         """
         pixels_B3SS = pixels_B3SS.contiguous(memory_format=torch.channels_last)
         trunk = self._fused[0] if self._fused and not torch.is_grad_enabled() else self.trunk
+        if grid and (self.sides or self.concepts is not None):
+            raise InputError(
+                "this decoder looks at the regions of the last map: give encoder.pool=mean and "
+                "encoder.concepts=null"
+            )
         if self.sides:
-            if grid:
-                raise InputError(
-                    f"encoder.pool={list(self.sides)}: this decoder looks at the regions of the "
-                    "last map, not at a pyramid: give encoder.pool=mean"
-                )
             maps = self.stage_maps(trunk, pixels_B3SS)
             return Features(torch.cat([pyramid(m, self.sides) for m in maps], dim=1))
         map_BDhw = self.feature_map(trunk, pixels_B3SS)
-        if map_BDhw.ndim != 4 or map_BDhw.shape[1] != self.size:
+        if map_BDhw.ndim != 4 or map_BDhw.shape[1] != self.seen_size:
             raise InputError(
-                f"the backbone gives {tuple(map_BDhw.shape)}, not (B, {self.size}, h, w): "
+                f"the backbone gives {tuple(map_BDhw.shape)}, not (B, {self.seen_size}, h, w): "
                 "it is not a CNN that can serve as encoder"
             )
         pooled_BD = map_BDhw.mean(dim=(2, 3))
@@ -162,15 +194,19 @@ class CNN(nn.Module):
     def fingerprint(self) -> str:
         """Return a digest of the class, the trunk's modules, `pool`, weights and statistics."""
         pool = f" {self.sides}" if self.sides else ""  # the mean's digests are older than this
-        return self._digest(f"{type(self).__name__} {self.size} {self.trunk!r}{pool}")
+        return self._digest(
+            f"{type(self).__name__} {self.seen_size} {self.trunk!r}{pool}", "trunk."
+        )
 
     def weights(self) -> str:
-        """Return a digest of the weights and statistics alone."""
-        return self._digest("")
+        """Return a digest of the weights and statistics alone, without what `concepts` learns."""
+        return self._digest("", ("trunk.", "classifier."))
 
-    def _digest(self, head: str) -> str:
+    def _digest(self, head: str, prefixes: str | tuple[str, ...]) -> str:
         digest = hashlib.sha256(head.encode())
         for name, tensor in sorted(self.state_dict().items()):
+            if not name.startswith(prefixes):
+                continue
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
@@ -225,8 +261,5 @@ class Encoders(nn.Module):
             member.fuse()
 
     def forward(self, pixels: PerMember, grid: Sequence[bool]) -> PerMember:
-        """Each member's pixels -> each member's Features; those from a cache are handed on."""
-        return PerMember(
-            x if isinstance(x, Features) else member(x, g)
-            for member, x, g in zip(self.members, pixels, grid)
-        )
+        """Each member's pixels, or what it made of them -> each member's Features."""
+        return PerMember(member(x, g) for member, x, g in zip(self.members, pixels, grid))

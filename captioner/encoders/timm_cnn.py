@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from captioner.encoders import weight_files
 from captioner.encoders.base import CNN
+from captioner.encoders.concepts import Words, class_words
 from captioner.errors import InputError
 from captioner.images import Preprocess
 
@@ -25,6 +26,8 @@ class Timm(CNN):
     train: "none", "all" or the number of last stages.
     image_size, resize: see images.Preprocess; the default size is the one of the weights.
     pool: "mean", or the sides of a pyramid's grids (see base.py).
+    concepts: the words of each concept that the CNN's classifier and probes look for (see
+        `Concepts`, also for style). "auto", in training: those of `choose_concepts`.
     """
 
     def __init__(
@@ -36,9 +39,13 @@ class Timm(CNN):
         image_size: int | None = None,
         resize: str = "squash",
         pool: str | Sequence[int] = "mean",
+        concepts: Words | None = None,
+        style: str | None = None,
     ):
-        backbone = _load_backbone(name, pretrained, weights, image_size, resize)
-        super().__init__(*backbone, train, pool)
+        options = pretrained, weights, image_size, resize, concepts is not None
+        backbone = _load_backbone(name, *options)
+        heads = backbone.classifiers
+        super().__init__(*backbone[:4], train, pool, concepts, heads, style)
 
     def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:
         return trunk.forward_features(pixels_B3SS)  # type: ignore[operator]
@@ -64,14 +71,17 @@ class Joined(CNN):
         image_size: int = 224,
         resize: str = "squash",
         pool: str | Sequence[int] = "mean",
+        concepts: Words | None = None,
+        style: str | None = None,
     ):
         if weights not in (None, "pip"):
             raise InputError(f"encoder.weights={weights}: of several CNNs: give pip, or null")
         if not names:
             raise InputError("encoder.names=[]: give the names of timm's models")
-        backbones = [_load_backbone(n, pretrained, weights, image_size, resize) for n in names]
+        options = pretrained, weights, image_size, resize, concepts is not None
+        backbones = [_load_backbone(name, *options) for name in names]
         preprocess = backbones[0].preprocess
-        for _, _, _, other in backbones:  # the fraction that a crop keeps may differ
+        for other in (b.preprocess for b in backbones):  # the fraction that a crop keeps may differ
             if replace(other, crop_pct=preprocess.crop_pct) != preprocess:
                 raise InputError(
                     f"encoder.names={list(names)}: they want different pixels: {preprocess} and "
@@ -81,7 +91,8 @@ class Joined(CNN):
         stages = [[p for stage in same for p in stage] for same in from_last][::-1]
         trunks = nn.ModuleList(backbone.trunk for backbone in backbones)
         channels = sum(b.channels for b in backbones)
-        super().__init__(trunks, channels, stages, preprocess, train, pool)
+        heads = [head for b in backbones for head in b.classifiers]
+        super().__init__(trunks, channels, stages, preprocess, train, pool, concepts, heads, style)
 
     def feature_map(self, trunk: nn.Module, pixels_B3SS: Tensor) -> Tensor:
         maps = [cnn.forward_features(pixels_B3SS) for cnn in trunk]  # type: ignore
@@ -103,18 +114,24 @@ def _stage_maps(trunk: nn.Module, pixels_B3SS: Tensor) -> list[Tensor]:
 
 
 class _Backbone(NamedTuple):
-    """The first arguments of `CNN`."""
+    """The first arguments of `CNN`; classifiers: its classifier, if there are concepts."""
 
     trunk: nn.Module
     channels: int
     stages: list[list[nn.Parameter]]
     preprocess: Preprocess
+    classifiers: list[nn.Linear]
 
 
 def _load_backbone(
-    name: str, pretrained: bool, weights: str | None, image_size: int | None, resize: str
+    name: str,
+    pretrained: bool,
+    weights: str | None,
+    image_size: int | None,
+    resize: str,
+    concepts: bool,
 ) -> _Backbone:
-    """Build one of timm's models without its classifier."""
+    """Build one of timm's models, and take its classifier off."""
     import timm  # takes seconds, so only when a CNN is built
     from timm.data import resolve_model_data_config
     from timm.models import group_parameters
@@ -127,6 +144,7 @@ def _load_backbone(
         )
     create = partial(timm.create_model, name, pretrained=pretrained)
     trunk = weight_files.build(create, name, pretrained, weights)
+    classifiers = [_linear_classifier(name, trunk)] if concepts else []
     trunk.reset_classifier(0)  # type: ignore[operator]
     parameters = dict(trunk.named_parameters())
     matcher = trunk.group_matcher(coarse=True)  # type: ignore[operator]
@@ -136,4 +154,24 @@ def _load_backbone(
     options = {key: data[key] for key in ("crop_pct", "interpolation", "mean", "std")}
     preprocess = Preprocess(size, resize, **options)
     stages = [[parameters[key] for key in keys] for _, keys in groups]
-    return _Backbone(trunk, int(trunk.num_features), stages, preprocess)  # type: ignore[arg-type]
+    width = int(trunk.num_features)  # type: ignore[arg-type]
+    return _Backbone(trunk, width, stages, preprocess, classifiers)
+
+
+@torch.no_grad()
+def _linear_classifier(name: str, model: nn.Module) -> nn.Linear:
+    """The classifier of ImageNet's classes, which must be linear in the mean of the last map."""
+    classifier = model.get_classifier()  # type: ignore[operator]
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pooled_BD = model.eval().forward_features(pixels).mean((2, 3))  # type: ignore[operator]
+    if (
+        not isinstance(classifier, nn.Linear)
+        or classifier.weight.shape != (len(class_words()), pooled_BD.shape[1])
+        or not torch.allclose(classifier(pooled_BD), model(pixels), rtol=1e-3, atol=1e-3)
+    ):
+        raise InputError(
+            f"encoder.concepts: the classifier of {name} is not a linear function of the mean of "
+            f"its last map to ImageNet's {len(class_words())} classes: take another model, or give "
+            "encoder.concepts=null"
+        )
+    return classifier

@@ -1,26 +1,37 @@
 """What train.py does for captioners: pictures and their captions, judged by CIDEr."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from captioner import console, files, shell
-from captioner.data.batches import image_vectors
+from captioner.data.batches import CaptionText, Source, evenly_spaced, image_vectors
 from captioner.data.records import Record
 from captioner.decoders.base import WordDecoder
+from captioner.encoders import CNN
+from captioner.encoders.concepts import choose_concepts
 from captioner.errors import InputError
 from captioner.evaluation import predictions, scoring
 from captioner.evaluation.scoring import Case
 from captioner.experiment import components, sources
 from captioner.experiment.run_dir import RunDir
 from captioner.experiment.schemas import plain
+from captioner.experiment.sources import Text
 from captioner.metrics.bootstrap import RESAMPLES
 from captioner.metrics.score import USUAL, headline
+from captioner.metrics.tokenize import tokenize
 from captioner.models import caption_model, loading
 from captioner.models.caption_model import CaptionModel
+from captioner.tokenizers import Tokenizer
 from captioner.training.caption_training import CaptionTraining
 from captioner.training.data import CaptionData
+from captioner.types import Features
 
 MONITOR, MODE = "val/CIDEr", "max"
+PROBED, STANDARDISED = 10_000, 2000
+"""Training pictures from whose v concepts and the decoder's standardisation are fitted."""
 
 
 def prepare(
@@ -35,8 +46,18 @@ def prepare(
     train, val = _read_records(config)
     if not config.encoder:
         raise InputError("encoder=none is for data=text: give an encoder")
-    captions = (caption for record in train for caption in record.captions)
-    build, encoder = caption_model.build_captioner, plain(config.encoder)
+    captions = [caption for record in train for caption in record.captions]
+    texts = sources.read_texts(config.data)
+    captions += [caption for text in texts for caption in text.captions]
+
+    def build(options: dict[str, Any], tokenizer: Tokenizer) -> CaptionModel:
+        if options["encoder"].get("concepts") == "auto":
+            styles = dict.fromkeys(text.style for text in texts if text.style)
+            styles_last = [[f"<{style}>"] for style in styles]
+            options["encoder"]["concepts"] = choose_concepts(_words(train)) + styles_last
+        return caption_model.build_captioner(options, tokenizer)
+
+    encoder = plain(config.encoder)
     model, old = components.build_model(config, build, captions, encoder=encoder)
     model.encoder.to(trainer.strategy.root_device)  # where features are computed
     model.encoder.fuse()
@@ -50,11 +71,19 @@ def prepare(
         )
     fresh = not isinstance(old, CaptionModel) and model.encoder.frozen
     if fresh and isinstance(model.decoder, WordDecoder):
-        model.decoder.standard.fit(image_vectors(train_source, len(train)))
+        _fit(model, train, train_source)
     sizes = config.data.batch_size, config.data.captions
     workers = 0 if model.encoder.frozen else config.data.workers
     data = CaptionData(
-        train, val, train_source, val_source, model.tokenizer, *sizes, workers, config.seed
+        train,
+        val,
+        train_source,
+        val_source,
+        model.tokenizer,
+        *sizes,
+        workers,
+        config.seed,
+        [_caption_text(model, text, objective.rewarded) for text in texts],
     )
     model.strategy = strategy  # saved with it
     objective.prepare(train, config.metrics_tokenizer)
@@ -62,6 +91,37 @@ def prepare(
     options["expected_count"] = config.data.batch_size if objective.rewarded else data.words
     training = CaptionTraining(model, train, val, config.encoder_lr, **options)
     return training, data, bad + bad_val
+
+
+def _words(records: Sequence[Record]) -> list[list[list[str]]]:
+    """The words of each picture's captions."""
+    return [[tokenize(caption) for caption in record.captions] for record in records]
+
+
+def _fit(model: CaptionModel, train: Sequence[Record], source: Source) -> None:
+    """Fit what a fresh captioner with a frozen encoder knows of v before it learns."""
+    assert isinstance(model.encoder, CNN) and isinstance(model.decoder, WordDecoder)
+    if model.encoder.concepts is not None:
+        chosen = evenly_spaced(len(train), PROBED)
+        v_BD = image_vectors(source, chosen)
+        model.encoder.concepts.fit(v_BD, _words([train[i] for i in chosen]))
+    v_BD = image_vectors(source, evenly_spaced(len(train), STANDARDISED))
+    model.decoder.standard.fit(model.encode(Features(v_BD)).pooled_BD)
+
+
+def _caption_text(model: CaptionModel, text: Text, rewarded: bool) -> CaptionText:
+    """Captions without pictures, for training. Raises InputError without concepts."""
+    concepts = getattr(model.encoder, "concepts", None)
+    if concepts is None:
+        raise InputError("data.text: needs an encoder with concepts: give encoder.concepts=auto")
+    if rewarded:
+        raise InputError("data.text: rewards need pictures: give data.text=null")
+    if text.style is not None and text.style not in concepts.styles:
+        raise InputError(f"data.text.style={text.style}: not among the concepts: give auto")
+    style = {concepts.styles[text.style]} if text.style else set()
+    spoken = [concepts.spoken(tokenize(caption)) | style for caption in text.captions]
+    targets = [model.tokenizer.targets(caption) for caption in text.captions]
+    return CaptionText(targets, spoken, concepts.imagine, text.share)
 
 
 def _read_records(config: DictConfig) -> tuple[list[Record], list[Record]]:

@@ -56,6 +56,9 @@ def build_model(
     if not (folder := config.model.init_from or older):
         return build(options, tokenizer), None
     old = loading.read_model(folder)
+    encoder, old_encoder = options.get("encoder") or {}, old.config.get("encoder") or {}
+    if encoder.get("concepts") == "auto" and old_encoder.get("concepts"):
+        encoder["concepts"] = old_encoder["concepts"]
     model = build(options, old.tokenizer.grown(tokenizer))
     warm_start(model, old, folder)
     return model, old

@@ -39,7 +39,7 @@ def read_captions(
     needs = _read_needs(config, scored)
     if config.predictions is not None:
         return scored, predictions.read_predictions(Path(config.predictions)), needs
-    model = loading.load(*_folders(config), average=config.average)
+    model = loading.load(*_folders(config), average=config.average, style=config.style)
     model.strategy = components.choose_strategy(config.search, model.strategy)
     workers = 0 if model.encoder.frozen else config.data.workers
     scored, source, bad = sources.make_source(config.data, model, scored, train=False)

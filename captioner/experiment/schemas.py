@@ -33,6 +33,9 @@ class DataConfig:
     of each picture in a step. workers: threads that read pictures ahead, in each process.
     cache: the folder of features (default: captioner/features in the user's cache folder).
     skip_bad: go on without pictures that cannot be read, and list them in RUN_DIR/skipped.txt.
+    text: captions without pictures that are trained on too, with an encoder that has concepts: a
+    file or folder (see `read_caption_texts`), or {path, share, style}, or a list of these. share:
+    of an epoch's batches (0.5). style: a name for theirs, which pictures can then be captioned in.
     views: versions of each picture that the cache of a frozen encoder holds; more than 1 need
     augment. augment: options of captioner.images.Augment.
     """
@@ -51,6 +54,7 @@ class DataConfig:
     augment: Any = None
     cache: str | None = None
     skip_bad: bool = False
+    text: Any = None
 
 
 @dataclass
@@ -151,8 +155,9 @@ class EvalConfig:
     or with data and split).
 
     model: a model directory, or a list of them, an ensemble. average: whether an ensemble averages
-    log_prob or prob. search: a choice of conf/search; without one, the options that were saved with
-    the model, less those that are given, as in search.length_penalty=0.7. constraints: what
+    log_prob or prob. style: see `loading.load`. search: a choice of conf/search; without one, the
+    options that were saved with the model, less those that are given, as in
+    search.length_penalty=0.7. constraints: what
     captions may and must say (wording is the old name). metrics: names in evaluation/scoring.py;
     without any, pictures need no references. metrics_tokenizer: of references and captions: "ptb",
     the official one, for English; "char", for languages without blanks between words; "none", for
@@ -169,6 +174,7 @@ class EvalConfig:
     wording: Constraints = field(default_factory=Constraints)
     model: Any = None
     average: str = "log_prob"
+    style: str | None = None
     split: str = "val"
     predictions: str | None = None
     references: str | None = None

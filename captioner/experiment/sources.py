@@ -1,7 +1,9 @@
 """The records and pictures that a `data` config names: for training, for evaluation."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from omegaconf import DictConfig
 
@@ -9,6 +11,7 @@ from captioner import distributed, images, instantiate, scenes
 from captioner.console import note
 from captioner.data import batches
 from captioner.data.cache import FeatureCache
+from captioner.data.formats import read_caption_texts
 from captioner.data.records import Record, read_captions
 from captioner.data.records import read_records as read_all_records
 from captioner.encoders import CNN, Encoders
@@ -32,6 +35,40 @@ def read_records(config: DictConfig, split: str, bare: bool = False) -> list[Rec
         bare=bare,
     )
     return all_records[: config.limit]
+
+
+TEXT_OPTIONS = {"path", "share", "style"}
+
+
+class Text(NamedTuple):
+    """Captions without pictures, their share of an epoch's batches, and the name of their style."""
+
+    captions: list[str]
+    share: float
+    style: str | None
+
+
+def read_texts(config: DictConfig) -> list[Text]:
+    """The captions without pictures that data.text names: a path, or {path, share, style}, or a
+    list of these. Raises InputError for anything else, and for shares that leave no pictures."""
+    options = plain(config.text)
+    texts = []
+    for entry in options if isinstance(options, list) else [] if options is None else [options]:
+        entry = {"path": entry} if isinstance(entry, str) else entry
+        known = isinstance(entry, dict) and "path" in entry and set(entry) <= TEXT_OPTIONS
+        if not known or not isinstance(entry["path"], str):
+            raise InputError(
+                f"data.text={entry!r:.80}: give a file or folder, or {{path, share, style}}"
+            )
+        share, style = entry.get("share", 0.5), entry.get("style")
+        if type(share) not in (int, float) or not 0 < share < 1:
+            raise InputError(f"data.text.share={share!r:.80}: give a number between 0 and 1")
+        if style is not None and not (isinstance(style, str) and re.fullmatch(r"[\w-]+", style)):
+            raise InputError(f"data.text.style={style!r:.80}: give letters, digits, - and _")
+        texts.append(Text(read_caption_texts(Path(entry["path"])), share, style))
+    if (total := sum(text.share for text in texts)) > 0.99:
+        raise InputError(f"data.text: their shares add up to {total:g}: leave some for pictures")
+    return texts
 
 
 def training_captions(config: DictConfig, evaluated: Sequence[Record]) -> list[str]:

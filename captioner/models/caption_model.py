@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -17,37 +17,15 @@ from captioner.encoders import CNN, Encoders
 from captioner.errors import InputError, printable
 from captioner.instantiate import instantiate
 from captioner.models.base import Model
+from captioner.models.captions import Caption, Hypothesis, SureConcept
 from captioner.models.directory import write_model
 from captioner.prefetch import prefetch_batches
 from captioner.search.constraints import UNCONSTRAINED, Constraints
+from captioner.search.include import MustInclude
 from captioner.types import PAD, Batch, Features, Memory, PerMember, State
 
 READERS = 4
 """Threads that open pictures, ahead of the CNN."""
-
-
-class Hypothesis(NamedTuple):
-    """A caption, the score it was ranked by, its log-probability, and on request its tokens with
-    their log-probabilities."""
-
-    caption: str
-    score: float
-    log_prob: float
-    tokens: list[tuple[str, float]] | None = None
-
-
-class Caption(NamedTuple):
-    """The result for one picture: a caption and its score, or the error that prevented it.
-
-    path: "picture 1" and so on for pictures that have none. hypotheses: all captions that the
-    search returned for it, best first.
-    """
-
-    path: str
-    caption: str | None
-    score: float | None
-    error: str | None = None
-    hypotheses: Sequence[Hypothesis] = ()
 
 
 class CaptionModel(Model):
@@ -76,12 +54,10 @@ class CaptionModel(Model):
         return features, *self.decoder.start(features, rows=len(batch.token_NT))
 
     def encode(self, images: Tensor | Features | PerMember) -> Features:
-        """Pixels (B, 3, S, S) -> Features; features from a cache are handed on. Both are brought to
-        the model's device and floating point type."""
+        """Pixels (B, 3, S, S), or features from a cache -> Features, on the model's device and of
+        its floating point type; those that are complete are handed on."""
         weight = next(self.decoder.parameters())
         images = images.to(weight.device, weight.dtype)
-        if isinstance(images, Features):
-            return images
         return self.encoder(images, grid=self.decoder.uses_grid)
 
     def generate(
@@ -103,7 +79,43 @@ class CaptionModel(Model):
             memory, state = self.decoder.start(features, len(first.pooled_BD) * strategy.rows)
             rules = constraints.rules(self.tokenizer, image_numbers)
             words = constraints.must_include(self.tokenizer, image_numbers)
-            return strategy(self.decoder.step, memory, state, rules, image_numbers, words)
+            guide = self._guide(features, strategy, image_numbers, constraints)
+            return strategy(self.decoder.step, memory, state, rules, image_numbers, words, guide)
+
+    def _guide(
+        self,
+        features: Features | PerMember,
+        strategy: search.Strategy,
+        image_numbers: Sequence[int] | None,
+        constraints: Constraints,
+    ) -> MustInclude | None:
+        """What `Guided` makes captions include if need be."""
+        if not isinstance(strategy, search.Guided):
+            return None
+        sure_B = self.sure_concepts(features, strategy.threshold)
+        numbers = range(len(sure_B)) if image_numbers is None else image_numbers
+        any_of = {number: sure.words for number, sure in zip(numbers, sure_B) if sure}
+        return constraints.must_include(self.tokenizer, image_numbers, any_of) if any_of else None
+
+    def sure_concepts(
+        self, features: Features | PerMember, threshold: float
+    ) -> list[SureConcept | None]:
+        """The likeliest concept of each image, if it is at least that likely and the decoder knows
+        a word for it; by the first encoder of an ensemble.
+
+        Raises InputError for an encoder without concepts.
+        """
+        encoder, *_ = getattr(self.encoder, "members", [self.encoder])
+        first = features[0] if isinstance(features, PerMember) else features
+        if encoder.concepts is None:
+            raise InputError("search=guided: the model's encoder has no concepts: take search=beam")
+        known = [[w for w in forms if w in self.tokenizer.ids] for forms in encoder.concepts.words]
+        t_BX = encoder.concepts.read(first.pooled_BD)
+        t_BX = t_BX * torch.tensor([bool(words) for words in known], device=t_BX.device)
+        best_B, concept_B = (tensor.tolist() for tensor in t_BX.max(1))
+        return [
+            SureConcept(known[x], t) if t >= threshold else None for t, x in zip(best_B, concept_B)
+        ]
 
     def trace(
         self,
@@ -204,22 +216,34 @@ class CaptionModel(Model):
                     if not isinstance(picture, images.ImageError)
                 }
                 number += len(batch)
-                results: Iterator[tuple[list[Hypothesis], str | None]] = iter(())
+                results: Iterator[tuple[list[Hypothesis], str | None, SureConcept | None]] = iter(
+                    ()
+                )
                 if readable:
                     with torch.inference_mode():
                         features = self.encode(_stack(list(readable.values())))
                     captions = self.generate(features, strategy, list(readable), constraints)
                     log_probs = self.trace(features, captions)[0] if tokens else None
-                    results = zip(self.texts(captions, log_probs), captions.error_B)
+                    forced_B = self._forced(features, captions, strategy or self.strategy)
+                    results = zip(self.texts(captions, log_probs), captions.error_B, forced_B)
                 for path, picture in batch:
                     if isinstance(picture, images.ImageError):
                         yield Caption(path, None, None, str(picture))
                         continue
-                    hypotheses, error = next(results)
+                    hypotheses, error, forced = next(results)
                     if error is None:
-                        yield Caption(path, *hypotheses[0][:2], None, hypotheses)
+                        yield Caption(path, *hypotheses[0][:2], None, hypotheses, forced)
                     else:
                         yield Caption(path, None, None, f"{printable(path)}: {error}")
+
+    def _forced(
+        self, features: Features | PerMember, captions: search.Captions, strategy: search.Strategy
+    ) -> list[SureConcept | None]:
+        """The concept that each image's captions were made to name, if any."""
+        if not (isinstance(strategy, search.Guided) and any(captions.forced_B)):
+            return [None] * len(captions.error_B)
+        sure_B = self.sure_concepts(features, strategy.threshold)
+        return [sure if forced else None for sure, forced in zip(sure_B, captions.forced_B)]
 
     def _open(
         self, numbered: tuple[int, images.Source]

@@ -95,7 +95,7 @@ def write_model(
     tensors = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
         for name, tensor in model.state_dict().items()
-        if encoder_digest is None or not name.startswith("encoder.")
+        if encoder_digest is None or not is_of_cnn(name)
     }
     metadata = {"tokenizer": model.tokenizer.digest()}
     if encoder_digest is not None:
@@ -107,6 +107,11 @@ def write_model(
     }
     for name, content in contents.items():
         files.write_atomic(folder / name, content)
+
+
+def is_of_cnn(name: str) -> bool:
+    """Whether a tensor of this name is the CNN's, which a pip package may bring."""
+    return name.startswith("encoder.") and not name.startswith("encoder.concepts.")
 
 
 def read_contents(folder: Path) -> Contents:

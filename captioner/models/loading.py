@@ -12,7 +12,7 @@ from captioner.encoders import CNN, Encoders
 from captioner.errors import InputError, naming_file, printable
 from captioner.instantiate import construct, instantiate
 from captioner.models.caption_model import CaptionModel, build_captioner
-from captioner.models.directory import CONFIG, Contents, load_weights, read_contents
+from captioner.models.directory import CONFIG, Contents, is_of_cnn, load_weights, read_contents
 from captioner.models.language_model import LanguageModel, build_language_model
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
@@ -25,14 +25,19 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def load(
-    *folders: str | Path, average: str = "log_prob", device: str | torch.device = "auto"
+    *folders: str | Path,
+    average: str = "log_prob",
+    device: str | torch.device = "auto",
+    style: str | None = None,
 ) -> CaptionModel:
     """Load a captioner in evaluation mode: of several directories an ensemble, of none the model
     that comes with the installation.
 
     average: how an ensemble averages, log_prob or prob; it searches as its first member does.
-    device: one of DEVICES ("auto": a GPU if there is one), or torch's own. Raises InputError naming
-    the file and the key, if one is missing, foreign or broken, or if tokenizers differ.
+    device: one of DEVICES ("auto": a GPU if there is one), or torch's own. style: one that a model
+    with concepts has learned (see `Concepts`), or "none", instead of its own. Raises InputError
+    naming the file and the key, if one is missing, foreign or broken, if tokenizers differ, or for
+    an unknown style.
     """
     folders = folders or (PRETRAINED,)
     device, members = choose_device(device), []
@@ -43,6 +48,10 @@ def load(
                 f"{printable(folder)}: a language model, it sees no pictures: `captioner sample` "
                 "lets it write, model.init_from= starts a captioner from it"
             )
+        if style is not None:
+            if member.encoder.concepts is None:  # type: ignore[union-attr]  # it is one model
+                raise InputError(f"style={style}: {printable(folder)} has no concepts: give none")
+            member.encoder.concepts.style = None if style == "none" else style  # type: ignore
         members.append(member)
         if member.tokenizer.digest() != members[0].tokenizer.digest():
             raise InputError(
@@ -127,7 +136,7 @@ def _captioner(contents: Contents) -> CaptionModel:
                 "ones: use the version of captioner that brought it"
             )
         built = model.state_dict()
-        tensors.update({key: built[key] for key in built if key.startswith("encoder.")})
+        tensors.update({key: built[key] for key in built if is_of_cnn(key)})
     load_weights(model, contents)
     model.encoder.fuse()
     return model

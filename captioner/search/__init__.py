@@ -7,15 +7,15 @@ state that `start` returned for B * rows rows; all images and hypotheses are sea
 
 `image_numbers` identify the images, for rules and for random draws, so that an image's samples do
 not depend on its batch. The default is 0, 1, 2 ...  `rules`: see captioner/search/rules.py.
-`must_include`: see captioner/search/include.py.
+`must_include`, `guide`: see captioner/search/include.py.
 """
 
 from captioner.search.base import SCORES, Captions, Strategy
-from captioner.search.beam import Beam, StochasticBeam
+from captioner.search.beam import Beam, Guided, StochasticBeam
 from captioner.search.consensus import Consensus
 from captioner.search.sampling import Greedy, Sample
 
-STRATEGIES = (Greedy, Sample, Beam, StochasticBeam, Consensus)
+STRATEGIES = (Greedy, Sample, Beam, Guided, StochasticBeam, Consensus)
 __all__ = [
     "SCORES",
     "STRATEGIES",
@@ -23,6 +23,7 @@ __all__ = [
     "Captions",
     "Consensus",
     "Greedy",
+    "Guided",
     "Sample",
     "StochasticBeam",
     "Strategy",

@@ -37,6 +37,7 @@ VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda seed: isinstance(seed, int) and seed >= 0, "give a whole number, 0 or more"),
     "length_penalty": (lambda a: 0 <= a <= 10, "give 0 to 10"),
     "score": (lambda score: score in SCORES, f"give one of {', '.join(SCORES)}"),
+    "threshold": (lambda p: 0 <= p <= 1, "give 0 to 1"),
     "diversity": (lambda d: 0 <= d <= 1e6, "give 0 to 1e6"),
 }
 """Option of the strategies -> whether a value is valid, and what to do if it is not."""
@@ -51,12 +52,22 @@ class Inputs(NamedTuple):
     rules: Sequence[Rule]
     image_numbers: Sequence[int]
     must_include: MustInclude | None
+    guide: MustInclude | None = None
 
     @property
     def row_N(self) -> Tensor:
         """The numbers of the state's rows, on its device."""
         entry = next(iter(self.state.values()))
         return torch.arange(len(entry), device=entry.device)
+
+    def of_images(self, image_b: Tensor) -> "Inputs":
+        """The same for some of the images only."""
+        row_bM = self.row_N.view(len(self.image_numbers), -1)[image_b]
+        return self._replace(
+            memory=select_rows(self.memory, image_b),
+            state=select_rows(self.state, row_bM.flatten()),
+            image_numbers=[self.image_numbers[b] for b in image_b.tolist()],
+        )
 
     def first_rows(self, rows: int) -> "Inputs":
         """The same with only the first `rows` rows of each image."""
@@ -71,12 +82,14 @@ class Captions(NamedTuple):
     score_BK: what they are ranked by. log_prob_BK: the sum of log-probabilities, END included.
     If fewer than K are possible, the others have a score of -inf and no tokens.
     error_B: why an image has none at all, such as the rule that left no word; else None.
+    forced_B: by `Guided`, whether an image's captions were made to follow the guide.
     """
 
     token_BKT: Tensor
     score_BK: Tensor
     log_prob_BK: Tensor
     error_B: list[str | None]
+    forced_B: Sequence[bool] = ()
 
     @property
     def length_BK(self) -> Tensor:
@@ -96,8 +109,23 @@ class Captions(NamedTuple):
 
     def best(self, n: int) -> "Captions":
         """The first n captions of each image."""
-        tokens, scores, log_probs, errors = self
+        tokens, scores, log_probs, errors, _ = self
         return Captions(tokens[:, :n], scores[:, :n], log_probs[:, :n], errors)
+
+    def replaced(self, where_B: Tensor, others: "Captions") -> "Captions":
+        """The same, but for the images where it is True the captions that `others` has of them."""
+        T = max(self.token_BKT.shape[2], others.token_BKT.shape[2])
+        tokens, new_tokens = (
+            F.pad(x, (0, T - x.shape[2]), value=PAD) for x in (self[0], others[0])
+        )
+        tokens, scores, log_probs = (
+            old.index_put((where_B,), new)
+            for old, new in [(tokens, new_tokens), *zip(self[1:3], others[1:3])]
+        )
+        errors = list(self.error_B)
+        for b, error in zip(where_B.nonzero()[:, 0].tolist(), others.error_B):
+            errors[b] = error
+        return Captions(tokens, scores, log_probs, errors)
 
     def ranked(self, score_BK: Tensor) -> "Captions":
         """The same captions, ranked by other scores; one with -inf is taken out."""
@@ -140,11 +168,13 @@ class Strategy(ABC):
         rules: Sequence[Rule] = (),
         image_numbers: Sequence[int] | None = None,
         must_include: MustInclude | None = None,
+        guide: MustInclude | None = None,
     ) -> Captions:
         """Search for the captions of B images, of B * rows rows that start equal.
 
-        Raises InputError if `must_include` is given to a strategy that does not support it, and if
-        the decoder returns NaN.
+        guide: what `Guided` makes captions include if need be; others do without. Raises InputError
+        if `must_include` is given to a strategy that does not support it, and if the decoder
+        returns NaN.
         """
         images = len(next(iter(state.values()))) // self.rows
         numbers = list(range(images)) if image_numbers is None else [int(i) for i in image_numbers]
@@ -154,7 +184,7 @@ class Strategy(ABC):
             must_include is None or self.supports_must_include,
             f"{type(self).__name__} cannot force words into captions: use search=beam",
         )
-        return self.search(Inputs(step, memory, state, rules, numbers, must_include))
+        return self.search(Inputs(step, memory, state, rules, numbers, must_include, guide))
 
     @abstractmethod
     def search(self, inputs: Inputs) -> Captions:

@@ -77,6 +77,35 @@ class Beam(Strategy):
 
 
 @dataclass(frozen=True)
+class Guided(Beam):
+    """A beam whose captions name what the encoder is sure of (Anderson et al. 2017).
+
+    If none of an image's captions includes what `guide` wants, such as one of the words dog, dogs
+    and puppy, the image is searched again, among captions that do. threshold: the probability from
+    which on the encoder counts as sure of a concept.
+    """
+
+    threshold: float = 0.5
+
+    def search(self, inputs: Inputs) -> Captions:
+        captions = super().search(inputs)
+        images, guide = len(captions.error_B), inputs.guide
+        if guide is None:
+            return captions._replace(forced_B=[False] * images)
+        token_NT, _ = captions.framed()
+        number_N = torch.tensor(inputs.image_numbers, device=token_NT.device)
+        number_N = number_N.repeat_interleave(len(token_NT) // images)
+        wanted_NF = guide(token_NT, number_N)[1] >= 0
+        unmet_B = wanted_NF.any(1).view(images, -1).all(1)
+        if not unmet_B.any():
+            return captions._replace(forced_B=unmet_B.tolist())
+        again = super().search(
+            inputs.of_images(unmet_B.nonzero()[:, 0])._replace(must_include=guide)
+        )
+        return captions.replaced(unmet_B, again)._replace(forced_B=unmet_B.tolist())
+
+
+@dataclass(frozen=True)
 class StochasticBeam(Strategy):
     """`n` different captions an image, drawn without replacement (Kool, van Hoof, Welling 2019).
 

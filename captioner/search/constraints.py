@@ -1,6 +1,6 @@
 """What captions may and must contain, in words: a tokenizer turns it into rules."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from captioner.errors import InputError
@@ -59,13 +59,21 @@ class Constraints:
         return result
 
     def must_include(
-        self, tokenizer: Tokenizer, image_numbers: Sequence[int] | None = None
+        self,
+        tokenizer: Tokenizer,
+        image_numbers: Sequence[int] | None = None,
+        any_of: Mapping[int, Sequence[str]] | None = None,
     ) -> MustInclude | None:
-        """The words that captions must include, as a strategy takes them; None without any."""
-        if not (self.include or self.include_in):
+        """The words that captions must include, as a strategy takes them; None without any.
+
+        any_of: words of which captions of an image must include one besides, by its number.
+        """
+        if not (self.include or self.include_in or any_of):
             return None
         in_image = self._in_image("include_in", tokenizer, image_numbers)
-        return MustInclude(*_phrases("include", self.include, tokenizer), in_image=in_image)
+        choices = {i: _phrases("include", words, tokenizer) for i, words in (any_of or {}).items()}
+        phrases = _phrases("include", self.include, tokenizer)
+        return MustInclude(*phrases, in_image=in_image, any_of=choices)
 
     def _in_image(self, name, tokenizer, image_numbers) -> dict[int, list[tuple[int, ...]]]:
         texts = getattr(self, name)

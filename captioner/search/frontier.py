@@ -18,7 +18,7 @@ class Frontier:
     """
 
     def __init__(self, inputs: Inputs):
-        self.step, self.memory, self.state, self.rules, image_numbers, _ = inputs
+        self.step, self.memory, self.state, self.rules, image_numbers, *_ = inputs
         N, images, device = len(inputs.row_N), len(image_numbers), inputs.row_N.device
         self.rows = N // images
         self.image_b = torch.arange(images, device=device)

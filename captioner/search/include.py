@@ -13,22 +13,31 @@ from captioner.types import EOS, PAD
 class MustInclude:
     """Words and phrases that captions must include: not a rule, but a strategy's `must_include`.
 
-    Those of all images, and `in_image` those of the image of that number besides. A phrase counts
-    as a whole; one that is begun and left must begin again.
+    Those of all images, and `in_image` those of the image of that number besides; of the phrases
+    `any_of` of an image one is enough. A phrase counts as a whole; one that is begun and left must
+    begin again.
     """
 
-    def __init__(self, *phrases: Phrase, in_image: Mapping[int, Iterable[Phrase]] | None = None):
-        lists = [[*phrases, *more] for more in (in_image or {}).values()] + [[*phrases]]
-        ids = [
-            list(dict.fromkeys((p,) if isinstance(p, int) else tuple(p) for p in one))
-            for one in lists
-        ]
+    def __init__(
+        self,
+        *phrases: Phrase,
+        in_image: Mapping[int, Iterable[Phrase]] | None = None,
+        any_of: Mapping[int, Iterable[Phrase]] | None = None,
+    ):
+        in_image, any_of = in_image or {}, any_of or {}
+        images = list(dict.fromkeys([*in_image, *any_of]))
+        lists = [_tuples([*phrases, *in_image.get(image, ())]) for image in images]
+        lists.append(_tuples(phrases))
+        choices = [_tuples(any_of.get(image, ())) for image in images] + [[]]
+        ids = [[*one, *more] for one, more in zip(lists, choices)]
         check(all(map(all, ids)), "must-include: a phrase without words")
         F = max(map(len, ids))
         L = max((len(phrase) for one in ids for phrase in one), default=1)
-        self.image_S = torch.tensor(list(in_image or {}), dtype=torch.long)
+        self.image_S = torch.tensor(images, dtype=torch.long)
         self.phrase_SFL = torch.full((len(ids), F, L), PAD)  # the last row: all other images
+        self.choice_SF = torch.zeros(len(ids), F, dtype=torch.bool)
         for s, one in enumerate(ids):
+            self.choice_SF[s, len(lists[s]) : len(one)] = True
             for f, phrase in enumerate(one):
                 self.phrase_SFL[s, f, : len(phrase)] = torch.tensor(phrase)
 
@@ -39,6 +48,7 @@ class MustInclude:
         other_N1 = ~match_NS.any(1, keepdim=True)
         row_N = torch.cat([match_NS, other_N1], dim=1).int().argmax(1)
         phrase_NFL = self.phrase_SFL.to(image_number_N.device)[row_N]
+        choice_NF = self.choice_SF.to(image_number_N.device)[row_N]
         length_NF = (phrase_NFL != PAD).sum(2)
         N, T = token_NT.shape
         complete_NF = length_NF == 0
@@ -47,12 +57,20 @@ class MustInclude:
             same_NFW = (token_NT.unfold(1, L, 1)[:, None] == phrase_NFL[:, :, None, :L]).all(3)
             complete_NF = complete_NF | (same_NFW.any(2) & (length_NF == L))
             begun_NF = begun_NF.where(~same_NFW[:, :, -1], L)
-        next_NF = phrase_NFL.gather(2, begun_NF.clamp(max=phrase_NFL.shape[2] - 1)[..., None])
-        next_NF = next_NF[..., 0].masked_fill(complete_NF, -1)
-        met_N = (length_NF * complete_NF).sum(1)
+        met_NF = length_NF * complete_NF
+        met_N = met_NF.masked_fill(choice_NF, 0).sum(1)
         if phrase_NFL.shape[1]:
+            met_N = met_N + met_NF.masked_fill(~choice_NF, 0).amax(1)
+            chosen_N1 = (complete_NF & choice_NF).any(1, keepdim=True)
+            complete_NF = complete_NF | (choice_NF & chosen_N1)
             met_N = met_N + begun_NF.masked_fill(complete_NF, 0).amax(1)
-        return met_N, next_NF
+        next_NF = phrase_NFL.gather(2, begun_NF.clamp(max=phrase_NFL.shape[2] - 1)[..., None])
+        return met_N, next_NF[..., 0].masked_fill(complete_NF, -1)
+
+
+def _tuples(phrases: Iterable[Phrase]) -> list[tuple[int, ...]]:
+    """Each phrase once."""
+    return list(dict.fromkeys((p,) if isinstance(p, int) else tuple(p) for p in phrases))
 
 
 @dataclass

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 import pytorch_lightning as pl
 
-from captioner.data.batches import Batches, EvalBatches, Loader, Source, TrainBatches
+from captioner.data.batches import (
+    Batches,
+    CaptionText,
+    EvalBatches,
+    Loader,
+    MixedBatches,
+    Source,
+    TrainBatches,
+)
 from captioner.data.records import Record
 from captioner.data.text import Corpus, Streams
 from captioner.errors import InputError
@@ -74,8 +82,9 @@ class EpochData(pl.LightningDataModule):
 class CaptionData(EpochData):
     """Train and validation loaders over records that are already read.
 
-    batch_size: pictures a step in each process. captions: C, rows per picture. `words`: about how
-    many a training batch holds, END included. Warns of training captions that are cut.
+    batch_size: pictures a step in each process. captions: C, rows per picture. texts: captions
+    without pictures, for batches of as many rows. `words`: about how many a training batch of
+    pictures holds, END included. Warns of training captions that are cut.
     """
 
     def __init__(
@@ -89,8 +98,10 @@ class CaptionData(EpochData):
         captions: int,
         workers: int,
         seed: int,
+        texts: Sequence[CaptionText] = (),
     ):
         super().__init__({"pictures": len(train)}, workers)
+        self.texts = texts
         self.sources: dict[str, Source] = {"train": train_source, "val": val_source}
         self.token_ids = {
             split: [[tokenizer.targets(caption) for caption in r.captions] for r in records]
@@ -104,8 +115,11 @@ class CaptionData(EpochData):
         length = sum(map(len, rows)) / len(rows)
         self.words = length * batch_size * min(captions, len(rows) / len(train))
 
-    def epoch(self, number: int) -> TrainBatches:
-        return TrainBatches(*self._of("train"), *self.share, seed=self.seed, epoch=number)
+    def epoch(self, number: int) -> Batches:
+        batches = TrainBatches(*self._of("train"), *self.share, seed=self.seed, epoch=number)
+        if not self.texts:
+            return batches
+        return MixedBatches(batches, self.texts, rows=self.batch_size * self.captions)
 
     def validation(self) -> EvalBatches:
         return EvalBatches(*self._of("val"), *self.share)

@@ -7,7 +7,14 @@ import torch
 from captioner import images
 from captioner.data import batches as module
 from captioner.data import records
-from captioner.data.batches import EvalBatches, Loader, TrainBatches, make_batch
+from captioner.data.batches import (
+    CaptionText,
+    EvalBatches,
+    Loader,
+    MixedBatches,
+    TrainBatches,
+    make_batch,
+)
 from captioner.types import BOS, EOS, PAD, Features
 
 
@@ -134,7 +141,7 @@ def test_pixels_are_views_seeded_by_the_draw(scenes_dir):
 
 @pytest.mark.parametrize("pictures, most", [(130, 2000), (1, 10), (1000, 100), (64, 64)])
 def test_image_vectors_are_those_of_pictures_spread_evenly(pictures, most):
-    seen = module.image_vectors(Numbers(), pictures, most)
+    seen = module.image_vectors(Numbers(), module.evenly_spaced(pictures, most))
     assert (seen[:, 1] == -1).all()  # the pictures as they are
     steps = seen[:, 0].diff()
     assert len(seen) == min(pictures, most) and seen[0, 0] == 0 and seen[-1, 0] == pictures - 1
@@ -145,3 +152,36 @@ def test_a_row_without_caption_has_length_zero():
     batch = make_batch(Numbers(), [3], None, [[[5, 6, EOS]]], captions=3)
     assert batch.length_N.tolist() == [3, 0, 0]
     assert batch.token_NT.tolist() == [[BOS, 5, 6, EOS], [PAD] * 4, [PAD] * 4]
+
+
+def imagine(spoken, rng):
+    """What the caption says, and a draw."""
+    return Features(torch.tensor([[max(c), rng.random()] for c in spoken], dtype=torch.float64))
+
+
+def mixed(number=0, share=0.5, rank=0, world=1):
+    text = CaptionText([[5, EOS], [6, 7, EOS], [8, EOS]], [{5}, {6}, {8}], imagine, share)
+    pictures = TrainBatches(Numbers(), captions(), 8, 5, rank, world, epoch=number)
+    batches = MixedBatches(pictures, [text], rows=40)
+    return [batches[b] for b in range(len(batches))]
+
+
+@pytest.mark.parametrize("share, count", [(0.5, 7), (0.75, 21)])
+def test_captions_without_pictures_stand_between_the_pictures(share, count):
+    batches = mixed(share=share)
+    assert same(batches, mixed(share=share)) and not same(batches, mixed(1, share))
+    text = [batch for batch in batches if not len(batch.index_B)]
+    pictures = [batch for batch in batches if len(batch.index_B)]
+    key = lambda batch: min(batch.index_B.tolist())  # noqa: E731
+    assert same(sorted(pictures, key=key), sorted(epoch(), key=key))
+    assert len(text) == count and not same(batches[-count:], text)
+    assert len({float(batch.images.pooled_BD[0, 1]) for batch in text}) == count
+    for batch in text:
+        assert len(batch.token_NT) == len(batch.images.pooled_BD) == 40
+        assert batch.token_NT[:, 1].tolist() == batch.images.pooled_BD[:, 0].int().tolist()
+        assert (batch.length_N == (batch.token_NT > PAD).sum(1) - 1).all()
+
+
+def test_processes_draw_other_captions_without_pictures():
+    one, two = ([b for b in mixed(rank=r, world=2) if not len(b.index_B)] for r in (0, 1))
+    assert len(one) == len(two) and not same(one, two)

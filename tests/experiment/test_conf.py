@@ -48,6 +48,7 @@ def test_every_choice_composes_and_is_made(group, choice):
         group, choice = "encoder", f"torchvision/{choice}"
     name = ["encoder.name=resnet10t"] if (group, choice) == ("encoder", "timm") else []
     others = [] if group in ("encoder", "experiment") else ["encoder=blind"]  # sooner made
+    others = ["encoder.concepts=[[a]]"] if choice == "guided" else others
     config = composed(f"{group}={choice}", "data.root=x", *name, *others)
     assert leaves(plain(config)) <= 75  # a composed run fits on a screen
     assert len(captions_of(config)[1]) == 2
@@ -106,7 +107,7 @@ def test_a_sweep_on_slurm_composes(launcher, tasks):
 
 def test_the_default_is_the_lectures_model_on_the_embedded_data():
     config = composed()
-    assert leaves(plain(config)) <= 70
+    assert leaves(plain(config)) <= 72
     assert config.data.root == "data/scenes" and config.data.scenes
     assert config.encoder.name == "tf_efficientnet_lite0" and config.encoder.train == "none"
     decoder = {"cell": "LSTM", "inject": "par", "layers": 1}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from captioner.errors import InputError
-from captioner.search import Beam, Consensus
+from captioner.search import Beam, Consensus, Guided
 from captioner.search import rules as on_words
 from captioner.search.include import DynamicBeamAllocation, MustInclude
 from captioner.types import BOS, EOS, UNK
@@ -111,3 +111,50 @@ def test_banks_take_turns():
 def test_must_include_and_groups_do_not_go_together():
     with pytest.raises(InputError, match="search.groups=1"):
         run(Beam(4, groups=2), random_decoder(), must_include=MustInclude(in_image={0: [4]}))
+
+
+ANY = {
+    "a word": {0: [4, 5], 1: [UNK]},
+    "phrases": {0: [(4, 5), (5, 5, UNK)], 1: [(4, 4), (5, 5, UNK)]},
+}
+
+
+@pytest.mark.parametrize("name", ANY)
+def test_one_of_several_is_enough(name):
+    must = {0: [(4, 4)]}
+
+    def allowed(hypothesis, b):
+        one = any(says(hypothesis, [phrase]) for phrase in ANY[name][b])
+        return one and says(hypothesis, must.get(b, []))
+
+    must_include = MustInclude(in_image=must, any_of=ANY[name])
+    beam = Beam(81, 0.7, 81, 4)
+    assert agrees(random_decoder(4, V), beam, allowed, must_include=must_include)[1] < 121
+
+
+def test_a_guided_beam_searches_again_where_nothing_says_it():
+    """And leaves the others as they are."""
+    decoder = random_decoder(3, 20)
+    beam, guided = Beam(4, n=2, max_length=8), Guided(4, n=2, max_length=8)
+    features, free = run(beam, decoder, 4)
+    assert guided_tokens(guided, decoder, features, None) == hypotheses_of(free)
+    said = {b: [hypotheses[1][0]] for b, hypotheses in enumerate(hypotheses_of(free))}
+    assert guided_tokens(guided, decoder, features, said) == hypotheses_of(free)
+    decoder.W_hy.bias.data[[7, 8, 9]] -= 5
+    features, free = run(beam, decoder, features)
+    wanted = {1: [7, (8, 9)], 3: [9]}
+    guide = MustInclude(any_of=wanted)
+    _, captions = run(guided, decoder, features, guide=guide)
+    assert captions.forced_B == [False, True, False, True]
+    _, forced = run(beam, decoder, features, must_include=guide)
+    for b in range(4):
+        source = forced if b in wanted else free
+        assert hypotheses_of(captions)[b] == hypotheses_of(source)[b]
+        assert captions.score_BK[b].tolist() == source.score_BK[b].tolist()
+
+
+def guided_tokens(guided, decoder, features, wanted):
+    guide = wanted and MustInclude(any_of=wanted)
+    _, captions = run(guided, decoder, features, guide=guide)
+    assert captions.forced_B == [False] * 4
+    return hypotheses_of(captions)
