@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from captioner import search
+from captioner.commands import caption
 from captioner.encoders import Timm
 from captioner.encoders.concepts import Concepts
 from captioner.errors import InputError
@@ -36,7 +37,7 @@ def options(scenes_dir, tmp_path, monkeypatch):
     ]
 
 
-def test_a_run_with_concepts_and_captions_without_pictures(options, scenes_dir, tmp_path):
+def test_a_run_with_concepts_and_captions_without_pictures(options, scenes_dir, tmp_path, capsys):
     assert in_process(*options, f"run_dir={tmp_path}/one") == 0
     model = loading.load(tmp_path / "one" / "model")
     concepts = model.encoder.concepts
@@ -50,14 +51,13 @@ def test_a_run_with_concepts_and_captions_without_pictures(options, scenes_dir, 
     pictures = sorted((scenes_dir / "images").glob("val_*"))[:6]
     result = model.caption(pictures, guided)
     free = model.caption(pictures, search.Beam(3, max_length=5))
-    forced = [caption for caption in result if caption.forced]
-    assert forced
-    for caption, plain in zip(result, free):
-        if caption.forced:
-            assert set(caption.forced.words) & set(caption.caption.split())
-            assert not set(caption.forced.words) & set(plain.caption.split())
+    assert any(one.forced for one in result)
+    for one, plain in zip(result, free):
+        if one.forced:
+            assert set(one.forced.words) & set(one.caption.split())
+            assert not set(one.forced.words) & set(plain.caption.split())
         else:
-            assert caption.caption == plain.caption
+            assert one.caption == plain.caption
 
     assert concepts.words[-1] == ["<odd>"] and list(concepts.styles) == ["odd"]
     odd = loading.load(tmp_path / "one" / "model", style="odd")
@@ -66,6 +66,13 @@ def test_a_run_with_concepts_and_captions_without_pictures(options, scenes_dir, 
     assert (change_BD[:, :-1] == 0).all() and (change_BD[:, -1] > 0).all()
     with pytest.raises(InputError, match="style=even: .* give one of odd, or none"):
         loading.load(tmp_path / "one" / "model", style="even")
+
+    model_path, picture = str(tmp_path / "one" / "model"), str(pictures[0])
+    capsys.readouterr()
+    assert caption.main(["--model", model_path, "--json", "--style", "odd", picture]) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == picture
+    assert caption.main(["--model", model_path, "--style", "even", picture]) == 2
+    assert "style=even" in capsys.readouterr().err
 
     old = f"model.init_from={tmp_path}/one/model"
     assert in_process(*options, old, "data.limit=20", f"run_dir={tmp_path}/two") == 0
