@@ -36,6 +36,7 @@ def captions_of(config):
     config.tokenizer.min_count = 1
     encoder = plain(config.encoder)
     encoder |= {"pretrained": False} if encoder.get("pretrained") else {}
+    encoder |= {"concepts": [["a"]]} if encoder.get("concepts") else {}
     model = build_model(config, build_captioner, ["a dog"], encoder=encoder)[0].eval()
     training_options(config, "32-true")["optimizer"](model.decoder.parameters())
     features = Features(torch.rand(2, model.encoder.size), torch.rand(2, 4, model.encoder.size))
