@@ -22,7 +22,11 @@ from captioner.types import Features
 Words = Sequence[Sequence[str]]
 
 CLASSES = Path(__file__).with_name("imagenet_words.tsv")
-"""ImageNet's classes in their order: WordNet id, name, and caption words that hold for it."""
+"""ImageNet's classes in their order: WordNet id, name, and caption words that hold for it.
+
+Ids and names are WordNet 3.0's (Princeton University, WordNet licence), in the order of ILSVRC
+2012; the words were chosen by hand from the class's hypernyms, among those that captions use.
+"""
 FORMS = Path(__file__).with_name("word_forms.txt")
 """Other forms of such a word, or words of the same meaning, after it."""
 FUNCTION_WORDS = frozenset(
@@ -52,6 +56,7 @@ class Concepts(nn.Module):
     LEAST = 50  # pictures of a concept, for a probe
     LENGTH = 15.0  # of a sure concept, in standard deviations of v
     NEVER = -20.0  # the logit of a concept without a probe
+    KEPT, WRONG = 0.6, 0.3  # of a caption's concepts, and on average besides: see `imagine`
 
     named_X2: Tensor
     mean_D: Tensor
@@ -127,6 +132,7 @@ class Concepts(nn.Module):
         for b, of_picture in enumerate(spoken):
             for concepts in of_picture:
                 share_BX[b, list(concepts)] += 1 / len(of_picture)
+        v_BD = v_BD.to(self.mean_D)
         self.mean_D.copy_(v_BD.mean(0))
         self.std.copy_((v_BD - v_BD.mean(0)).square().mean().sqrt().clamp(min=1e-6))
         probed = ((share_BX > 0).sum(0) >= self.LEAST).nonzero()[:, 0].to(v_BD.device)
@@ -154,18 +160,15 @@ class Concepts(nn.Module):
         """
         t_BX = np.zeros((len(spoken), len(self.words)), np.float32)
         for t_X, concepts in zip(t_BX, spoken):
-            seen = [x for x in sorted(concepts) if rng.random() < KEPT]
+            seen = [x for x in sorted(concepts) if rng.random() < self.KEPT]
             t_X[seen] = rng.uniform(self.THRESHOLD, 1, len(seen))
-            wrong = rng.integers(len(t_X), size=rng.poisson(WRONG))
+            wrong = rng.integers(len(t_X), size=rng.poisson(self.WRONG))
             t_X[wrong] = np.maximum(t_X[wrong], rng.uniform(self.THRESHOLD, 0.6, len(wrong)))
             styles = list(self.styles.values())
             t_X[styles] = [x in concepts for x in styles]
         v_BD = self.mean_D.cpu().expand(len(spoken), -1)
         scaled_BX = torch.from_numpy(t_BX) * self.LENGTH * self.std.cpu()
         return Features(torch.cat([v_BD, scaled_BX], dim=1))
-
-
-KEPT, WRONG = 0.6, 0.3
 
 
 def choose_concepts(captions: Sequence[Sequence[Collection[str]]]) -> list[list[str]]:

@@ -101,12 +101,12 @@ def _words(records: Sequence[Record]) -> list[list[list[str]]]:
 def _fit(model: CaptionModel, train: Sequence[Record], source: Source) -> None:
     """Fit what a fresh captioner with a frozen encoder knows of v before it learns."""
     assert isinstance(model.encoder, CNN) and isinstance(model.decoder, WordDecoder)
-    if model.encoder.concepts is not None:
+    features = Features(image_vectors(source, evenly_spaced(len(train), STANDARDISED)))
+    if (concepts := model.encoder.concepts) is not None:
         chosen = evenly_spaced(len(train), PROBED)
-        v_BD = image_vectors(source, chosen)
-        model.encoder.concepts.fit(v_BD, _words([train[i] for i in chosen]))
-    v_BD = image_vectors(source, evenly_spaced(len(train), STANDARDISED))
-    model.decoder.standard.fit(model.encode(Features(v_BD)).pooled_BD)
+        concepts.fit(image_vectors(source, chosen), _words([train[i] for i in chosen]))
+        features = model.encoder(features.to(concepts.mean_D.device))
+    model.decoder.standard.fit(features.pooled_BD)
 
 
 def _caption_text(model: CaptionModel, text: Text, rewarded: bool) -> CaptionText:
