@@ -157,14 +157,11 @@ class CNN(nn.Module):
         Features that are complete are handed on.
         """
         features = images if isinstance(images, Features) else self.look(images, grid)
-        if self.concepts is None or features.pooled_BD.shape[1] == self.size:
+        v_BD = features.pooled_BD
+        if self.concepts is None or self.classifier is None or v_BD.shape[1] == self.size:
             return features
-        return features._replace(pooled_BD=self.concepts(*self.classify(features.pooled_BD)))
-
-    def classify(self, v_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return v_BD itself, and the probabilities of ImageNet's classes."""
-        assert self.classifier is not None
-        return v_BD, self.classifier(v_BD).softmax(1)
+        class_BK = self.classifier(v_BD).softmax(1)
+        return features._replace(pooled_BD=self.concepts(v_BD, class_BK))
 
     def look(self, pixels_B3SS: Tensor, grid: bool = False) -> Features:
         """Normalised pixels -> Features; the last map's cells, row by row, are the regions.

@@ -157,15 +157,14 @@ class EvalConfig:
     model: a model directory, or a list of them, an ensemble. average: whether an ensemble averages
     log_prob or prob. style: see `loading.load`. search: a choice of conf/search; without one, the
     options that were saved with the model, less those that are given, as in
-    search.length_penalty=0.7. constraints: what
-    captions may and must say (wording is the old name). metrics: names in evaluation/scoring.py;
-    without any, pictures need no references. metrics_tokenizer: of references and captions: "ptb",
-    the official one, for English; "char", for languages without blanks between words; "none", for
-    captions whose tokens are set apart by blanks. official: whether ptb reads each caption with the
-    next one in view, as the official code does. corpus: a caption file or a table, whose document
-    frequencies CIDEr takes in place of the references'. objects: COCO's instance annotations, for
-    chair. training: a caption file, to tell which captions are novel. resamples, seed: of the 95 %
-    intervals; 0 resamples for none.
+    search.length_penalty=0.7. constraints: what captions may and must say (wording is the old
+    name). metrics: names in evaluation/scoring.py; without any, pictures need no references.
+    metrics_tokenizer: of references and captions: "ptb", the official one, for English; "char", for
+    languages without blanks between words; "none", for captions whose tokens are set apart by
+    blanks. official: whether ptb reads each caption with the next one in view, as the official code
+    does. corpus: a caption file or a table, whose document frequencies CIDEr takes in place of the
+    references'. objects: COCO's instance annotations, for chair. training: a caption file, to tell
+    which captions are novel. resamples, seed: of the 95 % intervals; 0 resamples for none.
     """
 
     data: Any = MISSING

@@ -138,8 +138,8 @@ def test_a_guided_beam_searches_again_where_nothing_says_it():
     beam, guided = Beam(4, n=2, max_length=8), Guided(4, n=2, max_length=8)
     features, free = run(beam, decoder, 4)
     assert guided_tokens(guided, decoder, features, None) == hypotheses_of(free)
-    said = {b: [hypotheses[1][0]] for b, hypotheses in enumerate(hypotheses_of(free))}
-    assert guided_tokens(guided, decoder, features, said) == hypotheses_of(free)
+    second = {b: [hypotheses[1][0]] for b, hypotheses in enumerate(hypotheses_of(free))}
+    assert guided_tokens(guided, decoder, features, second) == hypotheses_of(free)
     decoder.W_hy.bias.data[[7, 8, 9]] -= 5
     features, free = run(beam, decoder, features)
     wanted = {1: [7, (8, 9)], 3: [9]}
